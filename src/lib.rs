@@ -3,8 +3,6 @@
 //! The rooms, in the way of a request; `ARCHITECTURE.md` is the map, and
 //! `tests/architecture.rs` holds the arrows between them.
 
-pub mod api;
-pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod engine;

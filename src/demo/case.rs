@@ -109,7 +109,8 @@ fn generate(dice: &mut Dice) -> Case {
         dice.pick(ORDER_PHRASES).replace("{o}", &o)
     });
     let says = dice.pick(topic.says).replace("{p}", product).replace("{o}", &named_order);
-    let body = with_typos(dice, &sentence(dice, &says));
+    let body = sentence(dice, &says);
+    let body = with_typos(dice, &body);
     let mut after = String::new();
     match urgency {
         Urgency::Urgent => after.push_str(dice.pick(URGENT)),
