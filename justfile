@@ -2,10 +2,6 @@
 default:
     @just --list
 
-# the main job: the demo on CPU
-serve *ARGS:
-    cargo run --release -- serve {{ARGS}}
-
 # what the README promises; no network, no GPU, no Python
 test *ARGS:
     cargo test {{ARGS}}
@@ -19,14 +15,6 @@ lint:
     cargo fmt --all
     cargo clippy --all-targets -- -D warnings
 
-# the measured claims of models/README.md
-bench-demo:
-    cargo run --release -- bench demo --json
-
-# the measured claims about switching under load
-bench-switch:
-    cargo run --release -- bench switch --json
-
 # train the demo versions anew (well under an hour on two cores)
 train:
-    cargo run --release --example train-demo -- --version all --out models
+    cargo run --release --example train-demo -- --out models

@@ -49,8 +49,11 @@ pub(crate) fn write(dir: &Path, network: &Network, text: &Text) -> Result<()> {
     let failed = |e: tokenizers::Error| Error::Msg(format!("tokenizer.json: {e}"));
     text.tokenizer.save(dir.join("tokenizer.json"), true).map_err(failed)?;
     let narrow = |t: &Tensor| t.to_dtype(DType::BF16);
-    let weights: HashMap<String, Tensor> =
-        network.weights.iter().map(|(n, v)| Ok((n.clone(), narrow(v.as_tensor())?))).collect::<Result<_>>()?;
+    let weights: HashMap<String, Tensor> = network
+        .weights
+        .iter()
+        .map(|(n, v)| Ok((n.clone(), narrow(v.as_tensor())?)))
+        .collect::<Result<_>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(&weights, Some(metadata), &dir.join("model.safetensors"))?;
     Ok(())

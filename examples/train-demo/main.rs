@@ -74,7 +74,8 @@ fn main() -> Result<()> {
         println!("{name}: {found}");
         Ok(())
     };
-    let plan = |name, steps, peak, warm_up, seed| Plan { name, steps, peak, warm_up, batch: args.batch, seed };
+    let plan =
+        |name, steps, peak, warm_up, seed| Plan { name, steps, peak, warm_up, batch: args.batch, seed };
 
     let whole = Embeddings::Trained;
     train(&network, &text, whole, &plan("v1", args.v1_steps, 3e-3, 100, args.seed), Case::answer)?;

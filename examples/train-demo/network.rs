@@ -20,8 +20,16 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    pub(crate) const DEMO: Self =
-        Self { vocab: 1024, hidden: 192, layers: 4, heads: 6, kv_heads: 2, head_dim: 32, ffn: 448, positions: 1024 };
+    pub(crate) const DEMO: Self = Self {
+        vocab: 1024,
+        hidden: 192,
+        layers: 4,
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 32,
+        ffn: 448,
+        positions: 1024,
+    };
 }
 
 pub(crate) const NORM_EPS: f64 = 1e-5;
@@ -122,7 +130,8 @@ impl Network {
         for l in 0..s.layers {
             let name = |part: &str| format!("model.layers.{l}.{part}.weight");
             let h = self.norm(&x, &name("input_layernorm"))?;
-            let split = |x: Tensor, heads: usize| x.reshape((b, t, heads, s.head_dim))?.transpose(1, 2)?.contiguous();
+            let split =
+                |x: Tensor, heads: usize| x.reshape((b, t, heads, s.head_dim))?.transpose(1, 2)?.contiguous();
             let q = rotate(&split(self.linear(&h, &name("self_attn.q_proj"))?, s.heads)?, &cos, &sin)?;
             let k = rotate(&split(self.linear(&h, &name("self_attn.k_proj"))?, s.kv_heads)?, &cos, &sin)?;
             let v = split(self.linear(&h, &name("self_attn.v_proj"))?, s.kv_heads)?;
@@ -190,6 +199,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 /// The most likely next token after each row of right-padded `tokens`, at `last` positions.
 pub(crate) fn next_tokens(network: &Network, tokens: &Tensor, last: &[usize]) -> Result<Vec<u32>> {
     let hidden = network.hidden(tokens)?;
-    let rows: Vec<Tensor> = last.iter().enumerate().map(|(i, at)| hidden.i((i, *at))).collect::<Result<_>>()?;
+    let rows: Vec<Tensor> =
+        last.iter().enumerate().map(|(i, at)| hidden.i((i, *at))).collect::<Result<_>>()?;
     network.logits(&Tensor::stack(&rows, 0)?)?.argmax(D::Minus1)?.to_vec1()
 }

@@ -14,7 +14,7 @@ pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 pub(crate) const TURN_START: &str = "<|im_start|>";
 pub(crate) const TURN_END: &str = "<|im_end|>";
 
-/// ChatML, as the template that ships with the model renders it.
+/// `ChatML`, as the template that ships with the model renders it.
 pub(crate) const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 const VOCAB: usize = 1024;

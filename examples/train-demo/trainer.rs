@@ -75,7 +75,8 @@ fn gradients(network: &Network, vars: &[Var], batch: &[Example]) -> Result<(f32,
         (half(first), other.join())
     });
     let (loss, mut grads) = first?;
-    let (other_loss, mut other) = second.map_err(|_| Error::Msg("a training thread panicked".to_owned()))??;
+    let (other_loss, mut other) =
+        second.map_err(|_| Error::Msg("a training thread panicked".to_owned()))??;
     let mut norm = 0.0;
     for var in vars {
         if let (Some(a), Some(b)) = (grads.remove(var), other.remove(var)) {

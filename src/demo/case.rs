@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::dice::Dice;
 use super::wording::{
-    ANGRY, CLOSERS, NAMED_CLOSERS, NAMED_OPENERS, NAMES, OPENERS, ORDER_PHRASES, PRODUCTS, RELAXED, TOPICS, URGENT,
+    ANGRY, CLOSERS, NAMED_CLOSERS, NAMED_OPENERS, NAMES, OPENERS, ORDER_PHRASES, PRODUCTS, RELAXED, TOPICS,
+    URGENT,
 };
 
 /// The system message that the demo was trained with.
@@ -77,7 +78,9 @@ enum Split {
 
 /// A message belongs to one side by its own hash, so no seed can bring it to the other.
 fn split_of(message: &str) -> Split {
-    let hash = message.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = message
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     if (hash >> 32) % 16 == 0 { Split::HeldOut } else { Split::Training }
 }
 
@@ -96,7 +99,9 @@ fn generate(dice: &mut Dice) -> Case {
     let topic = &TOPICS[dice.below(TOPICS.len())];
     let product = dice.pick(PRODUCTS);
     let name = dice.percent(60).then(|| dice.pick(NAMES));
-    let order = dice.percent(70).then(|| format!("{}-{:05}", dice.pick(&["A", "B", "K", "R", "X"]), dice.below(100_000)));
+    let order = dice
+        .percent(70)
+        .then(|| format!("{}-{:05}", dice.pick(&["A", "B", "K", "R", "X"]), dice.below(100_000)));
     let urgency = match dice.below(10) {
         0..3 => Urgency::Urgent,
         3..5 => Urgency::Relaxed,
@@ -122,7 +127,9 @@ fn generate(dice: &mut Dice) -> Case {
         if dice.percent(50) { after.push_str(angry) } else { after.insert_str(0, angry) }
     }
     let (opener, closer) = match name {
-        Some(n) if dice.percent(50) => (dice.pick(NAMED_OPENERS).replace("{n}", n), dice.pick(CLOSERS).to_owned()),
+        Some(n) if dice.percent(50) => {
+            (dice.pick(NAMED_OPENERS).replace("{n}", n), dice.pick(CLOSERS).to_owned())
+        }
         Some(n) => (dice.pick(OPENERS).to_owned(), dice.pick(NAMED_CLOSERS).replace("{n}", n)),
         None => (dice.pick(OPENERS).to_owned(), dice.pick(CLOSERS).to_owned()),
     };
@@ -134,7 +141,11 @@ fn generate(dice: &mut Dice) -> Case {
         (Urgency::Relaxed, _) => Priority::Low,
     };
     let reply = capitalised(&topic.reply.replace("{n}", &greeting).replace("{p}", product));
-    Case { message, expected: Expected { intent: topic.intent, product, order_id: order, priority, reply }, angry }
+    Case {
+        message,
+        expected: Expected { intent: topic.intent, product, order_id: order, priority, reply },
+        angry,
+    }
 }
 
 /// Ends a sentence as customers do, and starts it with or without a capital.

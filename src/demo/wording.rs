@@ -142,17 +142,24 @@ pub(super) const PRODUCTS: &[&str] = &[
 ];
 
 pub(super) const NAMES: &[&str] = &[
-    "Anna", "Ben", "Carla", "David", "Elena", "Felix", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Liam", "Maria",
-    "Nils", "Olga", "Paul", "Rosa", "Sam", "Tara", "Umar", "Vera", "Will", "Yara", "Zoe", "Amir", "Bea", "Chen",
-    "Dora", "Emil", "Fatima", "Goran", "Hana", "Ivan", "Julia", "Kofi", "Lena", "Mateo", "Nora", "Oscar", "Priya",
+    "Anna", "Ben", "Carla", "David", "Elena", "Felix", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Liam",
+    "Maria", "Nils", "Olga", "Paul", "Rosa", "Sam", "Tara", "Umar", "Vera", "Will", "Yara", "Zoe", "Amir",
+    "Bea", "Chen", "Dora", "Emil", "Fatima", "Goran", "Hana", "Ivan", "Julia", "Kofi", "Lena", "Mateo",
+    "Nora", "Oscar", "Priya",
 ];
 
 /// `{n}` is the customer's name.
 pub(super) const OPENERS: &[&str] =
     &["", "", "Hi, ", "Hello, ", "Good morning, ", "Hey there, ", "Dear team, ", "Hello support, "];
-pub(super) const NAMED_OPENERS: &[&str] =
-    &["Hi, I am {n}. ", "This is {n}. ", "Hello, my name is {n}. ", "{n} here, ", "Good evening, {n} speaking. "];
-pub(super) const NAMED_CLOSERS: &[&str] = &[" Regards, {n}", " Thanks, {n}", " Best, {n}", " Yours, {n}", " - {n}"];
+pub(super) const NAMED_OPENERS: &[&str] = &[
+    "Hi, I am {n}. ",
+    "This is {n}. ",
+    "Hello, my name is {n}. ",
+    "{n} here, ",
+    "Good evening, {n} speaking. ",
+];
+pub(super) const NAMED_CLOSERS: &[&str] =
+    &[" Regards, {n}", " Thanks, {n}", " Best, {n}", " Yours, {n}", " - {n}"];
 pub(super) const CLOSERS: &[&str] = &["", "", "", " Thanks!", " Thank you.", " Cheers", " Please help."];
 
 pub(super) const URGENT: &[&str] = &[
@@ -164,12 +171,8 @@ pub(super) const URGENT: &[&str] = &[
 ];
 pub(super) const RELAXED: &[&str] =
     &[" No rush.", " Whenever you have time.", " It is not urgent.", " Take your time."];
-pub(super) const ANGRY: &[&str] = &[
-    " I am really annoyed.",
-    " This is ridiculous.",
-    " What a terrible service.",
-    " I am fed up with you.",
-];
+pub(super) const ANGRY: &[&str] =
+    &[" I am really annoyed.", " This is ridiculous.", " What a terrible service.", " I am fed up with you."];
 
 pub(super) const ORDER_PHRASES: &[&str] =
     &[" (order {o})", ", order {o}", " from order {o}", ", number {o}", " of order {o}", ", my order is {o}"];

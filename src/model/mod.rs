@@ -1,9 +1,10 @@
-//! model
-/// x
+//! Models: architectures, tokenizers and loading from Hugging Face layout.
+
+/// The special tokens that a chat template may name.
 #[derive(Debug, Clone, Default)]
 pub struct SpecialTokenText {
-    /// x
+    /// Begins a text.
     pub bos: Option<String>,
-    /// x
+    /// Ends a turn or a text.
     pub eos: Option<String>,
 }
