@@ -33,4 +33,4 @@ pub use start::{Gateway, StartError, random_u64};
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::prompt::GenerationPrompt;
-pub use crate::release::StickyKey;
+pub use crate::release::{AuditEntry, Change, ReleaseError, RouteView, StickyKey};
