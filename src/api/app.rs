@@ -70,10 +70,8 @@ impl App {
         let ended = stop.clone().cancelled_owned();
         let operators =
             axum::serve(admin, admin_router(gateway.clone(), &config.server)).with_graceful_shutdown(ended);
-        let servers = vec![
-            tokio::spawn(async move { clients.await }),
-            tokio::spawn(async move { operators.await }),
-        ];
+        let servers =
+            vec![tokio::spawn(async move { clients.await }), tokio::spawn(async move { operators.await })];
         let loader = gateway.clone();
         let loading = tokio::spawn(async move { loader.load_initial().await });
         tracing::info!(public = %public_at, admin = %admin_at, "listening");

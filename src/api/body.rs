@@ -57,8 +57,9 @@ async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, 
 }
 
 fn parse_object(bytes: &[u8]) -> Result<Map<String, Json>, ApiError> {
-    let broken =
-        |why: String| ApiError::request(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is {why}"));
+    let broken = |why: String| {
+        ApiError::request(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is {why}"))
+    };
     if bytes.is_empty() {
         return Err(broken("empty; a JSON object was expected".into()));
     }

@@ -54,7 +54,8 @@ pub(super) async fn authenticate(
         return next.run(request).await;
     }
     let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let key = given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let key =
+        given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let key = key.map(|(_, key)| key.trim()).filter(|key| !key.is_empty());
     match key {
         Some(key) if state.keys.allow(key) => {

@@ -146,10 +146,8 @@ impl From<GatewayError> for ApiError {
             GatewayError::Deadline { .. } => {
                 server(StatusCode::GATEWAY_TIMEOUT, "timeout_error", "request_timeout")
             }
-            GatewayError::Engine { .. } => {
-                server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed")
-            }
-            GatewayError::Template { .. } | GatewayError::Internal { .. } => {
+            GatewayError::Engine { .. } => server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed"),
+            GatewayError::Internal { .. } => {
                 server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error")
             }
         }

@@ -55,13 +55,22 @@ pub(super) const DECODING: &[&str] = &[
 pub(super) const CHAT: Fields = Fields {
     taken: &[
         DECODING,
-        &["messages", "max_completion_tokens", "top_logprobs", "add_generation_prompt", "chat_template_kwargs"],
+        &[
+            "messages",
+            "max_completion_tokens",
+            "top_logprobs",
+            "add_generation_prompt",
+            "chat_template_kwargs",
+        ],
     ],
     unsupported: &[
         Unsupported { name: "response_format", harmless: |v| v["type"] == "text" },
         Unsupported { name: "tool_choice", harmless: |v| v == "none" },
         Unsupported { name: "store", harmless: |v| v == false },
-        Unsupported { name: "modalities", harmless: |v| v.as_array().is_some_and(|a| a.iter().all(|m| m == "text")) },
+        Unsupported {
+            name: "modalities",
+            harmless: |v| v.as_array().is_some_and(|a| a.iter().all(|m| m == "text")),
+        },
         Unsupported { name: "service_tier", harmless: |v| v == "auto" || v == "default" },
         never("tools"),
         never("functions"),

@@ -129,7 +129,8 @@ pub(super) struct Admission {
 
 impl AnswerStream {
     pub(super) fn new(admission: Admission) -> Self {
-        let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, .. } = admission;
+        let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, .. } =
+            admission;
         metrics.request_started();
         let open = vec![true; generations.len()];
         let tagged = generations.into_iter().enumerate().map(|(choice, generation)| {
@@ -190,9 +191,11 @@ impl AnswerStream {
                 let nothing = token.text.is_empty() && token.logprob.is_none();
                 (!nothing).then_some(Ok(Delta::Text { choice, text: token.text, logprob: token.logprob }))
             }
-            Event::Text(text) => {
-                (self.keep_tokens && !text.is_empty()).then_some(Ok(Delta::Text { choice, text, logprob: None }))
-            }
+            Event::Text(text) => (self.keep_tokens && !text.is_empty()).then_some(Ok(Delta::Text {
+                choice,
+                text,
+                logprob: None,
+            })),
             Event::Finished { reason, usage } => {
                 self.open[choice] = false;
                 if self.keep_tokens {
@@ -254,6 +257,9 @@ impl Stream for AnswerStream {
 
 impl std::fmt::Debug for AnswerStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnswerStream").field("version", &self.record.version).field("open", &self.open).finish()
+        f.debug_struct("AnswerStream")
+            .field("version", &self.record.version)
+            .field("open", &self.open)
+            .finish()
     }
 }

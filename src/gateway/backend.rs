@@ -54,6 +54,9 @@ impl Backend {
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backend").field("version", &self.version).field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Backend")
+            .field("version", &self.version)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }

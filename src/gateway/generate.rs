@@ -8,7 +8,9 @@ use serde_json::{Map, Value as Json};
 
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
-use super::command::{Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, TopK};
+use super::command::{
+    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, TopK,
+};
 use super::{Gateway, GatewayError};
 use crate::engine::{
     EosPolicy, GenerateRequest, Generation, SamplingParams, StopInclusion, StopParams, SubmitError,
@@ -88,7 +90,11 @@ impl Gateway {
     }
 
     /// The text of tokens, with the backend that they are for. Special tokens show.
-    pub fn detokenize(&self, address: &Address, tokens: &[u32]) -> Result<(Arc<Backend>, String), GatewayError> {
+    pub fn detokenize(
+        &self,
+        address: &Address,
+        tokens: &[u32],
+    ) -> Result<(Arc<Backend>, String), GatewayError> {
         let backend = self.resolve(address)?;
         in_vocabulary(&backend, tokens, "tokens")?;
         let text = decode(&backend, tokens, "tokens")?;
@@ -147,7 +153,12 @@ impl Gateway {
                     return Err(GatewayError::QueueFull { retry_after });
                 }
                 Err(SubmitError::TooLong { tokens, limit }) => {
-                    return Err(GatewayError::TooLong { param: work.param(), prompt: tokens, asked: 0, limit });
+                    return Err(GatewayError::TooLong {
+                        param: work.param(),
+                        prompt: tokens,
+                        asked: 0,
+                        limit,
+                    });
                 }
             }
         }
@@ -292,7 +303,12 @@ fn render(
     })
 }
 
-fn encode(backend: &Backend, text: &str, special: SpecialTokens, param: &str) -> Result<Vec<u32>, GatewayError> {
+fn encode(
+    backend: &Backend,
+    text: &str,
+    special: SpecialTokens,
+    param: &str,
+) -> Result<Vec<u32>, GatewayError> {
     backend
         .tokenizer
         .encode(text, special)

@@ -54,7 +54,9 @@ impl State {
     pub fn failure(&self) -> Option<&str> {
         match self {
             Self::Failed { why } => Some(why),
-            Self::Hot(backend) if !backend.is_alive() => Some("the engine's thread has ended; load the version again"),
+            Self::Hot(backend) if !backend.is_alive() => {
+                Some("the engine's thread has ended; load the version again")
+            }
             _ => None,
         }
     }
@@ -193,7 +195,10 @@ impl Residency {
         let (this, owned) = (self.clone(), version.clone());
         let task = tokio::spawn(async move { this.finish_load(owned, progress).await });
         task.await.unwrap_or_else(|e| {
-            Err(ResidencyError::Failed { version: version.clone(), why: format!("the load was cut off: {e}") })
+            Err(ResidencyError::Failed {
+                version: version.clone(),
+                why: format!("the load was cut off: {e}"),
+            })
         })
     }
 

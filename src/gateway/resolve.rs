@@ -22,7 +22,10 @@ impl Gateway {
                 if !model.versions.contains_key(&version.version) {
                     return Err(GatewayError::UnknownVersion { version: version.clone() });
                 }
-                inner.residency.hot(version).ok_or_else(|| GatewayError::NotReady { what: version.to_string() })
+                inner
+                    .residency
+                    .hot(version)
+                    .ok_or_else(|| GatewayError::NotReady { what: version.to_string() })
             }
             Target::Routed(model) => {
                 let chosen = inner
@@ -36,7 +39,8 @@ impl Gateway {
                 let hot = |name: &VersionName| {
                     inner.residency.hot(&VersionRef { model: model.clone(), version: name.clone() })
                 };
-                let other = stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
+                let other =
+                    stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
                 tracing::debug!(wanted = %chosen, answers = %other.version, "the chosen version is not hot");
                 inner.metrics.fell_back(&chosen);
                 Ok(other)
@@ -46,7 +50,10 @@ impl Gateway {
 }
 
 /// The hot version with the greatest weight; the first by name among equals.
-fn stand_in<T>(weights: &BTreeMap<VersionName, Weight>, hot: impl Fn(&VersionName) -> Option<T>) -> Option<T> {
+fn stand_in<T>(
+    weights: &BTreeMap<VersionName, Weight>,
+    hot: impl Fn(&VersionName) -> Option<T>,
+) -> Option<T> {
     let mut by_weight: Vec<_> = weights.iter().filter(|(_, weight)| **weight > Weight::ZERO).collect();
     by_weight.sort_by_key(|(_, weight)| std::cmp::Reverse(**weight));
     by_weight.into_iter().find_map(|(name, _)| hot(name))

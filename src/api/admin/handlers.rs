@@ -10,9 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 
-use super::types::{
-    AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RouteAnswer, RouteBody, VersionAnswer,
-};
+use super::types::{AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RouteAnswer, RouteBody, VersionAnswer};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::openapi::AdminApi;
@@ -26,7 +24,7 @@ const MAX_ACTOR_BYTES: usize = 128;
 const MAX_AUDIT: u32 = 1000;
 
 #[derive(Clone)]
-struct AdminState {
+pub(in crate::api) struct AdminState {
     gateway: Gateway,
     body_limit: usize,
 }
@@ -81,7 +79,8 @@ impl<T: DeserializeOwned> FromRequest<AdminState> for Body<T> {
         let headers = request.headers();
         let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
         let absent = length.map_or(!headers.contains_key(header::TRANSFER_ENCODING), |v| v == "0");
-        let map = if absent { serde_json::Map::new() } else { read_object(request, state.body_limit).await? };
+        let map =
+            if absent { serde_json::Map::new() } else { read_object(request, state.body_limit).await? };
         typed(&map).map(Self)
     }
 }
@@ -94,9 +93,8 @@ fn model_of(gateway: &Gateway, text: &str) -> Result<ModelName, ApiError> {
 fn version_of(gateway: &Gateway, model: &str, version: &str) -> Result<VersionRef, ApiError> {
     let model = model_of(gateway, model)?;
     let name = version.parse().ok().map(|version| VersionRef { model: model.clone(), version });
-    name.filter(|version| gateway.version(version).is_some()).ok_or_else(|| {
-        not_found("version_not_found", format!("`{model}` has no version {}", shown(version)))
-    })
+    name.filter(|version| gateway.version(version).is_some())
+        .ok_or_else(|| not_found("version_not_found", format!("`{model}` has no version {}", shown(version))))
 }
 
 fn not_found(code: &'static str, message: String) -> ApiError {
@@ -272,7 +270,9 @@ impl From<AdminError> for ApiError {
                 Self::parameter("invalid_value", "weights", message)
             }
             AdminError::Release(ReleaseError::NotHot { .. }) => conflict("version_not_hot"),
-            AdminError::Release(ReleaseError::NothingToRollBackTo { .. }) => conflict("nothing_to_roll_back_to"),
+            AdminError::Release(ReleaseError::NothingToRollBackTo { .. }) => {
+                conflict("nothing_to_roll_back_to")
+            }
             AdminError::Release(_) => {
                 tracing::error!(%message, "a change could not be stored");
                 Self::internal(message)

@@ -5,7 +5,7 @@ mod types;
 
 pub(super) use handlers::{
     __path_audit, __path_get_route, __path_list_models, __path_load, __path_put_route, __path_rollback,
-    __path_unload, audit, get_route, list_models, load, put_route, rollback, unload,
+    __path_unload,
 };
 
 pub use handlers::admin_router;

@@ -159,7 +159,11 @@ pub(super) fn template_variables(given: Option<Map<String, Json>>) -> Result<Map
 /// The messages as templates read them: content as text.
 pub(super) fn messages(given: &[Message]) -> Result<Vec<Json>, ApiError> {
     if given.is_empty() {
-        return Err(ApiError::parameter("empty_array", "messages", "`messages` must have at least one message"));
+        return Err(ApiError::parameter(
+            "empty_array",
+            "messages",
+            "`messages` must have at least one message",
+        ));
     }
     given.iter().enumerate().map(|(i, message)| message.to_template(i)).collect()
 }
@@ -215,7 +219,11 @@ fn joined(parts: &[Part], i: usize) -> Result<String, ApiError> {
             ("text", Some(text)) => texts.push(text.as_str()),
             ("text", None) => {
                 let message = format!("`{param}.text` is required");
-                return Err(ApiError::parameter("missing_required_parameter", format!("{param}.text"), message));
+                return Err(ApiError::parameter(
+                    "missing_required_parameter",
+                    format!("{param}.text"),
+                    message,
+                ));
             }
             (other, _) => {
                 return Err(ApiError::parameter(

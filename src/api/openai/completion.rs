@@ -45,7 +45,9 @@ pub(in crate::api) async fn completions(
     let version = answer.version.clone();
     let envelope = Envelope::new("cmpl", &model, &answer.fingerprint);
     let response = match request.delivery {
-        Delivery::Whole => Json(completion_response::whole(answer, envelope, logprobs).await?).into_response(),
+        Delivery::Whole => {
+            Json(completion_response::whole(answer, envelope, logprobs).await?).into_response()
+        }
         Delivery::Events { usage } => {
             let echoes = completion_response::echoes(&answer.prompts, answer.choices_per_prompt);
             let offsets = vec![0; echoes.len()];

@@ -87,7 +87,9 @@ impl<'de> Deserialize<'de> for PromptItem {
             }
             fn visit_u64<E: de::Error>(self, token: u64) -> Result<PromptItem, E> {
                 let unexpected = de::Unexpected::Unsigned(token);
-                u32::try_from(token).map(PromptItem::Token).map_err(|_| E::invalid_value(unexpected, &"a token"))
+                u32::try_from(token)
+                    .map(PromptItem::Token)
+                    .map_err(|_| E::invalid_value(unexpected, &"a token"))
             }
             fn visit_i64<E: de::Error>(self, token: i64) -> Result<PromptItem, E> {
                 Err(E::invalid_value(de::Unexpected::Signed(token), &"a token"))
@@ -110,7 +112,8 @@ impl Prompt {
             Self::Text(text) => return Ok(vec![PromptInput::Text(text)]),
             Self::List(items) => items,
         };
-        let wrong = |code: &'static str, param: String, message: &str| Err(ApiError::parameter(code, param, message));
+        let wrong =
+            |code: &'static str, param: String, message: &str| Err(ApiError::parameter(code, param, message));
         match items.first() {
             None => wrong("empty_array", "prompt".into(), "`prompt` must not be an empty array"),
             Some(PromptItem::Token(_)) => {
@@ -134,7 +137,11 @@ impl Prompt {
                     prompts.push(match item {
                         PromptItem::Text(text) => PromptInput::Text(text),
                         PromptItem::Tokens(tokens) if tokens.is_empty() => {
-                            return wrong("empty_array", format!("prompt[{i}]"), "a prompt of tokens must have one");
+                            return wrong(
+                                "empty_array",
+                                format!("prompt[{i}]"),
+                                "a prompt of tokens must have one",
+                            );
                         }
                         PromptItem::Tokens(tokens) => PromptInput::Tokens(tokens),
                         PromptItem::Token(_) => return wrong("invalid_type", format!("prompt[{i}]"), MIXED),
@@ -170,7 +177,9 @@ impl CompletionRequest {
         let least = if echo == Echo::Repeat { 0 } else { 1 };
         let max_tokens = token_count("max_tokens", shared.max_tokens, least)?.unwrap_or(DEFAULT_MAX_TOKENS);
         let decoding = shared.decoding(Some(max_tokens), logprobs)?;
-        if let Some(best_of) = body.best_of.filter(|best| usize::try_from(*best) != Ok(decoding.choices.get())) {
+        if let Some(best_of) =
+            body.best_of.filter(|best| usize::try_from(*best) != Ok(decoding.choices.get()))
+        {
             return Err(ApiError::parameter(
                 "unsupported_parameter",
                 "best_of",

@@ -93,7 +93,11 @@ impl CompletionLogprobs {
 }
 
 /// Gathers a whole answer.
-pub(super) async fn whole(answer: Answer, envelope: Envelope, logprobs: bool) -> Result<Completion, ApiError> {
+pub(super) async fn whole(
+    answer: Answer,
+    envelope: Envelope,
+    logprobs: bool,
+) -> Result<Completion, ApiError> {
     let mut choices: Vec<CompletionChoice> = echoes(&answer.prompts, answer.choices_per_prompt)
         .into_iter()
         .enumerate()

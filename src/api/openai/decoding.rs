@@ -138,7 +138,11 @@ impl DecodingBody {
 
     /// The end user, if the body names one.
     pub(super) fn end_user(&self) -> Option<&str> {
-        [&self.user, &self.safety_identifier].into_iter().flatten().map(String::as_str).find(|u| !u.is_empty())
+        [&self.user, &self.safety_identifier]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .find(|u| !u.is_empty())
     }
 
     /// How to send the answer.
@@ -163,7 +167,11 @@ impl DecodingBody {
     }
 
     /// The checked parameters. `max_tokens` is what the endpoint made of its own parameters.
-    pub(super) fn decoding(&self, max_tokens: Option<usize>, logprobs: Option<u8>) -> Result<Decoding, ApiError> {
+    pub(super) fn decoding(
+        &self,
+        max_tokens: Option<usize>,
+        logprobs: Option<u8>,
+    ) -> Result<Decoding, ApiError> {
         let min_tokens = whole("min_tokens", self.min_tokens, 0, i64::from(u32::MAX))?.unwrap_or(0) as usize;
         if let Some(max) = max_tokens.filter(|max| *max < min_tokens) {
             return Err(ApiError::parameter(
@@ -176,9 +184,8 @@ impl DecodingBody {
         Ok(Decoding {
             temperature: within("temperature", self.temperature, 0.0, 2.0)?,
             top_p: positive("top_p", self.top_p, 1.0)?,
-            top_k: whole("top_k", self.top_k, -1, i64::from(u32::MAX))?.map(|k| {
-                u32::try_from(k).ok().and_then(NonZeroU32::new).map_or(TopK::All, TopK::Best)
-            }),
+            top_k: whole("top_k", self.top_k, -1, i64::from(u32::MAX))?
+                .map(|k| u32::try_from(k).ok().and_then(NonZeroU32::new).map_or(TopK::All, TopK::Best)),
             min_p: within("min_p", self.min_p, 0.0, 1.0)?.unwrap_or(0.0),
             repetition_penalty: positive("repetition_penalty", self.repetition_penalty, 10.0)?,
             presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0)?.unwrap_or(0.0),
@@ -215,7 +222,10 @@ impl DecodingBody {
                     ApiError::parameter(
                         "invalid_value",
                         "logit_bias",
-                        format!("the keys of `logit_bias` are token ids; found {}", crate::api::error::shown(id)),
+                        format!(
+                            "the keys of `logit_bias` are token ids; found {}",
+                            crate::api::error::shown(id)
+                        ),
                     )
                 })?;
                 let bias = within(&param, Some(*bias), -100.0, 100.0)?.unwrap_or(0.0);
@@ -232,9 +242,11 @@ impl DecodingBody {
         };
         too_many("stop", texts.len(), MAX_STOPS)?;
         for (i, text) in texts.iter().enumerate() {
-            let param = if matches!(self.stop, Some(Stop::One(_))) { "stop".into() } else { format!("stop[{i}]") };
+            let param =
+                if matches!(self.stop, Some(Stop::One(_))) { "stop".into() } else { format!("stop[{i}]") };
             if text.is_empty() || text.len() > MAX_STOP_BYTES {
-                let message = format!("`{param}` must have 1 to {MAX_STOP_BYTES} bytes; it has {}", text.len());
+                let message =
+                    format!("`{param}` must have 1 to {MAX_STOP_BYTES} bytes; it has {}", text.len());
                 return Err(ApiError::parameter("invalid_value", param, message));
             }
         }

@@ -20,10 +20,13 @@ pub(super) use models::{__path_list_models, __path_retrieve_model, list_models, 
 pub(super) use tokens::{__path_detokenize, __path_tokenize, detokenize, tokenize};
 
 pub use chat_request::{ChatBody, Content, Message, Part};
-pub use chat_response::{ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatToken, ChatTopToken};
+pub use chat_response::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatToken,
+    ChatTopToken,
+};
 pub use completion_request::{CompletionBody, Prompt, PromptItem};
 pub use completion_response::{Completion, CompletionChoice, CompletionLogprobs};
 pub use decoding::{DecodingBody, Stop, StreamOptions};
 pub use models::{ModelCard, ModelList};
 pub use stream::{PromptDetails, UsageBody};
-pub use tokens::{Detokenized, DetokenizeBody, TokenizeBody, Tokenized};
+pub use tokens::{DetokenizeBody, Detokenized, TokenizeBody, Tokenized};

@@ -108,8 +108,7 @@ pub(in crate::api) async fn tokenize(
     let address = caller.address(&state.gateway, &model_of(&state.gateway, body.model)?, None)?;
     let (backend, tokens) = state.gateway.tokenize(&address, input).await?;
     let token_strs = (body.return_token_strs == Some(true)).then(|| backend.token_texts(&tokens));
-    let answer =
-        Tokenized { count: tokens.len(), max_model_len: backend.max_context(), tokens, token_strs };
+    let answer = Tokenized { count: tokens.len(), max_model_len: backend.max_context(), tokens, token_strs };
     Ok(with_headers(Json(answer).into_response(), &backend.version, &caller))
 }
 
