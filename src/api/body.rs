@@ -89,6 +89,17 @@ pub(super) fn typed<T: DeserializeOwned>(map: &Map<String, Json>) -> Result<T, A
     })
 }
 
+/// Refuses what is there and no object. Serde would also read a struct from an array, field by field.
+pub(super) fn must_be_object(value: Option<&Json>, param: &str) -> Result<(), ApiError> {
+    match value {
+        None | Some(Json::Null | Json::Object(_)) => Ok(()),
+        Some(other) => {
+            let message = format!("`{param}` must be an object; found {}", kind_of(other));
+            Err(ApiError::parameter("invalid_type", param, message))
+        }
+    }
+}
+
 /// Serde tells its kinds of error apart by their words alone, so their words are what we go by.
 fn fault(path: &str, message: &str) -> ApiError {
     let child = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };

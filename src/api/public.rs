@@ -17,7 +17,7 @@ use crate::config::ServerConfig;
 use crate::gateway::Gateway;
 
 /// The longest that a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What every public handler may use.
 #[derive(Clone)]
@@ -67,6 +67,7 @@ pub(super) async fn wrong_method(request: Request) -> ApiError {
     ApiError::wrong_method(request.method().as_str(), request.uri().path())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the layer's own signature")]
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let what = panic
         .downcast_ref::<String>()

@@ -84,7 +84,7 @@ impl Gateway {
                 version,
             }
         });
-        let revision = self.inner().routes.snapshot().get(model).map_or(0, |route| route.revision());
+        let revision = self.inner().routes.snapshot().get(model).map_or(0, crate::release::Route::revision);
         Some(ModelStatus { model: model.clone(), versions: versions.collect(), revision })
     }
 

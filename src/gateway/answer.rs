@@ -179,7 +179,7 @@ impl AnswerStream {
                 if choice.is_multiple_of(self.choices_per_prompt) {
                     self.record.cached_tokens += cached_tokens as u64;
                 }
-                (!prompt.is_empty()).then(|| Ok(Delta::Prompt { choice, tokens: prompt }))
+                (!prompt.is_empty()).then_some(Ok(Delta::Prompt { choice, tokens: prompt }))
             }
             Event::Token(token) => {
                 if !self.keep_tokens {
@@ -260,6 +260,6 @@ impl std::fmt::Debug for AnswerStream {
         f.debug_struct("AnswerStream")
             .field("version", &self.record.version)
             .field("open", &self.open)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

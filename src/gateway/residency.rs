@@ -217,13 +217,13 @@ impl Residency {
         match result {
             Ok(backend) => {
                 let backend = Arc::new(backend);
-                self.put(&version, State::Hot(Arc::clone(&backend)));
+                self.put(&version, &State::Hot(Arc::clone(&backend)));
                 tracing::info!(%version, seconds = started.elapsed().as_secs_f64(), "version is hot");
                 Ok(backend)
             }
             Err(why) => {
                 tracing::error!(%version, %why, "version failed to load");
-                self.put(&version, State::Failed { why: why.as_str().into() });
+                self.put(&version, &State::Failed { why: why.as_str().into() });
                 Err(ResidencyError::Failed { version, why })
             }
         }
@@ -280,7 +280,7 @@ impl Residency {
         // Also this goes on if the caller leaves.
         let drained = tokio::spawn(async move {
             let outcome = backend.engine.drain(deadline).await;
-            this.put(&version, State::Cold);
+            this.put(&version, &State::Cold);
             tracing::info!(%version, ?outcome, "version is cold");
             outcome
         });
@@ -308,24 +308,19 @@ impl Residency {
                 refused = Some(ResidencyError::Unknown(version.clone()));
                 return Arc::clone(table);
             };
-            match next(now) {
-                Some(state) => {
-                    let mut table = Table::clone(table);
-                    table.insert(version.clone(), state);
-                    Arc::new(table)
-                }
-                None => {
-                    let (version, state) = (version.clone(), now.name());
-                    refused = Some(ResidencyError::Busy { version, state, action });
-                    Arc::clone(table)
-                }
+            if let Some(state) = next(now) {
+                let mut table = Table::clone(table);
+                table.insert(version.clone(), state);
+                return Arc::new(table);
             }
+            refused = Some(ResidencyError::Busy { version: version.clone(), state: now.name(), action });
+            Arc::clone(table)
         });
         refused.map_or(Ok(()), Err)
     }
 
     /// Ends a transition that this caller began: from `Loading` and `Draining` no other leads away.
-    fn put(&self, version: &VersionRef, state: State) {
+    fn put(&self, version: &VersionRef, state: &State) {
         self.0.table.rcu(|table| {
             let mut table = Table::clone(table);
             table.insert(version.clone(), state.clone());

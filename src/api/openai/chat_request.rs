@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use utoipa::ToSchema;
 
 use super::decoding::{DecodingBody, Delivery, logprob_count, token_count};
-use crate::api::body::typed;
+use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::CHAT;
 use crate::gateway::{Decoding, GenerationPrompt};
@@ -111,8 +111,9 @@ const RESERVED: [&str; 4] = ["messages", "add_generation_prompt", "bos_token", "
 impl ChatRequest {
     pub(super) fn parse(map: &Map<String, Json>) -> Result<Self, ApiError> {
         CHAT.check(map)?;
-        let shared: DecodingBody = typed(map)?;
+        let shared = DecodingBody::parse(map)?;
         shared.model()?;
+        messages_must_be_objects(map)?;
         let body: ChatBody = typed(map)?;
         let messages = messages(&body.messages)?;
         let newer = token_count("max_completion_tokens", body.max_completion_tokens, 1)?;
@@ -136,6 +137,19 @@ impl ChatRequest {
             shared,
         })
     }
+}
+
+/// Refuses a message, or a part of one, that is no object.
+pub(super) fn messages_must_be_objects(map: &Map<String, Json>) -> Result<(), ApiError> {
+    let messages = map.get("messages").and_then(Json::as_array).into_iter().flatten();
+    for (i, message) in messages.enumerate() {
+        must_be_object(Some(message), &format!("messages[{i}]"))?;
+        let parts = message["content"].as_array().into_iter().flatten();
+        for (j, part) in parts.enumerate() {
+            must_be_object(Some(part), &format!("messages[{i}].content[{j}]"))?;
+        }
+    }
+    Ok(())
 }
 
 /// `add_generation_prompt` as a word.

@@ -226,7 +226,6 @@ impl Chunks for ChatChunks {
 
     fn on(&mut self, delta: Delta) -> Vec<Event> {
         match delta {
-            Delta::Prompt { .. } => Vec::new(),
             Delta::Text { choice, text, logprob } => {
                 let logprobs = logprob.map(|one| ChatLogprobs { content: vec![one.into()], refusal: None });
                 let delta = ChatDelta { role: None, content: Some(text) };
@@ -236,7 +235,7 @@ impl Chunks for ChatChunks {
                 vec![self.of_choice(choice, ChatDelta::default(), None, Some(finish_word(reason).into()))]
             }
             Delta::Done(usage) if self.usage => vec![self.chunk(Vec::new(), Some(usage.into()))],
-            Delta::Done(_) => Vec::new(),
+            Delta::Done(_) | Delta::Prompt { .. } => Vec::new(),
         }
     }
 }

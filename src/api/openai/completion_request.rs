@@ -168,13 +168,13 @@ pub(super) struct CompletionRequest {
 impl CompletionRequest {
     pub(super) fn parse(map: &Map<String, Json>) -> Result<Self, ApiError> {
         COMPLETION.check(map)?;
-        let shared: DecodingBody = typed(map)?;
+        let shared = DecodingBody::parse(map)?;
         shared.model()?;
         let body: CompletionBody = typed(map)?;
         let logprobs = logprob_count("logprobs", body.logprobs)?;
         let echo = if body.echo == Some(true) { Echo::Repeat } else { Echo::Omit };
         // With `echo`, no new tokens at all is a fair wish: the prompt's own log-probabilities.
-        let least = if echo == Echo::Repeat { 0 } else { 1 };
+        let least = i64::from(echo == Echo::Omit);
         let max_tokens = token_count("max_tokens", shared.max_tokens, least)?.unwrap_or(DEFAULT_MAX_TOKENS);
         let decoding = shared.decoding(Some(max_tokens), logprobs)?;
         if let Some(best_of) =

@@ -139,6 +139,7 @@ pub(super) fn echoes(prompts: &[PromptEcho], choices_per_prompt: usize) -> Vec<S
     texts.flat_map(|text| std::iter::repeat_n(text, choices_per_prompt)).collect()
 }
 
+#[expect(clippy::option_option, reason = "OpenAI tells absent from null")]
 fn completion(
     envelope: Envelope,
     choices: Vec<CompletionChoice>,

@@ -6,8 +6,10 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
+use crate::api::body::{must_be_object, typed};
 use crate::api::error::ApiError;
 use crate::gateway::{Decoding, EndOfText, SpecialText, StopText, TopK};
 
@@ -129,6 +131,12 @@ pub(super) enum Delivery {
 }
 
 impl DecodingBody {
+    /// The shared parameters of a request.
+    pub(super) fn parse(map: &Map<String, Json>) -> Result<Self, ApiError> {
+        must_be_object(map.get("stream_options"), "stream_options")?;
+        typed(map)
+    }
+
     /// The client's name for the model.
     pub(super) fn model(&self) -> Result<&str, ApiError> {
         self.model.as_deref().ok_or_else(|| {

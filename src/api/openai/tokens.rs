@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json_};
 use utoipa::ToSchema;
 
-use super::chat_request::{Message, generation, messages, template_variables};
+use super::chat_request::{Message, generation, messages, messages_must_be_objects, template_variables};
 use super::stream::with_headers;
 use crate::api::body::typed;
 use crate::api::caller::Caller;
@@ -84,6 +84,7 @@ pub(in crate::api) async fn tokenize(
     Object(map): Object,
 ) -> Result<Response, ApiError> {
     TOKENIZE.check(&map)?;
+    messages_must_be_objects(&map)?;
     let body: TokenizeBody = typed(&map)?;
     let special = |default: bool| {
         if body.add_special_tokens.unwrap_or(default) { SpecialTokens::Add } else { SpecialTokens::Parse }
