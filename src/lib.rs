@@ -7,5 +7,7 @@ pub mod demo;
 pub mod ids;
 pub mod model;
 pub mod prompt;
+pub mod release;
+pub mod store;
 pub mod telemetry;
 pub mod tensor;
