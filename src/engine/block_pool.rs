@@ -81,15 +81,14 @@ impl BlockPool {
 
     /// A block for one writer. Forgets the least recently used prefix where no block is empty.
     pub(super) fn allocate(&mut self) -> Option<BlockId> {
-        let block = match self.free.pop() {
-            Some(block) => block,
-            None => {
-                let (_, block) = self.evictable.pop_first()?;
-                if let Some(key) = self.slots[block as usize].key.take() {
-                    self.prefixes.remove(&key);
-                }
-                block
+        let block = if let Some(empty) = self.free.pop() {
+            empty
+        } else {
+            let (_, oldest) = self.evictable.pop_first()?;
+            if let Some(key) = self.slots[oldest as usize].key.take() {
+                self.prefixes.remove(&key);
             }
+            oldest
         };
         self.slots[block as usize].claims = 1;
         Some(BlockId(block))
@@ -204,7 +203,9 @@ mod tests {
                 prop_assert_eq!(pool.used(), distinct.len());
                 prop_assert_eq!(pool.used() + pool.available(), blocks);
             }
-            held.into_iter().for_each(|claims| pool.release(claims));
+            for claims in held {
+                pool.release(claims);
+            }
             prop_assert_eq!(pool.available(), blocks);
         }
     }

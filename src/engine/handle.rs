@@ -74,6 +74,7 @@ impl Drop for MarkDead {
 
 impl Engine {
     /// Allocates the key-value storage and starts the thread, named after `name`.
+    #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
     pub fn start(
         name: String,
         mut lm: Box<dyn CausalLm>,

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use super::request::SamplingParams;
 
+/// Repetition, presence and frequency penalties that do nothing.
+const NEUTRAL: [f32; 3] = [1.0, 0.0, 0.0];
+
 /// How often each token of a context was generated; zero for one that only the prompt has.
 #[derive(Debug, Default)]
 pub(super) struct History(HashMap<u32, u32>);
@@ -11,10 +14,9 @@ pub(super) struct History(HashMap<u32, u32>);
 impl History {
     /// The history of a prompt, if these settings read it at all.
     pub(super) fn of(prompt: &[u32], params: &SamplingParams) -> Option<Self> {
-        let neutral = params.repetition_penalty == 1.0
-            && params.presence_penalty == 0.0
-            && params.frequency_penalty == 0.0;
-        (!neutral).then(|| Self(prompt.iter().map(|token| (*token, 0)).collect()))
+        let penalties = [params.repetition_penalty, params.presence_penalty, params.frequency_penalty];
+        (penalties.map(f32::to_bits) != NEUTRAL.map(f32::to_bits))
+            .then(|| Self(prompt.iter().map(|token| (*token, 0)).collect()))
     }
 
     /// Adds a generated token.
@@ -56,7 +58,7 @@ mod tests {
         history.push(1);
         let mut logits = [4.0, -4.0, 1.0];
         history.penalize(&mut logits, &params);
-        assert_eq!(logits, [2.0, -9.0, 1.0]);
+        assert_eq!(logits.map(f32::to_bits), [2.0f32, -9.0, 1.0].map(f32::to_bits));
         assert!(History::of(&[0], &SamplingParams::default()).is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! The choice of the next token. Pure: the same logits, settings and position give the same token.
 //!
-//! In the order of vLLM: bias, penalties, temperature, `min_p`, `top_k`, `top_p`, then one draw. The draw's random number
+//! In the order of `vLLM`: bias, penalties, temperature, `min_p`, `top_k`, `top_p`, then one draw. The draw's random number
 //! is the ChaCha stream of the request's seed at the token's own position, so that neither the batch nor a second
 //! computation after preemption changes it.
 
@@ -63,7 +63,7 @@ pub(super) fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, Unusabl
     }
     let max = greatest(logits)?;
     if params.temperature < GREEDY {
-        let best = logits.iter().position(|l| *l == max).ok_or(Unusable)?;
+        let best = logits.iter().position(|l| *l >= max).ok_or(Unusable)?;
         return Ok(best as u32);
     }
     // Relative to the greatest, whose weight is 1.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::block_pool::BlockPool;
+use super::block_pool::{BlockId, BlockPool};
 use super::config::PrefixCache;
 use super::sequence::{Sequence, SequenceId, State};
 use crate::model::{Batch, Span};
@@ -111,6 +111,7 @@ impl Scheduler {
     }
 
     /// Whether there is nothing to do.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
     }
@@ -152,9 +153,9 @@ impl Scheduler {
             if self.limits.prefix_cache == PrefixCache::Off {
                 continue;
             }
-            for i in prefixes.len()..*computed / size {
-                let tokens = &sequence.tokens[i * size..(i + 1) * size];
-                prefixes.push(self.pool.publish(&blocks[i], prefixes.last().copied(), tokens));
+            let full = &blocks[..*computed / size];
+            for (block, tokens) in full.iter().zip(sequence.tokens.chunks_exact(size)).skip(prefixes.len()) {
+                prefixes.push(self.pool.publish(block, prefixes.last().copied(), tokens));
             }
         }
     }
@@ -251,7 +252,7 @@ impl Plan {
         self.batch.spans.push(Span {
             rows: first..first + rows,
             context_len: positions.end,
-            block_table: blocks[..positions.end.div_ceil(block_size)].iter().map(|b| b.number()).collect(),
+            block_table: blocks[..positions.end.div_ceil(block_size)].iter().map(BlockId::number).collect(),
         });
         self.steps.push(Step { id: sequence.id, positions, scores, sample });
     }

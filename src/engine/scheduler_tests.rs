@@ -141,14 +141,18 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
     }
     let plan = scheduler.plan();
     scheduler.computed(&plan);
-    plan.steps.iter().for_each(|s| scheduler.append(s.id, 5));
+    for step in &plan.steps {
+        scheduler.append(step.id, 5);
+    }
     scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip));
     let chunks: Vec<Vec<usize>> = (0..3)
         .map(|_| {
             let plan = scheduler.plan();
             scheduler.computed(&plan);
             let sampled: Vec<_> = plan.steps.iter().filter(|s| s.sample.is_some()).map(|s| s.id).collect();
-            sampled.into_iter().for_each(|id| scheduler.append(id, 5));
+            for id in sampled {
+                scheduler.append(id, 5);
+            }
             plan.steps.iter().map(|s| s.positions.len()).collect()
         })
         .collect();

@@ -62,6 +62,7 @@ impl Sequence {
     }
 
     /// What was generated.
+    #[cfg(test)]
     pub(super) fn generated(&self) -> &[u32] {
         &self.tokens[self.prompt_len..]
     }

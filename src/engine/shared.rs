@@ -90,7 +90,7 @@ impl Shared {
     pub(super) fn retry_after(&self) -> Duration {
         let ended = self.ended_requests.load(Ordering::Relaxed).max(1);
         let each = Duration::from_micros(self.busy_micros.load(Ordering::Relaxed) / ended);
-        Duration::from_secs(each.as_secs() + 1).min(Duration::from_secs(60))
+        Duration::from_secs(each.as_secs() + 1).min(Duration::from_mins(1))
     }
 
     /// The counters now.

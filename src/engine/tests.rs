@@ -8,7 +8,7 @@ use super::testing::{EOS, FakeLm, Fault, Gate, greedy, tokenizer};
 use super::*;
 use crate::model::SpecialText;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 fn config() -> EngineConfig {
     EngineConfig { kv_tokens: 16 * 1024, block_size: 4, ..EngineConfig::default() }
@@ -44,7 +44,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
 fn prompts() -> Vec<Vec<u32>> {
     let shared: Vec<u32> = (0..40).map(|i| 97 + i * 7 % 26).collect();
     (0..64u32)
-        .map(|i| [&shared[..(i as usize % 5) * 10], &[i, i + 1, 65][..1 + i as usize % 3]].concat())
+        .map(|i| [&shared[..(i as usize % 5) * 10], &[i, i + 1, 65][..=i as usize % 3]].concat())
         .collect()
 }
 
@@ -165,6 +165,15 @@ async fn a_seed_gives_the_same_text_alone_in_a_batch_and_after_preemption() {
 }
 
 #[tokio::test]
+async fn a_presence_penalty_remembers_what_was_generated() {
+    let mut request = request(&[1, 2, 3], 60);
+    request.sampling.presence_penalty = 100.0;
+    let told = listen(plain(config()).submit(request).unwrap()).await;
+    let distinct: std::collections::HashSet<_> = told.tokens.iter().collect();
+    assert_eq!(distinct.len(), 60);
+}
+
+#[tokio::test]
 async fn a_generation_that_is_dropped_frees_its_blocks_before_the_next_step() {
     let (engine, gate) = gated(config());
     let dropped = engine.submit(request(&[1; 40], 100)).unwrap();
@@ -189,7 +198,8 @@ async fn a_slow_client_holds_nobody_up() {
 #[tokio::test]
 async fn a_stop_string_over_several_tokens_ends_the_text_before_it() {
     let engine = plain(config());
-    let prompt = prompts().into_iter().find(|p| greedy(p, 30).iter().all(u8_letter)).unwrap_or(vec![9, 9]);
+    let prompt =
+        prompts().into_iter().find(|p| greedy(p, 30).iter().all(|token| (32..127).contains(token))).unwrap();
     let tokens = greedy(&prompt, 30);
     let text = text_of(&tokens);
     let stop: String = text.chars().skip(10).take(4).collect();
@@ -201,10 +211,6 @@ async fn a_stop_string_over_several_tokens_ends_the_text_before_it() {
         assert_eq!(told.text, text[..end]);
         assert_eq!(told.end.unwrap().unwrap().0, FinishReason::Stop);
     }
-}
-
-fn u8_letter(token: &u32) -> bool {
-    (32..127).contains(token)
 }
 
 #[tokio::test]
@@ -301,10 +307,14 @@ async fn an_idle_engine_drains_and_one_without_handles_finishes_what_it_has() {
 
 #[tokio::test]
 async fn a_model_that_fails_or_panics_fails_its_requests_and_ends_the_engine() {
-    for (fault, word) in [(Fault::ErrorAt(3), "forward pass"), (Fault::PanicAt(3), "panicked")] {
-        let engine = start(FakeLm::new(fault), config());
-        let requests = (0..5).map(|i| request(&[i], 50)).collect();
-        for told in all(&engine, requests).await {
+    // Many times, because that the engine is dead before its requests hear of it is a matter of order.
+    for (fault, word) in [(Fault::ErrorAt(3), "forward pass"), (Fault::PanicAt(3), "panicked")].repeat(100) {
+        let (lm, gate) = FakeLm::new(fault).gated();
+        let engine = start(lm, config());
+        let generations: Vec<_> = (0..5).map(|i| engine.submit(request(&[i], 50)).unwrap()).collect();
+        drop(gate);
+        for generation in generations {
+            let told = listen(generation).await;
             let why = told.end.unwrap().unwrap_err();
             assert!(why.contains(word) && why.contains("the test wants it"), "{why}");
             assert!(!engine.is_alive());
