@@ -126,7 +126,12 @@ impl Digest {
 
     /// The 64 hexadecimal digits without the `sha256:` prefix.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            for nibble in [byte >> 4, byte & 15] {
+                hex.extend(char::from_digit(nibble.into(), 16));
+            }
+            hex
+        })
     }
 }
 
@@ -219,7 +224,11 @@ impl FromStr for Weight {
 }
 impl Serialize for Weight {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if self.0 % 100 == 0 { s.serialize_u16(self.0 / 100) } else { s.serialize_f64(self.percent()) }
+        if self.0.is_multiple_of(100) {
+            s.serialize_u16(self.0 / 100)
+        } else {
+            s.serialize_f64(self.percent())
+        }
     }
 }
 impl<'de> Deserialize<'de> for Weight {

@@ -16,6 +16,7 @@ pub(super) struct Score {
 }
 
 /// Likelier first; of equals, the lower id.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "sorting asks for references")]
 pub(super) fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }

@@ -1,8 +1,8 @@
 //! The choice of the next token. Pure: the same logits, settings and position give the same token.
 //!
-//! In the order of `vLLM`: bias, penalties, temperature, `min_p`, `top_k`, `top_p`, then one draw. The draw's random number
-//! is the ChaCha stream of the request's seed at the token's own position, so that neither the batch nor a second
-//! computation after preemption changes it.
+//! In the order of `vLLM`: bias, penalties, temperature, `min_p`, `top_k`, `top_p`, then one draw. The draw's random
+//! number is the `ChaCha` stream of the request's seed at the token's own position, so that neither the batch nor a
+//! second computation after preemption changes it.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -129,7 +129,7 @@ impl CausalLm for FakeLm {
         }
         assert!(self.fault != Fault::PanicAt(self.forwards), "the test wants it");
         if self.fault == Fault::ErrorAt(self.forwards) {
-            return Err(ModelError::Forward("the test wants it".into()));
+            return Err(ModelError::Batch("the test wants it".into()));
         }
         let rows = batch.tokens.len();
         assert!(rows > 0 && batch.positions.len() == rows && batch.slots.len() == rows);

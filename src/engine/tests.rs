@@ -308,7 +308,9 @@ async fn an_idle_engine_drains_and_one_without_handles_finishes_what_it_has() {
 #[tokio::test]
 async fn a_model_that_fails_or_panics_fails_its_requests_and_ends_the_engine() {
     // Many times, because that the engine is dead before its requests hear of it is a matter of order.
-    for (fault, word) in [(Fault::ErrorAt(3), "forward pass"), (Fault::PanicAt(3), "panicked")].repeat(100) {
+    for (fault, word) in
+        [(Fault::ErrorAt(3), "a batch that cannot be"), (Fault::PanicAt(3), "panicked")].repeat(100)
+    {
         let (lm, gate) = FakeLm::new(fault).gated();
         let engine = start(lm, config());
         let generations: Vec<_> = (0..5).map(|i| engine.submit(request(&[i], 50)).unwrap()).collect();

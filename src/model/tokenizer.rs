@@ -1,122 +1,176 @@
-//! Text to tokens and back, with the bytes of each token.
+//! Text to tokens and back.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::ModelError;
+use serde_json::Value;
 
-/// What becomes of special tokens when a text is encoded.
+use super::error::ModelError;
+
+/// What encoding does about special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// Those written in the text are recognised; none is added.
+    /// Special tokens written out in the text are taken as such; none is added. For rendered chat templates.
     Parse,
-    /// Those written in the text are recognised, and the model's own are put around it.
+    /// As `Parse`, and the tokenizer adds those that begin or end a text. For plain prompts.
     Add,
 }
 
-/// Whether special tokens show in text.
+/// What decoding does about special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialText {
-    /// They show.
+    /// Writes them out.
     Keep,
-    /// They are left out.
+    /// Leaves them out.
     Skip,
 }
 
-/// A tokenizer; clones share it.
+/// A version's tokenizer. Cloning it clones a pointer.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
 struct Inner {
     tokenizer: tokenizers::Tokenizer,
-    special: HashSet<u32>,
+    spelling: Spelling,
+    /// Tokens that stand for themselves, whatever the spelling.
     added: HashMap<u32, String>,
-    byte_of_char: HashMap<char, u8>,
-    byte_level: bool,
+    special: HashSet<u32>,
+    size: usize,
+}
+
+/// How a token's text spells its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// Each byte is one printable character (GPT-2).
+    ByteLevel,
+    /// A space is `▁`, and a byte without a token of its own is `<0xAB>` (`SentencePiece`).
+    SentencePiece,
+    /// As it is.
+    Plain,
 }
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let wrong = |why: String| ModelError::TokenizerFile { path: path.to_owned(), why };
-        let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|e| wrong(e.to_string()))?;
-        let decoder = serde_json::to_string(&tokenizer.get_decoder()).map_err(|e| wrong(e.to_string()))?;
+        let text = std::fs::read(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
+        let wrong = |e: tokenizers::Error| ModelError::Tokenizer { path: path.into(), what: e.to_string() };
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&text).map_err(wrong)?;
+        // training leaves these behind; a server that cut or padded a prompt in silence would be wrong
+        tokenizer.with_truncation(None).map_err(wrong)?;
+        tokenizer.with_padding(None);
+        let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
+        let spelling = if names(&decoder, &["ByteLevel"]) {
+            Spelling::ByteLevel
+        } else if names(&decoder, &["ByteFallback", "Metaspace"]) {
+            Spelling::SentencePiece
+        } else {
+            Spelling::Plain
+        };
         let added = tokenizer.get_added_tokens_decoder();
-        Ok(Self(Arc::new(Inner {
-            special: added.iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect(),
-            added: added.iter().map(|(id, t)| (*id, t.content.clone())).collect(),
-            byte_of_char: byte_of_char(),
-            byte_level: decoder.contains("ByteLevel"),
-            tokenizer,
-        })))
+        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let added = added.into_iter().map(|(id, token)| (id, token.content)).collect();
+        let size = tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
+        Ok(Self(Arc::new(Inner { tokenizer, spelling, added, special, size })))
     }
 
     /// The tokens of a text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.0.tokenizer.encode(text, special == SpecialTokens::Add);
-        Ok(encoding.map_err(|e| ModelError::Tokenize(e.to_string()))?.get_ids().to_vec())
+        let add = special == SpecialTokens::Add;
+        let encoding =
+            self.0.tokenizer.encode_fast(text, add).map_err(|e| ModelError::Text(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of tokens.
+    /// The text of tokens; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[u32], special: SpecialText) -> Result<String, ModelError> {
-        let text = self.0.tokenizer.decode(tokens, special == SpecialText::Skip);
-        text.map_err(|e| ModelError::Tokenize(e.to_string()))
+        let skip = special == SpecialText::Skip;
+        self.0.tokenizer.decode(tokens, skip).map_err(|e| ModelError::Text(e.to_string()))
     }
 
-    /// The bytes that a token stands for; alone they need not be UTF-8. None for an unknown token.
-    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
-        if let Some(text) = self.0.added.get(&id) {
+    /// The bytes that a token stands for within a text; `None` if there is no such token.
+    pub fn token_bytes(&self, token: u32) -> Option<Vec<u8>> {
+        if let Some(text) = self.0.added.get(&token) {
             return Some(text.clone().into_bytes());
         }
-        let text = self.0.tokenizer.id_to_token(id)?;
-        if self.0.byte_level
-            && let Some(bytes) = text.chars().map(|c| self.0.byte_of_char.get(&c).copied()).collect()
-        {
-            return Some(bytes);
-        }
-        let byte = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
-        if let Some(byte) = byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            return Some(vec![byte]);
-        }
-        Some(text.replace('\u{2581}', " ").into_bytes())
+        let text = self.0.tokenizer.id_to_token(token)?;
+        Some(match self.0.spelling {
+            Spelling::ByteLevel => byte_level(&text),
+            Spelling::SentencePiece => sentence_piece(&text),
+            Spelling::Plain => text.into_bytes(),
+        })
     }
 
-    /// A count of the vocabulary, added tokens included.
+    /// The highest token and one; a token between may still be missing.
     pub fn vocab_size(&self) -> usize {
-        self.0.tokenizer.get_vocab_size(true)
+        self.0.size
     }
 
-    /// The token that is written so.
-    pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.0.tokenizer.token_to_id(token)
+    /// The token that a text is as a whole.
+    pub fn id_of(&self, text: &str) -> Option<u32> {
+        self.0.tokenizer.token_to_id(text)
     }
 
-    /// Whether a token is special.
-    pub fn is_special(&self, id: u32) -> bool {
-        self.0.special.contains(&id)
-    }
-}
-
-impl std::fmt::Debug for Tokenizer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    /// Whether a token is special: structure, not text.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.0.special.contains(&token)
     }
 }
 
-/// The printable stand-ins that byte-level BPE writes for bytes (GPT-2's table), inverted.
-fn byte_of_char() -> HashMap<char, u8> {
-    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let mut next = 256;
-    let mut table = HashMap::new();
-    for byte in 0..=u8::MAX {
-        let code = if printable(byte) {
-            u32::from(byte)
-        } else {
-            next += 1;
-            next - 1
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokenizer({} tokens, {:?})", self.0.size, self.0.spelling)
+    }
+}
+
+/// Whether a decoder, or one in its sequence, is of one of these types.
+fn names(decoder: &Value, types: &[&str]) -> bool {
+    let own = decoder["type"].as_str().is_some_and(|t| types.contains(&t));
+    own || decoder["decoders"].as_array().is_some_and(|all| all.iter().any(|d| names(d, types)))
+}
+
+/// GPT-2's alphabet: printable characters of Latin-1 stand for themselves, the other bytes follow from U+0100.
+fn byte_level(text: &str) -> Vec<u8> {
+    static BYTES: OnceLock<HashMap<char, u8>> = OnceLock::new();
+    let bytes = BYTES.get_or_init(|| {
+        let mut others = 0x100..;
+        let letter = |byte: u8| match byte {
+            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => Some(char::from(byte)),
+            _ => others.next().and_then(char::from_u32),
         };
-        table.extend(char::from_u32(code).map(|c| (c, byte)));
+        let letters: Vec<Option<char>> = (0..=u8::MAX).map(letter).collect();
+        (0..=u8::MAX).zip(letters).filter_map(|(byte, letter)| Some((letter?, byte))).collect()
+    });
+    let mut out = Vec::new();
+    for c in text.chars() {
+        match bytes.get(&c) {
+            Some(byte) => out.push(*byte),
+            None => out.extend(c.encode_utf8(&mut [0; 4]).bytes()),
+        }
     }
-    table
+    out
+}
+
+fn sentence_piece(text: &str) -> Vec<u8> {
+    let byte = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|hex| hex.len() == 2);
+    match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+        Some(byte) => vec![byte],
+        None => text.replace('▁', " ").into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_spelling_gives_the_bytes_that_the_text_has() {
+        assert_eq!(byte_level("Ġhi"), b" hi");
+        assert_eq!(byte_level("ÃŃ"), [0xc3, 0xad], "the bytes of í: 0xad is one without a letter of its own");
+        assert_eq!(byte_level("Ċ"), b"\n");
+        assert_eq!(sentence_piece("▁hi"), b" hi");
+        assert_eq!(sentence_piece("<0xE2>"), [0xe2]);
+        assert_eq!(sentence_piece("<0xE2"), b"<0xE2");
+    }
 }

@@ -1,1 +1,13 @@
-//! telemetry
+//! What the server tells about itself: metrics for Prometheus and logs for people and machines.
+//!
+//! In: observations from any room, as plain numbers and labels. Out: the text of `/metrics`, lines on stderr.
+//! May import: nothing of ours (only `ids`).
+//!
+//! Invariants: no label takes a value that a client can choose freely, so the number of series is bounded by the
+//! configuration; a metric that cannot be registered is a start-up error, never a panic on the way of a request.
+
+mod logging;
+mod metrics;
+
+pub use logging::{LogFormat, LoggingError, init as init_logging};
+pub use metrics::{EngineSample, Metrics, Outcome, RequestSample, ResidencySample, RouteSample};

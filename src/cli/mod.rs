@@ -1,6 +1,0 @@
-//! cli
-
-/// Entry point of the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
-}

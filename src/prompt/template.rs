@@ -1,0 +1,255 @@
+//! A version's chat template, compiled once and rendered per request.
+
+use std::error::Error as _;
+use std::sync::Arc;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+
+use super::python;
+use crate::model::SpecialTokenText;
+
+/// The work one rendering may do: about this many template instructions, or 64 times as many bytes of text.
+/// A long conversation with tools costs some tens of thousands.
+const FUEL: u64 = 4_000_000;
+
+/// The name under which the one template is kept; it is what error messages show.
+const NAME: &str = "chat_template";
+
+/// Why there is no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PromptError {
+    /// The template's source does not parse: a defect of the version.
+    #[error("the chat template does not compile: {0}")]
+    Template(String),
+    /// The template looked at these messages and raised an exception: a defect of the request.
+    #[error("{0}")]
+    Refused(String),
+    /// The template failed on these messages in another way, such as a filter on a value that lacks it.
+    #[error("the chat template failed on these messages: {0}")]
+    Failed(String),
+    /// The template ran longer than any honest one does.
+    #[error("the chat template was stopped: it did not finish within its bounds of work and memory")]
+    OutOfFuel,
+}
+
+/// Whether the prompt ends with the opening of the assistant's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GenerationPrompt {
+    /// It does: the model is asked to answer.
+    #[default]
+    Add,
+    /// It does not: the conversation stands as it is.
+    Omit,
+}
+
+/// A compiled chat template; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    env: Arc<Environment<'static>>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template as `transformers` would: `trim_blocks`, `lstrip_blocks`, Python's methods.
+    pub fn compile(source: &str, special: &SpecialTokenText) -> Result<Self, PromptError> {
+        let broken = |e: minijinja::Error| PromptError::Template(describe(&e));
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?;
+        env.set_syntax(syntax);
+        env.set_fuel(Some(FUEL));
+        python::install(&mut env);
+        env.add_global("bos_token", special.bos.clone().unwrap_or_default());
+        env.add_global("eos_token", special.eos.clone().unwrap_or_default());
+        env.add_template_owned(NAME, without_generation_marks(source)).map_err(broken)?;
+        Ok(Self { env: Arc::new(env) })
+    }
+
+    /// Renders messages; `extra` holds further variables that templates read, such as `tools`.
+    pub fn render(
+        &self,
+        messages: &[Json],
+        extra: &Map<String, Json>,
+        generation: GenerationPrompt,
+    ) -> Result<String, PromptError> {
+        let mut context = extra.clone();
+        context.insert("messages".into(), Json::Array(messages.to_vec()));
+        context.insert("add_generation_prompt".into(), Json::Bool(generation == GenerationPrompt::Add));
+        let context =
+            Value::deserialize(Json::Object(context)).map_err(|e| PromptError::Failed(e.to_string()))?;
+        self.env.get_template(NAME).and_then(|t| t.render(context)).map_err(|e| classify(&e))
+    }
+}
+
+fn classify(error: &minijinja::Error) -> PromptError {
+    let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = link {
+        if let Some(raised) = cause.downcast_ref::<python::Raised>() {
+            return PromptError::Refused(raised.0.clone());
+        }
+        if cause.downcast_ref::<minijinja::Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
+            return PromptError::OutOfFuel;
+        }
+        link = cause.source();
+    }
+    PromptError::Failed(describe(error))
+}
+
+/// The error with its causes, on one line.
+fn describe(error: &minijinja::Error) -> String {
+    let mut text = error.to_string();
+    let mut link = error.source();
+    while let Some(cause) = link {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        link = cause.source();
+    }
+    text
+}
+
+/// Turns `{% generation %}` and `{% endgeneration %}` into comments. They mark the assistant's words for
+/// training and print nothing; our Jinja does not know them. Their whitespace control stays.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        out.push_str(&rest[..start]);
+        let tag = &rest[start..];
+        let Some(end) = tag.find("%}").map(|at| at + 2) else { break };
+        let inner = &tag[2..end - 2];
+        let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        if matches!(word, "generation" | "endgeneration") {
+            let sign =
+                |c: Option<char>| c.filter(|c| matches!(c, '-' | '+')).map(String::from).unwrap_or_default();
+            out.push_str(&format!("{{#{} {}#}}", sign(inner.chars().next()), sign(inner.chars().last())));
+        } else {
+            out.push_str(&tag[..end]);
+        }
+        rest = &tag[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CHATML: &str = "{% for message in messages %}\n\
+        {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+        {% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+    fn special() -> SpecialTokenText {
+        SpecialTokenText { bos: Some("<s>".into()), eos: Some("</s>".into()) }
+    }
+
+    fn render(source: &str, messages: &Json, extra: Json) -> Result<String, PromptError> {
+        let Json::Object(extra) = extra else { panic!("extra must be an object") };
+        let messages = messages.as_array().unwrap();
+        ChatTemplate::compile(source, &special())?.render(messages, &extra, GenerationPrompt::Add)
+    }
+
+    #[test]
+    fn chatml_renders_as_transformers_does() {
+        let messages = json!([
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "a < b & \"c\""}
+        ]);
+        assert_eq!(
+            render(CHATML, &messages, json!({})).unwrap(),
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\na < b & \"c\"<|im_end|>\n\
+             <|im_start|>assistant\n"
+        );
+    }
+
+    #[test]
+    fn the_generation_prompt_can_be_left_out() {
+        let template = ChatTemplate::compile(CHATML, &special()).unwrap();
+        let messages = [json!({"role": "user", "content": "hi"})];
+        let text = template.render(&messages, &Map::new(), GenerationPrompt::Omit).unwrap();
+        assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n");
+    }
+
+    #[test]
+    fn a_llama_3_like_template_reads_its_tools() {
+        let source = r#"{{- bos_token }}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'].strip() %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\n" }}
+{%- if tools is not none %}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+        {{- "\n\n" }}
+    {%- endfor %}
+{%- endif %}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"#;
+        let messages = json!([{"role": "system", "content": " Help. "}, {"role": "user", "content": " Hi "}]);
+        let tools = json!({"tools": [{"name": "wetter_für", "args": ["a", "b"], "none": [], "o": {}}]});
+        assert_eq!(
+            render(source, &messages, tools).unwrap(),
+            "<s><|start_header_id|>system<|end_header_id|>\n\n{\n    \"name\": \"wetter_für\",\n    \"args\": [\n        \
+             \"a\",\n        \"b\"\n    ],\n    \"none\": [],\n    \"o\": {}\n}\n\nHelp.<|eot_id|>\
+             <|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        );
+        assert!(render(source, &messages, json!({})).unwrap().starts_with("<s><|start_header_id|>system"));
+    }
+
+    #[test]
+    fn tojson_writes_what_pythons_json_writes() {
+        let value = json!({"v": {"b": [1, 2.5, null, true], "a": "<é>"}});
+        assert_eq!(
+            render("{{ v | tojson }}|{{ v | tojson(sort_keys=true, ensure_ascii=true) }}", &json!([]), value)
+                .unwrap(),
+            r#"{"b": [1, 2.5, null, true], "a": "<é>"}|{"a": "<\u00e9>", "b": [1, 2.5, null, true]}"#
+        );
+    }
+
+    #[test]
+    fn what_the_template_raises_is_told_as_it_was_raised() {
+        let source =
+            "{% if messages[0].role != 'user' %}{{ raise_exception('Roles must alternate') }}{% endif %}";
+        let error = render(source, &json!([{"role": "system", "content": ""}]), json!({})).unwrap_err();
+        assert_eq!(error, PromptError::Refused("Roles must alternate".into()));
+    }
+
+    #[test]
+    fn an_endless_loop_runs_out_of_fuel() {
+        let nested = "{% for a in range(90000) %}{% for b in range(90000) %}x{% endfor %}{% endfor %}";
+        assert_eq!(render(nested, &json!([]), json!({})).unwrap_err(), PromptError::OutOfFuel);
+        let huge = "{{ 'x' * 100000000000 }}";
+        assert_eq!(render(huge, &json!([]), json!({})).unwrap_err(), PromptError::OutOfFuel);
+    }
+
+    #[test]
+    fn a_template_that_does_not_parse_says_where() {
+        let error = render("{% for %}", &json!([]), json!({})).unwrap_err();
+        assert!(matches!(&error, PromptError::Template(why) if why.contains("chat_template:1")), "{error}");
+    }
+
+    #[test]
+    fn pythons_words_and_methods_are_known() {
+        let source = "{{ none }} {{ true }} {{ 'a,b'.split(',')[1] }} {{ {'k': 1}.get('z', 2) }}\
+            {% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}\
+            {%- generation -%} x {%- endgeneration %}";
+        assert_eq!(render(source, &json!([]), json!({})).unwrap(), "None True b 201x");
+        assert_eq!(render("{{ strftime_now('%Y') }}", &json!([]), json!({})).unwrap().len(), 4);
+    }
+}

@@ -1,0 +1,358 @@
+//! The server's own Prometheus registry: what it counts while requests run, and what is sampled at each scrape.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::ids::VersionRef;
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was answered.
+    Ok,
+    /// The client left before the end.
+    Cancelled,
+    /// It ran past the request deadline.
+    Timeout,
+    /// The engine failed under it.
+    Failed,
+    /// The request itself was at fault.
+    Invalid,
+    /// The queue was full.
+    QueueFull,
+    /// No version could take it.
+    Unavailable,
+}
+
+impl Outcome {
+    /// The value of the `status` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Cancelled => "cancelled",
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+            Self::Invalid => "invalid",
+            Self::QueueFull => "queue_full",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// What is known of one generation when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestSample {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From its admission to its end.
+    pub elapsed: Duration,
+    /// From its admission to its first token; none if it had no token.
+    pub first_token: Option<Duration>,
+    /// Tokens of all its prompts.
+    pub prompt_tokens: u64,
+    /// Prompt tokens found in the prefix cache.
+    pub cached_tokens: u64,
+    /// Tokens generated over all its choices.
+    pub generated_tokens: u64,
+}
+
+/// One engine's numbers at a scrape.
+#[derive(Debug, Clone)]
+pub struct EngineSample {
+    /// Whose engine it is.
+    pub version: VersionRef,
+    /// Whether its thread is alive.
+    pub alive: bool,
+    /// Sequences that are being computed.
+    pub running: u64,
+    /// Sequences that wait for a place.
+    pub waiting: u64,
+    /// KV blocks in use.
+    pub blocks_used: u64,
+    /// KV blocks there are.
+    pub blocks_total: u64,
+    /// Sequences that were put back for want of blocks, since the start.
+    pub preemptions: u64,
+    /// Forward steps since the start.
+    pub steps: u64,
+    /// Prompt tokens that the prefix cache saved, since the start.
+    pub prefix_hit_tokens: u64,
+}
+
+/// Where one version is, at a scrape.
+#[derive(Debug, Clone)]
+pub struct ResidencySample {
+    /// The version.
+    pub version: VersionRef,
+    /// `cold`, `loading`, `hot`, `draining` or `failed`.
+    pub state: &'static str,
+    /// Bytes of its weights in memory.
+    pub weight_bytes: u64,
+    /// Of these, bytes that another version had loaded already.
+    pub shared_bytes: u64,
+}
+
+/// One version's share of its model's route, at a scrape.
+#[derive(Debug, Clone)]
+pub struct RouteSample {
+    /// The version.
+    pub version: VersionRef,
+    /// Its weight as a percentage.
+    pub percent: f64,
+    /// The route's revision.
+    pub revision: u64,
+}
+
+/// The metrics of one server; cheap to clone. Each server has its own registry, so that tests may run many.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    requests: IntCounterVec,
+    latency: HistogramVec,
+    first_token: HistogramVec,
+    tokens: IntCounterVec,
+    fallbacks: IntCounterVec,
+    loads: IntCounterVec,
+    in_flight: IntGauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+const VERSION: [&str; 2] = ["model", "version"];
+/// Seconds; a small model answers in milliseconds, a long answer takes minutes.
+const LATENCY: [f64; 16] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0];
+
+impl Metrics {
+    /// A registry with all of the server's metrics.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some("switchback".into()), None)?;
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+                let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(vec.clone()))?;
+                Ok(vec)
+            };
+        let histograms = |name: &str, help: &str| -> Result<HistogramVec, prometheus::Error> {
+            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY.to_vec()), &VERSION)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        };
+        let requests =
+            counters("requests_total", "Requests by how they ended.", &["model", "version", "status"])?;
+        let latency = histograms("request_seconds", "From admission to the last token.")?;
+        let first_token = histograms("time_to_first_token_seconds", "From admission to the first token.")?;
+        let tokens = counters(
+            "tokens_total",
+            "Tokens by kind: prompt, cached, generated.",
+            &["model", "version", "kind"],
+        )?;
+        let fallbacks = counters(
+            "fallbacks_total",
+            "Requests whose own version was not hot and that another version answered.",
+            &VERSION,
+        )?;
+        let loads = counters("loads_total", "Loads of versions by result.", &["model", "version", "result"])?;
+        let in_flight = IntGauge::new("requests_in_flight", "Requests that are being answered.")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        Ok(Self(Arc::new(Inner {
+            registry,
+            requests,
+            latency,
+            first_token,
+            tokens,
+            fallbacks,
+            loads,
+            in_flight,
+        })))
+    }
+
+    /// A request was admitted.
+    pub fn request_started(&self) {
+        self.0.in_flight.inc();
+    }
+
+    /// An admitted request ended.
+    pub fn request_ended(&self, version: &VersionRef, sample: &RequestSample) {
+        let labels = labels(version);
+        self.0.in_flight.dec();
+        self.count(version.model.as_str(), version.version.as_str(), sample.outcome);
+        self.0.latency.with_label_values(&labels).observe(sample.elapsed.as_secs_f64());
+        if let Some(first) = sample.first_token {
+            self.0.first_token.with_label_values(&labels).observe(first.as_secs_f64());
+        }
+        for (kind, count) in [
+            ("prompt", sample.prompt_tokens),
+            ("cached", sample.cached_tokens),
+            ("generated", sample.generated_tokens),
+        ] {
+            self.0.tokens.with_label_values(&[labels[0], labels[1], kind]).inc_by(count);
+        }
+    }
+
+    /// A request was turned away before any engine had it. `model` and `version` must be configured ones; an empty
+    /// text stands for a name that is not.
+    pub fn request_refused(&self, model: &str, version: &str, outcome: Outcome) {
+        self.count(model, version, outcome);
+    }
+
+    /// The version that a key belongs to was not hot, and another answered.
+    pub fn fell_back(&self, wanted: &VersionRef) {
+        self.0.fallbacks.with_label_values(&labels(wanted)).inc();
+    }
+
+    /// A load ended.
+    pub fn loaded(&self, version: &VersionRef, ok: bool) {
+        let [model, name] = labels(version);
+        self.0.loads.with_label_values(&[model, name, if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    fn count(&self, model: &str, version: &str, outcome: Outcome) {
+        self.0.requests.with_label_values(&[model, version, outcome.label()]).inc();
+    }
+
+    /// The text of `/metrics`: all counters, and the samples of this moment.
+    pub fn render(
+        &self,
+        engines: &[EngineSample],
+        residency: &[ResidencySample],
+        routes: &[RouteSample],
+    ) -> Result<String, prometheus::Error> {
+        let mut families = self.0.registry.gather();
+        families.extend(sampled(engines, residency, routes)?.gather());
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+fn labels(version: &VersionRef) -> [&str; 2] {
+    [version.model.as_str(), version.version.as_str()]
+}
+
+/// A registry of one scrape: built anew, so that a version that is gone leaves no stale series.
+fn sampled(
+    engines: &[EngineSample],
+    residency: &[ResidencySample],
+    routes: &[RouteSample],
+) -> Result<Registry, prometheus::Error> {
+    let registry = Registry::new_custom(Some("switchback".into()), None)?;
+    let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+        let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        registry.register(Box::new(vec.clone()))?;
+        Ok(vec)
+    };
+    let totals = |name: &str, help: &str| -> Result<IntCounterVec, prometheus::Error> {
+        let vec = IntCounterVec::new(Opts::new(name, help), &VERSION)?;
+        registry.register(Box::new(vec.clone()))?;
+        Ok(vec)
+    };
+
+    let alive = gauges("engine_alive", "1 if the engine's thread is alive.", &VERSION)?;
+    let running = gauges("engine_running", "Sequences being computed.", &VERSION)?;
+    let waiting = gauges("engine_waiting", "Sequences waiting for a place.", &VERSION)?;
+    let used = gauges("engine_kv_blocks_used", "KV blocks in use.", &VERSION)?;
+    let blocks = gauges("engine_kv_blocks", "KV blocks there are.", &VERSION)?;
+    let preemptions = totals("engine_preemptions_total", "Sequences put back for want of KV blocks.")?;
+    let steps = totals("engine_steps_total", "Forward steps.")?;
+    let hits = totals("engine_prefix_hit_tokens_total", "Prompt tokens that the prefix cache saved.")?;
+    for engine in engines {
+        let labels = labels(&engine.version);
+        alive.with_label_values(&labels).set(i64::from(engine.alive));
+        running.with_label_values(&labels).set(engine.running as i64);
+        waiting.with_label_values(&labels).set(engine.waiting as i64);
+        used.with_label_values(&labels).set(engine.blocks_used as i64);
+        blocks.with_label_values(&labels).set(engine.blocks_total as i64);
+        preemptions.with_label_values(&labels).inc_by(engine.preemptions);
+        steps.with_label_values(&labels).inc_by(engine.steps);
+        hits.with_label_values(&labels).inc_by(engine.prefix_hit_tokens);
+    }
+
+    let state = gauges("residency", "1 for the state a version is in.", &["model", "version", "state"])?;
+    let bytes = gauges("weight_bytes", "Bytes of a hot version's weights.", &VERSION)?;
+    let shared = gauges("weight_shared_bytes", "Of these, shared with a version loaded before.", &VERSION)?;
+    for sample in residency {
+        let labels = labels(&sample.version);
+        for name in ["cold", "loading", "hot", "draining", "failed"] {
+            state.with_label_values(&[labels[0], labels[1], name]).set(i64::from(name == sample.state));
+        }
+        bytes.with_label_values(&labels).set(sample.weight_bytes as i64);
+        shared.with_label_values(&labels).set(sample.shared_bytes as i64);
+    }
+
+    let weight =
+        GaugeVec::new(Opts::new("route_weight_percent", "A version's share of its model."), &VERSION)?;
+    registry.register(Box::new(weight.clone()))?;
+    let revision = gauges("route_revision", "The revision of a model's route.", &["model"])?;
+    for route in routes {
+        weight.with_label_values(&labels(&route.version)).set(route.percent);
+        revision.with_label_values(&[route.version.model.as_str()]).set(route.revision as i64);
+    }
+    Ok(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> VersionRef {
+        let (model, version) = text.split_once('@').unwrap();
+        VersionRef { model: model.parse().unwrap(), version: version.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_scrape_shows_requests_engines_residency_and_routes() {
+        let metrics = Metrics::new().unwrap();
+        let v1 = version("support@v1");
+        metrics.request_started();
+        metrics.request_ended(
+            &v1,
+            &RequestSample {
+                outcome: Outcome::Ok,
+                elapsed: Duration::from_millis(30),
+                first_token: Some(Duration::from_millis(4)),
+                prompt_tokens: 7,
+                cached_tokens: 2,
+                generated_tokens: 5,
+            },
+        );
+        metrics.request_refused("", "", Outcome::Invalid);
+        metrics.loaded(&v1, false);
+        let residency =
+            [ResidencySample { version: v1.clone(), state: "hot", weight_bytes: 10, shared_bytes: 4 }];
+        let routes = [RouteSample { version: v1.clone(), percent: 2.5, revision: 3 }];
+        let engines = [EngineSample {
+            version: v1,
+            alive: true,
+            running: 1,
+            waiting: 2,
+            blocks_used: 3,
+            blocks_total: 4,
+            preemptions: 5,
+            steps: 6,
+            prefix_hit_tokens: 7,
+        }];
+        let text = metrics.render(&engines, &residency, &routes).unwrap();
+        for line in [
+            r#"switchback_requests_total{model="support",status="ok",version="v1"} 1"#,
+            r#"switchback_requests_total{model="",status="invalid",version=""} 1"#,
+            r#"switchback_tokens_total{kind="generated",model="support",version="v1"} 5"#,
+            r#"switchback_loads_total{model="support",result="failed",version="v1"} 1"#,
+            r#"switchback_engine_preemptions_total{model="support",version="v1"} 5"#,
+            r#"switchback_residency{model="support",state="hot",version="v1"} 1"#,
+            r#"switchback_route_weight_percent{model="support",version="v1"} 2.5"#,
+            "switchback_requests_in_flight 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}
