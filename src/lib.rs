@@ -4,6 +4,7 @@
 //! `tests/architecture.rs` holds the arrows between them.
 
 pub mod demo;
+pub mod engine;
 pub mod ids;
 pub mod model;
 pub mod prompt;

@@ -3,9 +3,17 @@
 //! Layout of a layer: `[blocks, block_size, kv_heads, head_dim]` for keys, the same for values. A slot is
 //! `block * block_size + offset`. Allocated once; a step allocates nothing of it.
 
+#![allow(unsafe_code)]
+#![allow(clippy::inline_always)]
+
 use rayon::prelude::*;
 
-use super::linear::dot;
+use super::isa::{Isa, Kernel, Level, dispatch};
+use super::linear::Grid;
+use super::weight::ElementType;
+
+/// Multiplications below which a second thread costs more than it brings.
+const WORTH_A_THREAD: usize = 1 << 16;
 
 /// The sizes of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +31,14 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
+    /// Floats of one token's keys in one layer.
     const fn slot(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Floats of one layer's keys; `None` if no machine can count them.
+    fn layer(&self) -> Option<usize> {
+        self.blocks.checked_mul(self.block_size)?.checked_mul(self.slot())
     }
 }
 
@@ -36,24 +50,43 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Allocates all of it.
-    pub fn new(layout: KvLayout) -> Self {
-        let layer = || vec![0.0; layout.blocks * layout.block_size * layout.slot()];
-        let all = || (0..layout.layers).map(|_| layer()).collect();
-        Self { layout, keys: all(), values: all() }
+    /// Allocates all of it, zeroed; `None` if the memory is not to be had.
+    pub fn new(layout: KvLayout) -> Option<Self> {
+        let floats = layout.layer()?;
+        // asking first turns a refusal into an answer; the zeroed allocation itself aborts when refused
+        Vec::<f32>::new().try_reserve_exact(floats.checked_mul(layout.layers)?.checked_mul(2)?).ok()?;
+        let all = || (0..layout.layers).map(|_| vec![0.0; floats]).collect();
+        Some(Self { layout, keys: all(), values: all() })
+    }
+
+    /// Its sizes.
+    pub const fn layout(&self) -> KvLayout {
+        self.layout
     }
 
     /// Writes `[rows, kv_heads, head_dim]` keys and values of `layer` into `slots`, one a row.
     ///
     /// # Panics
     /// If a slot or the layer is outside the layout.
-    pub fn write(&mut self, layer: usize, slots: &[u32], keys: &[f32], values: &[f32]) {
+    pub(super) fn write(&mut self, layer: usize, slots: &[u32], keys: &[f32], values: &[f32]) {
         let width = self.layout.slot();
         for (i, slot) in slots.iter().enumerate() {
             let (from, to) = (i * width, *slot as usize * width);
             self.keys[layer][to..to + width].copy_from_slice(&keys[from..from + width]);
             self.values[layer][to..to + width].copy_from_slice(&values[from..from + width]);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn key(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
+        let KvLayout { kv_heads, head_dim, .. } = self.layout;
+        &self.keys[layer][(slot * kv_heads + head) * head_dim..][..head_dim]
+    }
+
+    #[cfg(test)]
+    pub(super) fn value(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
+        let KvLayout { kv_heads, head_dim, .. } = self.layout;
+        &self.values[layer][(slot * kv_heads + head) * head_dim..][..head_dim]
     }
 }
 
@@ -67,46 +100,216 @@ pub struct Query<'a> {
 }
 
 /// Causal attention of each row of `q` `[rows, heads, head_dim]` over its own context: `[rows, heads, head_dim]`.
-/// Query heads are grouped over key-value heads (Ainslie et al., 2023). Two passes a head: scores with their
-/// maximum, then the weighted sum, both in the order of the context.
+/// Query heads are grouped over key-value heads (Ainslie et al., 2023). A head takes three passes in the order of
+/// its context: scores, their exponentials against the highest, the weighted sum of values.
 ///
 /// # Panics
 /// If `q` is not one row a query, or a query's blocks do not hold what it sees.
-pub fn attend(q: &[f32], queries: &[Query<'_>], cache: &KvCache, layer: usize) -> Vec<f32> {
-    let KvLayout { block_size, kv_heads, head_dim, .. } = cache.layout;
+pub(super) fn attend(
+    level: Level,
+    q: &[f32],
+    queries: &[Query<'_>],
+    cache: &KvCache,
+    layer: usize,
+) -> Vec<f32> {
+    let KvLayout { blocks, block_size, kv_heads, head_dim, .. } = cache.layout;
     let mut out = vec![0.0; q.len()];
     if queries.is_empty() {
         return out;
     }
     let width = q.len() / queries.len();
-    let group = width / head_dim / kv_heads;
-    let (keys, values) = (&cache.keys[layer], &cache.values[layer]);
-    let scale = (head_dim as f32).sqrt().recip();
-    let row = |((out, q), query): ((&mut [f32], &[f32]), &Query<'_>)| {
-        let at = |token: usize, head: usize| {
-            let slot = query.blocks[token / block_size] as usize * block_size + token % block_size;
-            (slot * kv_heads + head) * head_dim
-        };
-        let mut scores = vec![0.0; query.visible];
-        for (h, (out, q)) in out.chunks_exact_mut(head_dim).zip(q.chunks_exact(head_dim)).enumerate() {
-            let mut highest = f32::NEG_INFINITY;
-            for (token, score) in scores.iter_mut().enumerate() {
-                *score = scale * dot(q, &keys[at(token, h / group)..][..head_dim]);
-                highest = highest.max(*score);
+    let heads = width / head_dim;
+    assert!(
+        q.len() == queries.len() * heads * head_dim && heads.is_multiple_of(kv_heads),
+        "rows of another width"
+    );
+    for query in queries {
+        let held = query.visible.div_ceil(block_size);
+        assert!(query.visible > 0 && held <= query.blocks.len(), "a row sees more than its blocks hold");
+        assert!(query.blocks[..held].iter().all(|b| (*b as usize) < blocks), "a block outside the cache");
+    }
+    // one task: one row, one key-value head and the query heads that share it
+    let share = width / kv_heads;
+    let task = |(i, (out, q)): (usize, (&mut [f32], &[f32]))| {
+        let (query, kv_head) = (queries[i / kv_heads], i % kv_heads);
+        let (keys, values) = (&cache.keys[layer], &cache.values[layer]);
+        dispatch(level, Group { q, out, query, kv_head, layout: cache.layout, keys, values });
+    };
+    let work: usize = queries.iter().map(|query| query.visible * width).sum();
+    if work < WORTH_A_THREAD {
+        out.chunks_exact_mut(share).zip(q.chunks_exact(share)).enumerate().for_each(task);
+    } else {
+        out.par_chunks_exact_mut(share).zip(q.par_chunks_exact(share)).enumerate().for_each(task);
+    }
+    out
+}
+
+struct Group<'a> {
+    q: &'a [f32],
+    out: &'a mut [f32],
+    query: Query<'a>,
+    kv_head: usize,
+    layout: KvLayout,
+    keys: &'a [f32],
+    values: &'a [f32],
+}
+
+impl Kernel for Group<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let KvLayout { block_size, head_dim, .. } = self.layout;
+        let visible = self.query.visible;
+        let heads = self.q.len() / head_dim;
+        // the floats of this head in a block's first token; the next token's lie `stride` further
+        let stride = self.layout.slot();
+        let head = self.kv_head * head_dim;
+        let blocks = &self.query.blocks[..visible.div_ceil(block_size)];
+        let mut scores = vec![0.0; heads * visible];
+        for (i, block) in blocks.iter().enumerate() {
+            let first = i * block_size;
+            let keys = &self.keys[*block as usize * block_size * stride..][..block_size * stride];
+            let grid = Grid {
+                x: self.q.as_ptr(),
+                rows: heads,
+                w: keys[head..].as_ptr().cast(),
+                element: ElementType::F32,
+                w_stride: stride,
+                width: head_dim,
+                y: scores[first..].as_mut_ptr(),
+                y_stride: visible,
+            };
+            // SAFETY: `keys` is a whole block, and `scores` has `heads` rows of `visible`, this task's own
+            unsafe { grid.run::<I>(0..block_size.min(visible - first)) };
+        }
+        let scale = (head_dim as f32).sqrt().recip();
+        for (out, scores) in self.out.chunks_exact_mut(head_dim).zip(scores.chunks_exact_mut(visible)) {
+            let total = exponentials(scores, scale);
+            for (scores, block) in scores.chunks(block_size).zip(blocks) {
+                let values = &self.values[*block as usize * block_size * stride..][..block_size * stride];
+                // SAFETY: the processor has `I`
+                unsafe { add_weighted::<I>(out, scores, &values[head..], stride) };
             }
-            let mut total = 0.0;
-            for (token, score) in scores.iter().enumerate() {
-                let share = (score - highest).exp();
-                total += share;
-                for (o, v) in out.iter_mut().zip(&values[at(token, h / group)..][..head_dim]) {
-                    *o += share * v;
-                }
-            }
-            for o in out.iter_mut() {
+            for o in out {
                 *o /= total;
             }
         }
-    };
-    out.par_chunks_mut(width).zip(q.par_chunks(width)).zip(queries.par_iter()).for_each(row);
-    out
+    }
+}
+
+/// Turns scores into `exp(scale * (score - highest))`; gives their sum.
+#[inline(always)]
+fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut total = 0.0;
+    for score in scores {
+        *score = (scale * (*score - highest)).exp();
+        total += *score;
+    }
+    total
+}
+
+/// `out += Σ share * value`, token by token; token `t`'s value starts at `t * stride`.
+///
+/// # Safety
+/// The processor has `I`.
+#[inline(always)]
+unsafe fn add_weighted<I: Isa>(out: &mut [f32], shares: &[f32], values: &[f32], stride: usize) {
+    assert!((shares.len() - 1) * stride + out.len() <= values.len(), "values of another size");
+    let mut d = 0;
+    // SAFETY: `d` and what is read beside it stay below `out.len()`, and so within `values`, checked above
+    unsafe {
+        while d + 4 * I::LANES <= out.len() {
+            add_columns::<I, 4>(out, shares, values, stride, d);
+            d += 4 * I::LANES;
+        }
+        while d + I::LANES <= out.len() {
+            add_columns::<I, 1>(out, shares, values, stride, d);
+            d += I::LANES;
+        }
+    }
+    for (d, o) in out.iter_mut().enumerate().skip(d) {
+        for (t, share) in shares.iter().enumerate() {
+            *o += share * values[t * stride + d];
+        }
+    }
+}
+
+/// [`add_weighted`] for the `N` vectors of columns from `d`.
+///
+/// # Safety
+/// The processor has `I`; the columns exist in `out` and in every token's value.
+#[inline(always)]
+unsafe fn add_columns<I: Isa, const N: usize>(
+    out: &mut [f32],
+    shares: &[f32],
+    values: &[f32],
+    stride: usize,
+    d: usize,
+) {
+    // SAFETY: the caller's promise
+    unsafe {
+        let out = out.as_mut_ptr().add(d);
+        let mut sums = [I::splat(0.0); N];
+        for (n, sum) in sums.iter_mut().enumerate() {
+            *sum = I::load(out.add(n * I::LANES));
+        }
+        for (t, share) in shares.iter().enumerate() {
+            let share = I::splat(*share);
+            let value = values.as_ptr().add(t * stride + d);
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = I::fma(share, I::load(value.add(n * I::LANES)), *sum);
+            }
+        }
+        for (n, sum) in sums.iter().enumerate() {
+            I::store(out.add(n * I::LANES), *sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::reference::{self, noise};
+
+    fn filled(layout: KvLayout, slots: &[u32]) -> KvCache {
+        let mut cache = KvCache::new(layout).unwrap();
+        let n = slots.len() * layout.slot();
+        cache.write(1, slots, &noise(n, 5), &noise(n, 6));
+        cache
+    }
+
+    #[test]
+    fn attention_is_what_the_formula_says_and_a_row_is_computed_alone() {
+        for (kv_heads, group, head_dim) in [(1, 1, 4), (2, 3, 12), (2, 7, 64), (1, 8, 80)] {
+            let layout = KvLayout { layers: 2, blocks: 9, block_size: 4, kv_heads, head_dim };
+            let table = [7, 0, 3, 8, 1];
+            let slots: Vec<u32> = (0..18).map(|t| table[t / 4] * 4 + t as u32 % 4).collect();
+            let cache = filled(layout, &slots);
+            let width = kv_heads * group * head_dim;
+            let q = noise(18 * width, 7);
+            let queries: Vec<Query<'_>> = (1..=18).map(|visible| Query { blocks: &table, visible }).collect();
+            let exact = reference::attend(&q, &queries, &cache, 1);
+            for level in Level::available() {
+                let all = attend(*level, &q, &queries, &cache, 1);
+                for (a, b) in all.iter().zip(&exact) {
+                    assert!((a - b).abs() < 1e-5, "{level:?}: {a} against {b}");
+                }
+                for (i, query) in queries.iter().enumerate() {
+                    let row = i * width..(i + 1) * width;
+                    let alone = attend(*level, &q[row.clone()], &[*query], &cache, 1);
+                    assert!(
+                        alone.iter().zip(&all[row]).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{level:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cache_that_no_memory_holds_is_refused() {
+        let layout =
+            KvLayout { layers: 4, blocks: usize::MAX / 64, block_size: 16, kv_heads: 8, head_dim: 128 };
+        assert!(KvCache::new(layout).is_none());
+    }
 }

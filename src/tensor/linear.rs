@@ -1,120 +1,315 @@
-//! `y = x Wᵀ` with weights as stored.
+//! `y = x Wᵀ` with weights as stored, widened in the register.
 //!
-//! Each output element is a dot product over 16 running sums, added up in one fixed order, whatever the
-//! number of rows. A row of weights is widened once into a buffer and used for all rows of `x`, so a batch
-//! reads the weights once. Outputs are shared out over rayon's threads.
+//! An output element is one vector of running sums over `in`, taken in order and added up at the end in one
+//! order. Tiles of several rows by several outputs only decide which elements are computed together, so that
+//! a weight that was widened serves all rows of a tile; they never change an element's own order.
+
+#![allow(unsafe_code)]
+#![allow(clippy::inline_always)]
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::weight::Weight;
+use super::isa::{Isa, Kernel, Level, dispatch};
+use super::weight::{ElementType, Weight};
 
-const LANES: usize = 16;
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 17;
-/// Output elements that one task takes.
-const OUTPUTS_PER_TASK: usize = 32;
+/// Bytes of weights that one task reads again for each tile of rows; they should stay in the L2 cache.
+const TASK_BYTES: usize = 256 << 10;
 
-/// `x` is `[rows, in]`; the result is `[rows, out]` for a weight `[out, in]`.
+/// `x` is `[rows, in]`, `y` takes `[rows, out]`, for a weight `[out, in]`.
 ///
 /// # Panics
-/// If `x` is not a whole number of rows of the weight's width.
-pub fn linear(x: &[f32], weight: &Weight) -> Vec<f32> {
+/// If `x` or `y` is not a whole number of rows of the weight's sizes, or not the same number.
+pub(super) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
-    assert!(x.len().is_multiple_of(width), "rows of another width");
     let rows = x.len() / width;
-    // [out, rows], so that a task writes one contiguous piece; turned over at the end
-    let mut turned = vec![0.0; outs * rows];
-    let task = |(first, piece): (usize, &mut [f32])| {
-        let mut widened = vec![0.0; width];
-        for (o, row) in piece.chunks_mut(rows).enumerate() {
-            weight.widen_row(first * OUTPUTS_PER_TASK + o, &mut widened);
-            for (y, x) in row.iter_mut().zip(x.chunks_exact(width)) {
-                *y = dot(x, &widened);
-            }
-        }
+    assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
+    let grid = Grid {
+        x: x.as_ptr(),
+        rows,
+        w: weight.bytes().as_ptr(),
+        element: weight.element(),
+        w_stride: width,
+        width,
+        y: y.as_mut_ptr(),
+        y_stride: outs,
     };
-    if rows == 0 {
-        return turned;
+    let work = rows * outs * width;
+    if work < WORTH_A_THREAD || rayon::current_num_threads() == 1 {
+        return grid.compute(level, 0..outs);
     }
-    if rows * outs * width < WORTH_A_THREAD {
-        turned.chunks_mut(OUTPUTS_PER_TASK * rows).enumerate().for_each(task);
-    } else {
-        turned.par_chunks_mut(OUTPUTS_PER_TASK * rows).enumerate().for_each(task);
-    }
-    if rows == 1 {
-        return turned;
-    }
-    let mut y = vec![0.0; rows * outs];
-    for (o, row) in turned.chunks_exact(rows).enumerate() {
-        for (r, value) in row.iter().enumerate() {
-            y[r * outs + o] = *value;
-        }
-    }
-    y
+    let fair = outs.div_ceil(4 * rayon::current_num_threads());
+    let cached = TASK_BYTES / (width * weight.element().size());
+    // a whole number of tiles' outputs, so that only the last task has a rest
+    let per_task = fair.min(cached).max(8).next_multiple_of(24);
+    (0..outs.div_ceil(per_task)).into_par_iter().for_each(|task| {
+        let first = task * per_task;
+        grid.compute(level, first..outs.min(first + per_task));
+    });
 }
 
-/// The dot product of two equally long vectors, in one fixed order.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0_f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            sums[i] += a[i] * b[i];
+/// The products of `rows` contiguous rows of `x` with rows of `w` that lie `w_stride` elements apart.
+#[derive(Clone, Copy)]
+pub(super) struct Grid {
+    pub(super) x: *const f32,
+    pub(super) rows: usize,
+    pub(super) w: *const u8,
+    pub(super) element: ElementType,
+    pub(super) w_stride: usize,
+    pub(super) width: usize,
+    pub(super) y: *mut f32,
+    pub(super) y_stride: usize,
+}
+
+// SAFETY: `linear` gives each thread outputs of its own; what they share is only read
+unsafe impl Send for Grid {}
+// SAFETY: as above
+unsafe impl Sync for Grid {}
+
+impl Grid {
+    fn compute(&self, level: Level, outs: Range<usize>) {
+        dispatch(level, Part { grid: *self, outs });
+    }
+
+    /// Computes outputs `outs` of every row.
+    ///
+    /// # Safety
+    /// The processor has `I`; `x`, `w` and `y` hold what the sizes say, and nobody else touches these outputs.
+    #[inline(always)]
+    pub(super) unsafe fn run<I: Isa>(self, outs: Range<usize>) {
+        // SAFETY: the caller's promise
+        unsafe {
+            match self.element {
+                ElementType::Bf16 => self.sweep::<I, Bf16>(outs),
+                ElementType::F16 => self.sweep::<I, F16>(outs),
+                ElementType::F32 => self.sweep::<I, F32>(outs),
+            }
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            sums[i] += sums[i + width];
+
+    #[inline(always)]
+    unsafe fn sweep<I: Isa, E: Element>(self, outs: Range<usize>) {
+        let (start, end) = (outs.start, outs.end);
+        let mut row = 0;
+        while row < self.rows {
+            let left = self.rows - row;
+            // SAFETY: rows and outputs stay below the grid's
+            row += unsafe {
+                if I::MANY_REGISTERS {
+                    match left {
+                        1 => self.band::<I, E, 1, 8>(row, start, end),
+                        2 => self.band::<I, E, 2, 8>(row, start, end),
+                        3 => self.band::<I, E, 3, 4>(row, start, end),
+                        4 => self.band::<I, E, 4, 4>(row, start, end),
+                        5 => self.band::<I, E, 5, 4>(row, start, end),
+                        _ => self.band::<I, E, 6, 4>(row, start, end),
+                    }
+                } else {
+                    match left {
+                        1 => self.band::<I, E, 1, 6>(row, start, end),
+                        2 => self.band::<I, E, 2, 4>(row, start, end),
+                        3 => self.band::<I, E, 3, 3>(row, start, end),
+                        _ => self.band::<I, E, 4, 3>(row, start, end),
+                    }
+                }
+            };
         }
-        width /= 2;
     }
-    sums[0] + rest
+
+    /// `R` rows from `row`, tiles of `O` outputs. Gives `R`.
+    #[inline(always)]
+    unsafe fn band<I: Isa, E: Element, const R: usize, const O: usize>(
+        self,
+        row: usize,
+        start: usize,
+        end: usize,
+    ) -> usize {
+        let mut out = start;
+        // SAFETY: `row + R` rows and `end` outputs exist
+        unsafe {
+            while out + O <= end {
+                self.tile::<I, E, R, O>(row, out);
+                out += O;
+            }
+            while out < end {
+                self.tile::<I, E, R, 1>(row, out);
+                out += 1;
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    unsafe fn tile<I: Isa, E: Element, const R: usize, const O: usize>(self, row: usize, out: usize) {
+        // SAFETY: `row + R` rows and `out + O` outputs exist, and `k + LANES` does not pass `width`
+        unsafe {
+            let x = self.x.add(row * self.width);
+            let w = self.w.add(out * self.w_stride * E::SIZE);
+            let mut sums = [[I::splat(0.0); O]; R];
+            let mut k = 0;
+            while k + I::LANES <= self.width {
+                let mut ws = [I::splat(0.0); O];
+                for (o, wide) in ws.iter_mut().enumerate() {
+                    *wide = E::load::<I>(w.add((o * self.w_stride + k) * E::SIZE));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let xs = I::load(x.add(r * self.width + k));
+                    for (sum, wide) in sums.iter_mut().zip(ws) {
+                        *sum = I::fma(xs, wide, *sum);
+                    }
+                }
+                k += I::LANES;
+            }
+            if k < self.width {
+                let rest = self.width - k;
+                let mut ws = [I::splat(0.0); O];
+                for (o, wide) in ws.iter_mut().enumerate() {
+                    let mut padded = [0.0; MOST_LANES];
+                    for (i, p) in padded[..rest].iter_mut().enumerate() {
+                        *p = E::one(w.add((o * self.w_stride + k + i) * E::SIZE));
+                    }
+                    *wide = I::load(padded.as_ptr());
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let mut padded = [0.0; MOST_LANES];
+                    x.add(r * self.width + k).copy_to_nonoverlapping(padded.as_mut_ptr(), rest);
+                    let xs = I::load(padded.as_ptr());
+                    for (sum, wide) in sums.iter_mut().zip(ws) {
+                        *sum = I::fma(xs, wide, *sum);
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (o, sum) in sums.iter().enumerate() {
+                    *self.y.add((row + r) * self.y_stride + out + o) = I::sum(*sum);
+                }
+            }
+        }
+    }
+}
+
+const MOST_LANES: usize = 16;
+
+struct Part {
+    grid: Grid,
+    outs: Range<usize>,
+}
+
+impl Kernel for Part {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        // SAFETY: `linear` took the pointers from slices whose sizes it checked
+        unsafe { self.grid.run::<I>(self.outs) }
+    }
+}
+
+/// How a stored element becomes an `f32`; exact for all three.
+trait Element {
+    const SIZE: usize;
+    /// # Safety
+    /// `LANES` elements lie at `p`, and the processor has `I`.
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V;
+    /// # Safety
+    /// One element lies at `p`.
+    unsafe fn one(p: *const u8) -> f32;
+}
+
+struct Bf16;
+struct F16;
+struct F32;
+
+impl Element for Bf16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V {
+        // SAFETY: the caller's promise
+        unsafe { I::load_bf16(p) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: the caller's promise
+        half::bf16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() }).to_f32()
+    }
+}
+
+impl Element for F16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V {
+        // SAFETY: the caller's promise
+        unsafe { I::load_f16(p) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: the caller's promise
+        half::f16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() }).to_f32()
+    }
+}
+
+impl Element for F32 {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V {
+        // SAFETY: the caller's promise; every `Isa` loads at any alignment
+        unsafe { I::load(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: the caller's promise
+        f32::from_le_bytes(unsafe { p.cast::<[u8; 4]>().read() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::Arc;
-
     use super::*;
-    use crate::tensor::ElementType;
+    use crate::tensor::reference::{self, noise, weight};
 
-    #[allow(unsafe_code)]
-    fn weight(rows: usize, cols: usize) -> (Weight, Vec<f32>) {
-        let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919 % 1000) as f32 - 500.0) / 500.0).collect();
-        let mut file = tempfile::tempfile().unwrap();
-        for v in &values {
-            file.write_all(&v.to_le_bytes()).unwrap();
-        }
-        // SAFETY: the file is this test's own and nobody shortens it
-        let map = Arc::new(unsafe { memmap2::Mmap::map(&file) }.unwrap());
-        let range = 0..map.len();
-        (Weight::new(map, range, ElementType::F32, &[rows, cols]).unwrap(), values)
-    }
+    const SIZES: &[(usize, usize)] = &[(1, 1), (3, 5), (7, 16), (64, 48), (100, 257), (50, 31), (512, 512)];
+    const ELEMENTS: &[ElementType] = &[ElementType::Bf16, ElementType::F16, ElementType::F32];
 
     #[test]
-    fn a_row_does_not_depend_on_its_neighbours() {
-        for (outs, width) in [(3, 5), (64, 48), (100, 257), (512, 512)] {
-            let (w, _) = weight(outs, width);
-            let x: Vec<f32> = (0..64 * width).map(|i| ((i * 104_729 % 997) as f32).sin()).collect();
-            let all = linear(&x, &w);
-            for r in 0..64 {
-                let alone = linear(&x[r * width..(r + 1) * width], &w);
-                assert!(alone.iter().zip(&all[r * outs..]).all(|(a, b)| a.to_bits() == b.to_bits()));
+    fn sixty_four_rows_are_each_what_they_are_alone() {
+        for level in Level::available() {
+            for element in ELEMENTS {
+                for &(outs, width) in SIZES {
+                    let w = weight(&noise(outs * width, 1), *element, &[outs, width]);
+                    let x = noise(64 * width, 2);
+                    for rows in [64, 63, 5, 2] {
+                        let mut all = vec![0.0; rows * outs];
+                        linear(*level, &x[..rows * width], &w, &mut all);
+                        for (x, all) in x.chunks_exact(width).zip(all.chunks_exact(outs)) {
+                            let mut alone = vec![0.0; outs];
+                            linear(*level, x, &w, &mut alone);
+                            assert!(
+                                alone.iter().zip(all).all(|(a, b)| a.to_bits() == b.to_bits()),
+                                "{level:?} {element:?} [{outs}, {width}], {rows} rows"
+                            );
+                        }
+                    }
+                }
             }
         }
     }
 
     #[test]
     fn it_is_the_matrix_product() {
-        let (w, values) = weight(9, 37);
-        let x: Vec<f32> = (0..37).map(|i| i as f32 / 37.0).collect();
-        for (o, y) in linear(&x, &w).iter().enumerate() {
-            let exact: f64 = (0..37).map(|i| f64::from(x[i]) * f64::from(values[o * 37 + i])).sum();
-            assert!((f64::from(*y) - exact).abs() < 1e-5, "{y} against {exact}");
+        for level in Level::available() {
+            for element in ELEMENTS {
+                for &(outs, width) in SIZES {
+                    let w = weight(&noise(outs * width, 3), *element, &[outs, width]);
+                    let x = noise(9 * width, 4);
+                    let mut y = vec![f32::NAN; 9 * outs];
+                    linear(*level, &x, &w, &mut y);
+                    for (y, exact) in y.iter().zip(reference::linear(&x, &w)) {
+                        let near = (y - exact).abs() < 1e-6 * width as f32 + 1e-5;
+                        assert!(near, "{level:?} {element:?} [{outs}, {width}]: {y} against {exact}");
+                    }
+                }
+            }
         }
     }
 }

@@ -1,10 +1,16 @@
-//! A weight where it lies: a shape and a window on a mapped file.
+//! A weight where it lies: a shape and a window on a mapped file, or bytes of its own.
 
-use std::sync::Arc;
+#![allow(unsafe_code)]
 
-use memmap2::Mmap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Weak};
 
-/// How an element is stored.
+use memmap2::{Mmap, UncheckedAdvice};
+
+/// How an element is stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
     /// bfloat16
@@ -34,56 +40,123 @@ pub struct WeightError {
     bytes: usize,
 }
 
-/// A matrix `[rows, cols]`, or a vector as `[1, cols]`, row-major, little-endian, in a mapped file.
-/// Cloning it clones a pointer.
-#[derive(Clone)]
-pub struct Weight {
-    file: Arc<Mmap>,
-    start: usize,
+/// A file mapped for reading. Cloning it clones a pointer; the last clone unmaps.
+#[derive(Debug, Clone)]
+pub struct MappedFile(Arc<Mmap>);
+
+impl MappedFile {
+    /// Maps the whole of a file. An empty file is an error, as nothing of it can be mapped.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
+        }
+        // SAFETY: images are immutable: files of the content-addressed store are written once and renamed into
+        // place, never shortened or changed. Whoever truncates one under a running server gets SIGBUS, as with
+        // any mapped file.
+        Ok(Self(Arc::new(unsafe { Mmap::map(&file)? })))
+    }
+
+    /// All bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+enum Bytes {
+    Mapped { file: MappedFile, range: Range<usize> },
+    Owned(Box<[u8]>),
+}
+
+struct Inner {
+    bytes: Bytes,
     element: ElementType,
     rows: usize,
     cols: usize,
 }
 
+/// A matrix `[rows, cols]`, or a vector as `[1, cols]`, row-major. Cloning it clones a pointer.
+/// The bytes may lie at any address: kernels read them unaligned.
+#[derive(Clone)]
+pub struct Weight(Arc<Inner>);
+
+/// A weight that does not keep itself alive.
+#[derive(Clone)]
+pub struct WeakWeight(Weak<Inner>);
+
+impl WeakWeight {
+    /// The weight, if somebody still holds it.
+    pub fn upgrade(&self) -> Option<Weight> {
+        self.0.upgrade().map(Weight)
+    }
+
+    /// Whether somebody still holds the weight.
+    pub fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
 impl Weight {
     /// The window `range` of `file`, read as `shape` (one or two dimensions).
-    pub fn new(
-        file: Arc<Mmap>,
-        range: std::ops::Range<usize>,
+    pub fn mapped(
+        file: &MappedFile,
+        range: Range<usize>,
         element: ElementType,
         shape: &[usize],
     ) -> Result<Self, WeightError> {
-        let wrong = || WeightError { element, shape: shape.to_vec(), bytes: range.len() };
-        let (rows, cols) = match shape {
-            [cols] => (1, *cols),
-            [rows, cols] => (*rows, *cols),
-            _ => return Err(wrong()),
-        };
-        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(element.size()));
-        if bytes != Some(range.len()) || range.end > file.len() {
-            return Err(wrong());
-        }
-        Ok(Self { file, start: range.start, element, rows, cols })
+        let held = file.bytes().get(range.clone()).map_or(0, <[u8]>::len);
+        let (rows, cols) = matrix(element, shape, held)?;
+        let bytes = Bytes::Mapped { file: file.clone(), range };
+        Ok(Self(Arc::new(Inner { bytes, element, rows, cols })))
+    }
+
+    /// A weight with bytes of its own, read as `shape` (one or two dimensions).
+    pub fn owned(bytes: Vec<u8>, element: ElementType, shape: &[usize]) -> Result<Self, WeightError> {
+        let (rows, cols) = matrix(element, shape, bytes.len())?;
+        Ok(Self(Arc::new(Inner { bytes: Bytes::Owned(bytes.into()), element, rows, cols })))
     }
 
     /// Rows: a linear layer's outputs.
-    pub const fn rows(&self) -> usize {
-        self.rows
+    pub fn rows(&self) -> usize {
+        self.0.rows
     }
 
     /// Columns: a linear layer's inputs.
-    pub const fn cols(&self) -> usize {
-        self.cols
+    pub fn cols(&self) -> usize {
+        self.0.cols
     }
 
     /// How an element is stored.
-    pub const fn element(&self) -> ElementType {
-        self.element
+    pub fn element(&self) -> ElementType {
+        self.0.element
     }
 
-    /// All bytes, row-major.
+    /// All bytes, row-major: exactly `rows * cols` elements.
     pub fn bytes(&self) -> &[u8] {
-        &self.file[self.start..self.start + self.rows * self.cols * self.element.size()]
+        match &self.0.bytes {
+            Bytes::Mapped { file, range } => &file.bytes()[range.clone()],
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// A reference that does not keep the weight alive.
+    pub fn downgrade(&self) -> WeakWeight {
+        WeakWeight(Arc::downgrade(&self.0))
+    }
+
+    /// Whether two handles are one weight.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Gives the pages of a mapped weight back to the system; reading it again brings them back from the file.
+    /// A hint: a system that does not take it loses nothing.
+    pub fn release_pages(&self) {
+        if let Bytes::Mapped { file, range } = &self.0.bytes {
+            // SAFETY: the mapping is read-only and backed by a file, so that a dropped page comes back as it was
+            let _ =
+                unsafe { file.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
     }
 
     /// Widens row `row` into `out`, which has `cols` places.
@@ -91,13 +164,13 @@ impl Weight {
     /// # Panics
     /// If `row` is not below `rows`, or `out` is of another length.
     pub fn widen_row(&self, row: usize, out: &mut [f32]) {
-        let size = self.cols * self.element.size();
+        let size = self.cols() * self.element().size();
         let bytes = &self.bytes()[row * size..][..size];
-        assert_eq!(out.len(), self.cols, "a row of another width");
-        match self.element {
+        assert_eq!(out.len(), self.cols(), "a row of another width");
+        match self.element() {
             ElementType::Bf16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                    *o = half::bf16::from_le_bytes(*b).to_f32();
                 }
             }
             ElementType::F16 => {
@@ -111,5 +184,44 @@ impl Weight {
                 }
             }
         }
+    }
+}
+
+/// Rows and columns of `shape`, if `bytes` bytes are exactly that many elements.
+fn matrix(element: ElementType, shape: &[usize], bytes: usize) -> Result<(usize, usize), WeightError> {
+    let wrong = || WeightError { element, shape: shape.to_vec(), bytes };
+    let (rows, cols) = match shape {
+        [cols] => (1, *cols),
+        [rows, cols] => (*rows, *cols),
+        _ => return Err(wrong()),
+    };
+    let asked = rows.checked_mul(cols).and_then(|n| n.checked_mul(element.size()));
+    if asked == Some(bytes) && bytes > 0 { Ok((rows, cols)) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_refuses_bytes_that_are_not_its_shape() {
+        for (bytes, shape) in [(8, &[3][..]), (0, &[0]), (16, &[2, 2, 2]), (8, &[usize::MAX, 2]), (8, &[])] {
+            assert!(Weight::owned(vec![0; bytes], ElementType::F16, shape).is_err(), "{bytes} as {shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_at_an_odd_address_reads_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        std::fs::write(&path, [&[7_u8][..], &1.5_f32.to_le_bytes(), &(-2.0_f32).to_le_bytes()].concat())
+            .unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let weight = Weight::mapped(&file, 1..9, ElementType::F32, &[2]).unwrap();
+        let mut row = [0.0; 2];
+        weight.release_pages();
+        weight.widen_row(0, &mut row);
+        assert_eq!(row, [1.5, -2.0]);
+        assert!(Weight::mapped(&file, 2..10, ElementType::F32, &[2]).is_err(), "a window past the end");
     }
 }

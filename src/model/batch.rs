@@ -1,0 +1,202 @@
+//! What goes into a forward pass and what comes out.
+
+use std::ops::Range;
+
+use super::error::ModelError;
+
+/// One ragged forward: rows of several independent spans, each span consecutive positions of one context.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// A token a row.
+    pub tokens: Vec<u32>,
+    /// Its position in its context.
+    pub positions: Vec<u32>,
+    /// Where its keys and values go: `block * block_size + offset`.
+    pub slots: Vec<u32>,
+    /// The contexts, in the order of their rows; together they cover all rows.
+    pub spans: Vec<Span>,
+    /// The rows whose logits are wanted, in the order in which they are given back.
+    pub logit_rows: Vec<u32>,
+}
+
+/// Consecutive positions of one context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// Tokens in the context, these rows included.
+    pub context_len: usize,
+    /// The blocks that hold the context, in its order; more than are needed do no harm.
+    pub block_table: Vec<u32>,
+}
+
+/// The sizes of a model's keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    /// Bytes of cache that one token takes: keys and values of all layers, in `f32`.
+    pub const fn bytes_per_token(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * size_of::<f32>()
+    }
+}
+
+/// The sizes of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvGeometry {
+    /// Blocks in the pool.
+    pub blocks: usize,
+    /// Tokens in a block.
+    pub block_size: usize,
+}
+
+/// A causal language model with a paged key-value cache of its own.
+pub trait CausalLm: Send {
+    /// Tokens are below it; a row of logits has as many.
+    fn vocab_size(&self) -> usize;
+    /// Positions are below it.
+    fn max_positions(&self) -> usize;
+    /// The sizes of its keys and values.
+    fn kv_shape(&self) -> KvShape;
+    /// Allocates the cache, in place of the one before.
+    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError>;
+    /// Computes one batch: writes its keys and values and gives the logits asked for.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
+}
+
+/// Logits, one row for each of a batch's `logit_rows`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    values: Vec<f32>,
+    vocab: usize,
+}
+
+impl Logits {
+    /// From rows of `vocab` values.
+    ///
+    /// # Panics
+    /// If `values` is not a whole number of rows.
+    pub fn new(values: Vec<f32>, vocab: usize) -> Self {
+        assert!(vocab > 0 && values.len().is_multiple_of(vocab), "logits that are not whole rows");
+        Self { values, vocab }
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.vocab
+    }
+
+    /// Row `i`: a value for each token.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.vocab..][..self.vocab]
+    }
+
+    /// Row `i`, to change.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.values[i * self.vocab..][..self.vocab]
+    }
+}
+
+impl Batch {
+    /// Refuses a batch that contradicts itself, the model or its cache, before any of it is written.
+    pub(super) fn check(&self, vocab: usize, positions: usize, cache: KvGeometry) -> Result<(), ModelError> {
+        let wrong = |what: String| Err(ModelError::Batch(what));
+        let rows = self.tokens.len();
+        if self.positions.len() != rows || self.slots.len() != rows {
+            let (p, s) = (self.positions.len(), self.slots.len());
+            return wrong(format!("{rows} tokens, {p} positions, {s} slots"));
+        }
+        if let Some(token) = self.tokens.iter().find(|t| **t as usize >= vocab) {
+            return wrong(format!("token {token} of a vocabulary of {vocab}"));
+        }
+        if let Some(slot) = self.slots.iter().find(|s| **s as usize >= cache.blocks * cache.block_size) {
+            return wrong(format!("slot {slot} in {} blocks of {}", cache.blocks, cache.block_size));
+        }
+        if let Some(row) = self.logit_rows.iter().find(|r| **r as usize >= rows) {
+            return wrong(format!("logits of row {row} of {rows}"));
+        }
+        let mut covered = 0;
+        for Span { rows: span, context_len, block_table } in &self.spans {
+            if span.start != covered || span.end < span.start || span.end > rows {
+                return wrong(format!("a span of rows {span:?} where row {covered} of {rows} is next"));
+            }
+            covered = span.end;
+            let Some(first) = context_len.checked_sub(span.len()) else {
+                return wrong(format!("{} rows of a context of {context_len}", span.len()));
+            };
+            if *context_len > positions {
+                return wrong(format!("a context of {context_len} in a model of {positions} positions"));
+            }
+            if context_len.div_ceil(cache.block_size) > block_table.len() {
+                return wrong(format!("a context of {context_len} in {} blocks", block_table.len()));
+            }
+            if let Some(block) = block_table.iter().find(|b| **b as usize >= cache.blocks) {
+                return wrong(format!("block {block} of {}", cache.blocks));
+            }
+            for (row, position) in span.clone().zip(first..) {
+                let slot = block_table[position / cache.block_size] as usize * cache.block_size
+                    + position % cache.block_size;
+                if self.positions[row] as usize != position || self.slots[row] as usize != slot {
+                    let (p, s) = (self.positions[row], self.slots[row]);
+                    return wrong(format!(
+                        "row {row} at position {p}, slot {s}: its span says {position}, {slot}"
+                    ));
+                }
+            }
+        }
+        if covered == rows { Ok(()) } else { wrong(format!("spans of {covered} rows for {rows} tokens")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_contradicts_itself_is_refused() {
+        let cache = KvGeometry { blocks: 4, block_size: 2 };
+        let span = Span { rows: 0..2, context_len: 3, block_table: vec![3, 1] };
+        let good = Batch {
+            tokens: vec![5, 6],
+            positions: vec![1, 2],
+            slots: vec![7, 2],
+            spans: vec![span],
+            logit_rows: vec![1],
+        };
+        let check = |b: &Batch| b.check(10, 4, cache);
+        check(&good).unwrap();
+        check(&Batch::default()).unwrap();
+        let bad: [fn(&mut Batch); 12] = [
+            |b| b.tokens[0] = 10,
+            |b| b.positions[0] = 0,
+            |b| b.slots[1] = 3,
+            |b| b.slots[1] = 8,
+            |b| b.logit_rows[0] = 2,
+            |b| b.spans[0].rows = 0..1,
+            |b| b.spans[0].rows = 1..2,
+            |b| b.spans[0].context_len = 1,
+            |b| b.spans[0].context_len = 5,
+            |b| b.spans[0].block_table = vec![3],
+            |b| b.spans[0].block_table = vec![3, 4],
+            |b| b.spans.clear(),
+        ];
+        for (i, change) in bad.iter().enumerate() {
+            let mut batch = good.clone();
+            change(&mut batch);
+            assert!(matches!(check(&batch), Err(ModelError::Batch(_))), "change {i} was taken");
+        }
+    }
+}

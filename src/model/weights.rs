@@ -1,0 +1,186 @@
+//! A model's tensors by name, out of safetensors files that stay mapped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::Deserialize;
+
+use super::config::read_json;
+use super::error::ModelError;
+use super::pool::WeightPool;
+use crate::tensor::{ElementType, MappedFile, Weight};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of one model. Each is taken once; what is left at the end has no place in the architecture.
+pub(super) struct Checkpoint<'a> {
+    /// The file, or the index over several: named when a tensor is in none.
+    source: PathBuf,
+    left: BTreeMap<String, Stored>,
+    pool: &'a WeightPool,
+    progress: &'a dyn Fn(u64, u64),
+    total: u64,
+    done: u64,
+    taken: Vec<Weight>,
+    totals: Totals,
+}
+
+/// What was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) parameters: u64,
+    pub(super) bytes: u64,
+    /// Of `bytes`, those that other versions had loaded before.
+    pub(super) shared_bytes: u64,
+}
+
+struct Stored {
+    path: PathBuf,
+    file: MappedFile,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl<'a> Checkpoint<'a> {
+    /// Maps the weight files of `dir` and reads their headers.
+    pub(super) fn open(
+        dir: &Path,
+        pool: &'a WeightPool,
+        progress: &'a dyn Fn(u64, u64),
+    ) -> Result<Self, ModelError> {
+        let index = dir.join(INDEX);
+        let (source, left) = if index.exists() {
+            let left = read_shards(dir, &index)?;
+            (index, left)
+        } else {
+            let single = dir.join(SINGLE);
+            let left = read_file(&single)?;
+            (single, left)
+        };
+        let total = left.values().map(|stored| stored.range.len() as u64).sum();
+        progress(0, total);
+        let (taken, totals) = (Vec::new(), Totals::default());
+        Ok(Self { source, left, pool, progress, total, done: 0, taken, totals })
+    }
+
+    /// The tensor `name`, which must have shape `expected`.
+    pub(super) fn take(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
+        let Some(Stored { path, file, dtype, shape, range }) = self.left.remove(name) else {
+            let (path, tensor) = (self.source.clone(), name.to_owned());
+            return Err(ModelError::MissingTensor { path, tensor, expected: expected.to_vec() });
+        };
+        if shape != expected {
+            let (tensor, expected) = (name.to_owned(), expected.to_vec());
+            return Err(ModelError::TensorShape { path, tensor, expected, found: shape });
+        }
+        let element = match dtype {
+            Dtype::BF16 => ElementType::Bf16,
+            Dtype::F16 => ElementType::F16,
+            Dtype::F32 => ElementType::F32,
+            other => {
+                return Err(ModelError::TensorType {
+                    path,
+                    tensor: name.to_owned(),
+                    found: format!("{other:?}"),
+                });
+            }
+        };
+        let bytes = range.len() as u64;
+        let weight = Weight::mapped(&file, range, element, &shape)
+            .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })?;
+        let own = weight.clone();
+        let weight = self.pool.adopt(weight, |read| (self.progress)(self.done + read, self.total));
+        self.done += bytes;
+        self.totals.parameters += (weight.rows() * weight.cols()) as u64;
+        self.totals.bytes += bytes;
+        // two equal tensors of this very model are held once, too, but no other version brought them
+        if !weight.is(&own) && !self.taken.iter().any(|taken| taken.is(&weight)) {
+            self.totals.shared_bytes += bytes;
+        }
+        self.taken.push(weight.clone());
+        Ok(weight)
+    }
+
+    /// Leaves out a tensor that checkpoints carry and the architecture does not read.
+    pub(super) fn leave_out(&mut self, unread: impl Fn(&str) -> bool) {
+        self.left.retain(|name, _| !unread(name));
+    }
+
+    /// Refuses tensors that nothing took.
+    pub(super) fn finish(self) -> Result<Totals, ModelError> {
+        if let Some((tensor, stored)) = self.left.into_iter().next() {
+            return Err(ModelError::UnknownTensor { path: stored.path, tensor });
+        }
+        (self.progress)(self.total, self.total);
+        Ok(self.totals)
+    }
+}
+
+/// The tensors of the files that an index names, each where the index says.
+fn read_shards(dir: &Path, index: &Path) -> Result<BTreeMap<String, Stored>, ModelError> {
+    let Index { weight_map } = read_json(index)?;
+    let wrong = |what: String| ModelError::Weights { path: index.into(), what };
+    let names: BTreeSet<&String> = weight_map.values().collect();
+    let mut all = BTreeMap::new();
+    for name in names {
+        // an image is a folder: its index may not reach out of it
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            return Err(wrong(format!("weight_map names {name:?}, which is not a file of this folder")));
+        }
+        for (tensor, stored) in read_file(&dir.join(name))? {
+            match weight_map.get(&tensor) {
+                Some(at) if at == name => all.insert(tensor, stored),
+                Some(at) => return Err(wrong(format!("tensor {tensor} should be in {at} and is in {name}"))),
+                None => return Err(wrong(format!("tensor {tensor} of {name} is not in weight_map"))),
+            };
+        }
+    }
+    match weight_map.iter().find(|(tensor, _)| !all.contains_key(*tensor)) {
+        Some((tensor, at)) => Err(wrong(format!("tensor {tensor} should be in {at} and is not"))),
+        None => Ok(all),
+    }
+}
+
+/// The tensors of one file. The header is checked against the file's length, so that no tensor reaches past it.
+fn read_file(path: &Path) -> Result<BTreeMap<String, Stored>, ModelError> {
+    let file = MappedFile::open(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
+    let wrong = |what: String| ModelError::Weights { path: path.into(), what };
+    let length = file.bytes().len();
+    let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|e| {
+        wrong(match e {
+            SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
+                format!("its {length} bytes end before its header does: it is cut short, or no safetensors file")
+            }
+            SafeTensorError::HeaderTooLarge => "its header's length cannot be: it is no safetensors file".into(),
+            SafeTensorError::MetadataIncompleteBuffer => {
+                format!("its header describes another length than the file's {length} bytes: it is cut short or corrupt")
+            }
+            other => format!("{other}: it is corrupt, or no safetensors file"),
+        })
+    })?;
+    let data = header + size_of::<u64>();
+    let stored = |name: String, info: &safetensors::tensor::TensorInfo| {
+        let (start, end) = info.data_offsets;
+        let range = data + start..data + end;
+        (
+            name,
+            Stored {
+                path: path.into(),
+                file: file.clone(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                range,
+            },
+        )
+    };
+    Ok(metadata.tensors().into_iter().map(|(name, info)| stored(name, info)).collect())
+}

@@ -1,0 +1,258 @@
+//! Instruction sets: which one runs is decided once, at run time.
+//!
+//! A kernel is written once over [`Isa`], always inlined, and compiled once a set behind a `#[target_feature]`
+//! wrapper. A closure would not inherit the wrapper's features, so kernels hold none.
+
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// x86-64 with AVX-512F: 16 lanes.
+    Avx512,
+    /// x86-64 with AVX2, FMA and F16C: 8 lanes.
+    Avx2,
+    /// Any processor: 8 lanes in plain Rust.
+    Portable,
+}
+
+impl Level {
+    /// What this processor can run, the best first; never empty.
+    pub fn available() -> &'static [Self] {
+        static LEVELS: OnceLock<Vec<Level>> = OnceLock::new();
+        LEVELS.get_or_init(|| {
+            let mut levels = Vec::new();
+            #[cfg(target_arch = "x86_64")]
+            {
+                let avx2 = is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c");
+                if avx2 && is_x86_feature_detected!("avx512f") {
+                    levels.push(Self::Avx512);
+                }
+                if avx2 {
+                    levels.push(Self::Avx2);
+                }
+            }
+            levels.push(Self::Portable);
+            levels
+        })
+    }
+
+    /// The best that this processor can run.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+}
+
+/// The vector operations that a kernel is written in.
+///
+/// # Safety
+/// Every function may run only on a processor that has the set; pointers are read or written over `LANES`
+/// elements, at any alignment.
+pub(super) trait Isa: Copy {
+    /// A vector of `LANES` floats.
+    type V: Copy;
+    const LANES: usize;
+    /// Whether there are registers for a tile of 6 rows by 4 outputs, or only for 4 by 3.
+    const MANY_REGISTERS: bool;
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn load_bf16(p: *const u8) -> Self::V;
+    unsafe fn load_f16(p: *const u8) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// `a * b + c`, by lane.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The sum of the lanes, in one fixed order.
+    unsafe fn sum(v: Self::V) -> f32;
+}
+
+/// Work that is compiled for each set.
+pub(super) trait Kernel {
+    /// # Safety
+    /// The processor has the set `I`.
+    unsafe fn run<I: Isa>(self);
+}
+
+/// Runs a kernel with the set `level`.
+///
+/// # Panics
+/// If the processor does not have it.
+pub(super) fn dispatch<K: Kernel>(level: Level, kernel: K) {
+    assert!(Level::available().contains(&level), "{level:?} on a processor without it");
+    // SAFETY: the processor has the set, checked above
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => x86::avx512(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => x86::avx2(kernel),
+            _ => kernel.run::<Portable>(),
+        }
+    }
+}
+
+/// Eight lanes in plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+#[allow(clippy::inline_always)]
+impl Isa for Portable {
+    type V = [f32; 8];
+    const LANES: usize = 8;
+    const MANY_REGISTERS: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> [f32; 8] {
+        // SAFETY: the caller's promise about `p`
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> [f32; 8] {
+        // SAFETY: the caller's promise about `p`
+        let bits = unsafe { p.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        bits.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> [f32; 8] {
+        // SAFETY: the caller's promise about `p`
+        let bits = unsafe { p.cast::<[[u8; 2]; 8]>().read_unaligned() };
+        bits.map(|b| half::f16::from_le_bytes(b).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: [f32; 8]) {
+        // SAFETY: the caller's promise about `p`
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 8], b: [f32; 8], mut c: [f32; 8]) -> [f32; 8] {
+        // two roundings: a fused one is a library call where the processor has none
+        for i in 0..8 {
+            c[i] += a[i] * b[i];
+        }
+        c
+    }
+    #[inline(always)]
+    unsafe fn sum(v: [f32; 8]) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::inline_always, clippy::cast_ptr_alignment)]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m512, _mm_loadu_si128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps, _mm256_slli_epi32,
+        _mm256_storeu_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    };
+
+    use super::{Isa, Kernel, Portable};
+
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+    pub(super) unsafe fn avx512<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's promise
+        unsafe { kernel.run::<Avx512>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn avx2<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's promise
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Avx512;
+
+    // SAFETY of each block below: the trait's promise, that the processor has the set and the pointers are good
+    impl Isa for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+        const MANY_REGISTERS: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u8) -> __m512 {
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const u8) -> __m512 {
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Avx2;
+
+    // SAFETY of each block below: the trait's promise, that the processor has the set and the pointers are good
+    impl Isa for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+        const MANY_REGISTERS: bool = false;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u8) -> __m256 {
+            unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const u8) -> __m256 {
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            let mut lanes = [0.0; 8];
+            unsafe {
+                _mm256_storeu_ps(lanes.as_mut_ptr(), v);
+                Portable::sum(lanes)
+            }
+        }
+    }
+}

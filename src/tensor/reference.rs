@@ -1,0 +1,105 @@
+//! The slow, obvious twin of each kernel, in `f64`; and what the tests feed to both.
+
+use super::{ElementType, KvCache, Query, RopeTable, Weight};
+
+/// Seeded values in -1..1 (splitmix64).
+pub(super) fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..n).map(|_| (next() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0).collect()
+}
+
+pub(super) fn weight(values: &[f32], element: ElementType, shape: &[usize]) -> Weight {
+    let bytes = values.iter().flat_map(|v| match element {
+        ElementType::Bf16 => half::bf16::from_f32(*v).to_le_bytes().to_vec(),
+        ElementType::F16 => half::f16::from_f32(*v).to_le_bytes().to_vec(),
+        ElementType::F32 => v.to_le_bytes().to_vec(),
+    });
+    Weight::owned(bytes.collect(), element, shape).unwrap()
+}
+
+pub(super) fn linear(x: &[f32], weight: &Weight) -> Vec<f32> {
+    let mut y = Vec::new();
+    let mut row = vec![0.0; weight.cols()];
+    for x in x.chunks_exact(weight.cols()) {
+        for out in 0..weight.rows() {
+            weight.widen_row(out, &mut row);
+            y.push(x.iter().zip(&row).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32);
+        }
+    }
+    y
+}
+
+pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(gain.len()) {
+        let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / x.len() as f64;
+        let norm = (mean + f64::from(eps)).sqrt();
+        out.extend(x.iter().zip(gain).map(|(x, g)| (f64::from(*x) / norm * f64::from(*g)) as f32));
+    }
+    out
+}
+
+pub(super) fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect()
+}
+
+/// Each pair is a complex number; turning it is a multiplication by a complex number.
+pub(super) fn rope(x: &[f32], positions: &[u32], table: &RopeTable) -> Vec<f32> {
+    let half = table.frequencies.len();
+    let heads = x.len() / positions.len() / half / 2;
+    let mut out = vec![0.0; x.len()];
+    for (r, position) in positions.iter().enumerate() {
+        for h in 0..heads {
+            for (i, frequency) in table.frequencies.iter().enumerate() {
+                let angle = f64::from(*position) * f64::from(*frequency);
+                let at = (r * heads + h) * 2 * half + i;
+                let (re, im) = (f64::from(x[at]), f64::from(x[at + half]));
+                let factor = f64::from(table.attention_factor);
+                let (c, s) = (angle.cos() * factor, angle.sin() * factor);
+                out[at] = (re * c - im * s) as f32;
+                out[at + half] = (re * s + im * c) as f32;
+            }
+        }
+    }
+    out
+}
+
+/// The formula of Vaswani et al. (2017), a head and a row at a time, over gathered keys and values.
+pub(super) fn attend(q: &[f32], queries: &[Query<'_>], cache: &KvCache, layer: usize) -> Vec<f32> {
+    let layout = cache.layout();
+    let dim = layout.head_dim;
+    let heads = q.len() / queries.len() / dim;
+    let mut out = Vec::new();
+    for (query, q) in queries.iter().zip(q.chunks_exact(heads * dim)) {
+        for (h, q) in q.chunks_exact(dim).enumerate() {
+            let kv_head = h / (heads / layout.kv_heads);
+            let slot = |t: usize| {
+                query.blocks[t / layout.block_size] as usize * layout.block_size + t % layout.block_size
+            };
+            let product = |a: &[f32], b: &[f32]| {
+                a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+            };
+            let weights: Vec<f64> = (0..query.visible)
+                .map(|t| (product(q, cache.key(layer, slot(t), kv_head)) / (dim as f64).sqrt()).exp())
+                .collect();
+            let total: f64 = weights.iter().sum();
+            for d in 0..dim {
+                let sum: f64 = weights
+                    .iter()
+                    .enumerate()
+                    .map(|(t, w)| w * f64::from(cache.value(layer, slot(t), kv_head)[d]))
+                    .sum();
+                out.push((sum / total) as f32);
+            }
+        }
+    }
+    out
+}
