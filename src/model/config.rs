@@ -251,7 +251,9 @@ impl Raw {
                 }
             }
             other => {
-                return Err(format!("{key}.rope_type: {other:?} is not supported: default, linear or llama3"));
+                return Err(format!(
+                    "{key}.rope_type: {other:?} is not supported: default, linear or llama3"
+                ));
             }
         };
         Ok(Rope { theta, scaling })
