@@ -121,6 +121,8 @@ pub(super) fn tree(text: &str) -> Result<Node, ConfigError> {
         budget: serde_saphyr::budget! { max_depth: 32, max_nodes: 100_000, max_aliases: 1_000 },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::Merge,
+        // `y` and `on` are names here, not truth values.
+        strict_booleans: true,
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|e| {
