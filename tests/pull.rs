@@ -1,5 +1,7 @@
 //! Pulling from a Hub that breaks off, lies or is away. The Hub is a server on the loopback address.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

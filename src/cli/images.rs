@@ -149,3 +149,37 @@ pub(super) fn bar() -> ProgressBar {
 pub(super) fn show(document: &Value) {
     println!("{document:#}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn images(line: &[&str]) -> Result<(), ImageError> {
+        run(Program::try_parse_from([&["images"], line].concat()).unwrap().args)
+    }
+
+    #[test]
+    fn a_folder_is_added_listed_and_verified() {
+        Program::command().debug_assert();
+        let (root, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(model.path().join("config.json"), "{}").unwrap();
+        let (root, model) = (root.path().to_str().unwrap(), model.path().to_str().unwrap());
+        images(&["--store", root, "add", model]).unwrap();
+        images(&["--store", root, "--json"]).unwrap();
+        images(&["verify", "--store", root]).unwrap();
+        images(&["dedupe", "--store", root, "--json"]).unwrap();
+
+        let store = Store::open(root.as_ref()).unwrap();
+        let hex = store.digests().unwrap()[0].hex();
+        std::fs::remove_file(format!("{root}/images/{hex}/files/config.json")).unwrap();
+        assert!(matches!(images(&["verify", "--store", root]), Err(ImageError::Damaged { count: 1 })));
+    }
+}

@@ -9,7 +9,7 @@ use crate::image::{Hub, ImageError, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model at one commit: hf://org/name@<40 hex digits>
+    /// The model at one commit: `hf://org/name@<40 hex digits>`
     #[arg(value_name = "IMAGE")]
     image: String,
     #[command(flatten)]

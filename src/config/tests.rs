@@ -132,22 +132,26 @@ models:
 /etc/sb.yaml:4: models.a.route: the weights sum to 95.5; make them sum to 100
 /etc/sb.yaml:5: models.b.route: missing; write `route: { v1: 100 }`
 /etc/sb.yaml:6: models.c.versions.v1.image: a reference without a commit does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` tells it)
-/etc/sb.yaml:6: models.c.route: missing; write `route: { v1: 100 }`
 "#);
 }
 
 #[test]
 fn files_that_are_no_config_say_so() {
     assert_snapshot!(errors(""), @r#"/etc/sb.yaml: models: no model is declared; add `models:` with at least one model and version"#);
+    assert!(errors("models: {}").contains("no model is declared"));
+    assert!(errors("server: {}").contains("no model is declared"));
     assert_snapshot!(errors("models: [1, 2]"), @r#"/etc/sb.yaml:1: models: found a list of 2; write a mapping of `key: value` lines"#);
-    assert_snapshot!(errors("just a text"), @r#"
-/etc/sb.yaml: models: no model is declared; add `models:` with at least one model and version
-/etc/sb.yaml:1: found "just a text"; write a mapping of `key: value` lines
-"#);
+    assert_snapshot!(errors("just a text"), @r#"/etc/sb.yaml:1: found "just a text"; write a mapping of `key: value` lines"#);
     assert_snapshot!(errors("a: b: c"), @r#"/etc/sb.yaml:1: the file is not readable YAML: mapping values are not allowed in this context at line 1, column 5; check the indentation, the colons and the quotes near this line"#);
     assert_snapshot!(errors("server: { listen: 1\n"), @r#"/etc/sb.yaml:1: the file is not readable YAML: unclosed bracket '{' at line 1, column 9; check the indentation, the colons and the quotes near this line"#);
     let missing = load(Path::new("/nowhere/sb.yaml")).unwrap_err();
     assert_snapshot!(missing, @r#"/nowhere/sb.yaml: cannot read the file: No such file or directory (os error 2); name a readable file with `--config`"#);
+}
+
+#[test]
+fn a_lone_cold_version_has_no_route_by_default() {
+    let text = "server: { mode: dev }\nmodels: { m: { versions: { v1: { image: a, residency: cold } } } }";
+    assert!(errors(text).contains("models.m.route"));
 }
 
 proptest! {

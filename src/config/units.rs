@@ -50,7 +50,7 @@ mod tests {
     fn sizes_and_durations_need_a_unit() {
         assert_eq!(size("2MiB"), Some(2 << 20));
         assert_eq!(size("1.5 KiB"), Some(1536));
-        assert_eq!(duration("5m"), Some(Duration::from_secs(300)));
+        assert_eq!(duration("5m"), Some(Duration::from_mins(5)));
         assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
         for bad in ["", "2", "MiB", "1.5B", "-1MB", "1e9GiB", "99999999999GiB", "1..2MB"] {
             assert_eq!(size(bad), None, "{bad}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -74,7 +75,12 @@ fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option
         .flatten();
 
     let models_section = r.map(top.get("models").unwrap_or(&EMPTY), "models".to_owned());
-    if models_section.entries.is_empty() && r.errors.iter().all(|e| e.path != "models") {
+    let is_absent = |node: Option<&Node>| node.is_none_or(|n| matches!(n.value, Value::Null));
+    let none = match &root.value {
+        Value::Map(entries) => entries.is_empty() || is_absent(top.get("models")),
+        other => matches!(other, Value::Null),
+    };
+    if none || matches!(top.get("models").map(|n| &n.value), Some(Value::Map(m)) if m.is_empty()) {
         let problem =
             Problem::new("no model is declared", "add `models:` with at least one model and version");
         r.push(models_section.line, "models", problem);
@@ -116,7 +122,7 @@ fn read_server(
         store,
         images,
         body_limit: r.field(s, "body_limit", size).unwrap_or(2 << 20),
-        request_timeout: r.field(s, "request_timeout", duration).unwrap_or(Duration::from_secs(300)),
+        request_timeout: r.field(s, "request_timeout", duration).unwrap_or(Duration::from_mins(5)),
         drain_deadline: r.field(s, "drain_deadline", duration).unwrap_or(Duration::from_secs(30)),
         api_keys: read_api_keys(r, s, env),
     }
@@ -186,7 +192,7 @@ fn api_key(value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Result<ApiKey
 }
 
 fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineSettings {
-    let mut number = |key, most, default| r.field(s, key, count(most)).map_or(default, |n| n.get());
+    let mut number = |key, most, default| r.field(s, key, count(most)).map_or(default, NonZeroUsize::get);
     let engine = EngineSettings {
         kv_tokens: number("kv_tokens", 1 << 30, base.kv_tokens),
         block_size: number("block_size", 1024, base.block_size),
@@ -319,7 +325,8 @@ fn read_route(
         if let Some((name, _)) = only {
             return BTreeMap::from([(name.clone(), Weight::FULL)]);
         }
-        if !declared.is_empty() {
+        // A lone version that is itself wrong has been reported.
+        if declared.len() > 1 || versions.len() == 1 {
             r.push(line, path, Problem::new("missing", format!("write `route: {{ {}: 100 }}`", declared[0])));
         }
         return BTreeMap::new();

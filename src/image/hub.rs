@@ -87,6 +87,7 @@ impl Snapshot {
     }
 }
 
+#[expect(clippy::case_sensitive_file_extension_comparisons, reason = "the Hub's names are exact")]
 /// Only files at the top count, so a path from the Hub cannot lead out of a folder.
 fn is_model_file(path: &str) -> bool {
     const NAMES: [&str; 4] =
@@ -133,7 +134,7 @@ impl Hub {
         let client = Client::builder()
             .user_agent(concat!("switchback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(60))
+            .read_timeout(Duration::from_mins(1))
             .build()
             .map_err(|e| wrong(chain(&e)))?;
         Ok(Self { client, endpoint, token, backoff: Duration::from_millis(500) })
