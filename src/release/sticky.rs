@@ -63,7 +63,7 @@ mod tests {
     fn buckets_are_the_same_forever() {
         let of = |key: &str, model: &str| bucket_of(&StickyKey::from_user(key), &model.parse().unwrap()).0;
         let found = [of("anna", "support-assistant"), of("anna", "other"), of("", "support-assistant")];
-        insta::assert_debug_snapshot!(found, @"");
+        assert_eq!(found, [4892, 939, 7195]);
     }
 
     #[test]
