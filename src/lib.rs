@@ -3,9 +3,14 @@
 //! The rooms, in the way of a request; `ARCHITECTURE.md` is the map, and
 //! `tests/architecture.rs` holds the arrows between them.
 
+pub mod api;
+pub mod cli;
+pub mod config;
 pub mod demo;
 pub mod engine;
+pub mod gateway;
 pub mod ids;
+pub mod image;
 pub mod model;
 pub mod prompt;
 pub mod release;

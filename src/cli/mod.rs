@@ -1,10 +1,19 @@
-//! cli
+//! The command line: one file a command, each a thin shell over the library or the admin API.
+//!
+//! In: arguments. Out: text for people on standard output (or one JSON document with `--json`),
+//! progress and errors on standard error. Exit status: 0 done, 1 failed, 2 the arguments are off.
+//! May import every room below `api`; nothing imports `cli`.
 
+mod admin_client;
+mod args;
+mod bench;
+mod error;
 mod images;
+mod models;
 mod pull;
+mod rollback;
+mod route;
+mod serve;
 mod table;
 
-/// Entry point of the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
-}
+pub use args::main;

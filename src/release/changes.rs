@@ -107,10 +107,10 @@ impl Releases {
     }
 
     /// A model's route now.
-    pub fn current(&self, model: ModelName) -> Result<RouteView, ReleaseError> {
+    pub fn current(&self, model: &ModelName) -> Result<RouteView, ReleaseError> {
         let table = self.routes.snapshot();
-        let route = table.get(&model).ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
-        Ok(RouteView::of(&model, route))
+        let route = table.get(model).ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
+        Ok(RouteView::of(model, route))
     }
 
     /// Gives a model other weights, in percent, that sum to 100.

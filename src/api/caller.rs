@@ -1,0 +1,170 @@
+//! Who calls: the API key, and what keeps the caller on one version.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+
+use super::error::ApiError;
+use super::public::PublicState;
+use crate::gateway::{Address, Gateway, StickyKey, Target};
+
+/// The key given to a connection whose requests carry none; a client that sends it back stays on its version.
+pub(super) const STICKY_HEADER: HeaderName = HeaderName::from_static("x-switchback-sticky-key");
+
+/// Longer keys are cut: they are hashed, and nobody needs more to tell users apart.
+const MAX_KEY_BYTES: usize = 512;
+
+/// The keys that may call; empty lets everybody in. Only hashes are kept, so that neither a comparison's time nor a
+/// dump of memory tells a key.
+#[derive(Clone, Default)]
+pub(super) struct ApiKeys(Arc<HashSet<[u8; 32]>>);
+
+impl ApiKeys {
+    pub(super) fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(Arc::new(keys.into_iter().map(|key| Sha256::digest(key).into()).collect()))
+    }
+
+    fn allow(&self, key: &str) -> bool {
+        let hash: [u8; 32] = Sha256::digest(key).into();
+        self.0.contains(&hash)
+    }
+}
+
+/// The API key of an admitted request, where keys are asked for.
+#[derive(Debug, Clone)]
+struct AdmittedKey(Arc<str>);
+
+/// Lets a request pass if its key is known, or if none is asked for.
+pub(super) async fn authenticate(
+    State(state): State<PublicState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if state.keys.0.is_empty() {
+        return next.run(request).await;
+    }
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let key =
+        given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let key = key.map(|(_, key)| key.trim()).filter(|key| !key.is_empty());
+    match key {
+        Some(key) if state.keys.allow(key) => {
+            let admitted = AdmittedKey(key.into());
+            request.extensions_mut().insert(admitted);
+            next.run(request).await
+        }
+        other => ApiError::wrong_key(other.is_some()).into_response(),
+    }
+}
+
+/// One connection, with the key that its requests fall back on.
+#[derive(Debug, Clone)]
+pub(super) struct Connection(Arc<str>);
+
+impl Connection {
+    fn new() -> Self {
+        Self(format!("conn-{:016x}", crate::gateway::random_u64()).into())
+    }
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Connection {
+    fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
+        Self::new()
+    }
+}
+
+/// Where a request comes from.
+#[derive(Debug)]
+pub(super) struct Caller {
+    headers: HeaderMap,
+    key: Option<AdmittedKey>,
+    connection: Connection,
+    /// Whether the connection's key was used, so that the client is told it.
+    given: bool,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let connection = parts.extensions.get::<ConnectInfo<Connection>>().map(|info| info.0.clone());
+        Ok(Self {
+            headers: parts.headers.clone(),
+            key: parts.extensions.get::<AdmittedKey>().cloned(),
+            connection: connection.unwrap_or_else(Connection::new),
+            given: false,
+        })
+    }
+}
+
+impl Caller {
+    /// Which model, for whom. The sticky key is, in this order: the end user that the body names, the model's
+    /// configured header, the key that a former answer gave, the API key, the connection.
+    pub(super) fn address(
+        &mut self,
+        gateway: &Gateway,
+        model: &str,
+        end_user: Option<&str>,
+    ) -> Result<Address, ApiError> {
+        let target: Target = model.parse()?;
+        let configured = gateway.sticky_header(target.model()).and_then(|name| self.header(name));
+        let sticky = if let Some(user) = end_user {
+            StickyKey::from_user(cut(user))
+        } else if let Some(value) = configured.or_else(|| self.header(STICKY_HEADER.as_str())) {
+            StickyKey::from_header(cut(value))
+        } else if let Some(key) = &self.key {
+            StickyKey::from_api_key(&key.0)
+        } else {
+            self.given = true;
+            // As if from a header: sent back as one, it must choose the same version.
+            StickyKey::from_header(&self.connection.0)
+        };
+        Ok(Address { target, sticky })
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty())
+    }
+
+    /// Tells the client the key that its connection was given, if it was used.
+    pub(super) fn tell_given_key(&self, headers: &mut HeaderMap) {
+        if self.given
+            && let Ok(value) = HeaderValue::try_from(&*self.connection.0)
+        {
+            headers.insert(STICKY_HEADER, value);
+        }
+    }
+}
+
+fn cut(key: &str) -> &str {
+    &key[..key.floor_char_boundary(MAX_KEY_BYTES)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_cut_between_characters() {
+        let long = "é".repeat(400);
+        assert_eq!(cut(&long).len(), MAX_KEY_BYTES);
+        assert_eq!(cut(&format!("x{long}")).len(), MAX_KEY_BYTES - 1);
+    }
+
+    #[test]
+    fn only_listed_keys_are_let_in() {
+        let keys = ApiKeys::new(["sk-1", "sk-2"]);
+        assert!(keys.allow("sk-2"));
+        assert!(!keys.allow("sk-"));
+    }
+}

@@ -1,0 +1,29 @@
+//! HTTP: requests parsed and checked, answers written; the public listener and the operators' listener.
+//!
+//! In: HTTP requests. Out: HTTP answers, OpenAI's error body for every one that fails.
+//! May import: `gateway`, `config`, `telemetry`. Decides nothing about versions.
+//!
+//! Invariants: no request is answered with a 500 for what a client did; no parameter is ignored in silence; a client
+//! that leaves cancels its generation; `/metrics`, `/health` and `/ready` need no key.
+
+mod admin;
+mod app;
+mod body;
+mod caller;
+mod error;
+mod extract;
+mod fields;
+mod openai;
+mod openapi;
+mod ops;
+mod public;
+
+pub use admin::{
+    AuditAnswer, AuditLine, ChangeBody, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget,
+    RouteAnswer, RouteBody, VersionAnswer, admin_router,
+};
+pub use app::{App, AppError, RunningApp};
+pub use error::{ApiError, ErrorBody, ErrorDetail};
+pub use openai::*;
+pub use ops::{HealthAnswer, ReadyAnswer};
+pub use public::public_router;

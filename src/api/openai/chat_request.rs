@@ -1,0 +1,252 @@
+//! The body of POST /v1/chat/completions.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+use utoipa::ToSchema;
+
+use super::decoding::{DecodingBody, Delivery, logprob_count, token_count};
+use crate::api::body::{must_be_object, typed};
+use crate::api::error::{ApiError, shown};
+use crate::api::fields::CHAT;
+use crate::gateway::{Decoding, GenerationPrompt};
+
+/// The parameters that only chat has.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct ChatBody {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// End after this many tokens; `max_tokens` under its newer name.
+    pub max_completion_tokens: Option<i64>,
+    /// Report the log-probability of each token.
+    pub logprobs: Option<bool>,
+    /// And of this many of the likeliest tokens at each position, 0 to 20.
+    pub top_logprobs: Option<i64>,
+    /// Open the assistant's turn; true if absent.
+    pub add_generation_prompt: Option<bool>,
+    /// Further variables for the chat template.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Json>>,
+}
+
+/// One message.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct Message {
+    /// `system`, `developer`, `user` or `assistant`.
+    pub role: String,
+    /// What it says.
+    pub content: Option<Content>,
+    /// Who says it, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Not supported.
+    #[serde(skip_serializing)]
+    #[schema(ignore)]
+    pub tool_calls: Option<Json>,
+    /// Not supported.
+    #[serde(skip_serializing)]
+    #[schema(ignore)]
+    pub function_call: Option<Json>,
+}
+
+/// A message's content: text, or parts of text.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// Plain text.
+    Text(String),
+    /// Parts, joined by line breaks.
+    Parts(Vec<Part>),
+}
+
+/// One part of a content.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct Part {
+    /// `text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    pub text: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrParts;
+        impl<'de> Visitor<'de> for TextOrParts {
+            type Value = Content;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of text parts")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(TextOrParts)
+    }
+}
+
+/// A chat request that has passed every check that needs no model.
+#[derive(Debug)]
+pub(super) struct ChatRequest {
+    pub(super) shared: DecodingBody,
+    pub(super) messages: Vec<Json>,
+    pub(super) template: Map<String, Json>,
+    pub(super) generation: GenerationPrompt,
+    pub(super) decoding: Decoding,
+    pub(super) delivery: Delivery,
+}
+
+/// Variables that the request may not overwrite in the template.
+const RESERVED: [&str; 4] = ["messages", "add_generation_prompt", "bos_token", "eos_token"];
+
+impl ChatRequest {
+    pub(super) fn parse(map: &Map<String, Json>) -> Result<Self, ApiError> {
+        CHAT.check(map)?;
+        let shared = DecodingBody::parse(map)?;
+        shared.model()?;
+        messages_must_be_objects(map)?;
+        let body: ChatBody = typed(map)?;
+        let messages = messages(&body.messages)?;
+        let newer = token_count("max_completion_tokens", body.max_completion_tokens, 1)?;
+        let max_tokens = newer.or(token_count("max_tokens", shared.max_tokens, 1)?);
+        let top = logprob_count("top_logprobs", body.top_logprobs)?;
+        let logprobs = match (body.logprobs.unwrap_or(false), top) {
+            (true, top) => Some(top.unwrap_or(0)),
+            (false, None | Some(0)) => None,
+            (false, Some(_)) => {
+                let message = "`top_logprobs` needs `logprobs` to be true";
+                return Err(ApiError::parameter("invalid_value", "top_logprobs", message));
+            }
+        };
+        let template = template_variables(body.chat_template_kwargs)?;
+        Ok(Self {
+            messages,
+            template,
+            generation: generation(body.add_generation_prompt),
+            decoding: shared.decoding(max_tokens, logprobs)?,
+            delivery: shared.delivery()?,
+            shared,
+        })
+    }
+}
+
+/// Refuses a message, or a part of one, that is no object.
+pub(super) fn messages_must_be_objects(map: &Map<String, Json>) -> Result<(), ApiError> {
+    let messages = map.get("messages").and_then(Json::as_array).into_iter().flatten();
+    for (i, message) in messages.enumerate() {
+        must_be_object(Some(message), &format!("messages[{i}]"))?;
+        let parts = message["content"].as_array().into_iter().flatten();
+        for (j, part) in parts.enumerate() {
+            must_be_object(Some(part), &format!("messages[{i}].content[{j}]"))?;
+        }
+    }
+    Ok(())
+}
+
+/// `add_generation_prompt` as a word.
+pub(super) fn generation(add: Option<bool>) -> GenerationPrompt {
+    if add == Some(false) { GenerationPrompt::Omit } else { GenerationPrompt::Add }
+}
+
+/// `chat_template_kwargs`, checked.
+pub(super) fn template_variables(given: Option<Map<String, Json>>) -> Result<Map<String, Json>, ApiError> {
+    let variables = given.unwrap_or_default();
+    match variables.keys().find(|name| RESERVED.contains(&name.as_str())) {
+        None => Ok(variables),
+        Some(name) => Err(ApiError::parameter(
+            "invalid_value",
+            format!("chat_template_kwargs.{name}"),
+            format!("`chat_template_kwargs` may not set `{name}`: the server sets it"),
+        )),
+    }
+}
+
+/// The messages as templates read them: content as text.
+pub(super) fn messages(given: &[Message]) -> Result<Vec<Json>, ApiError> {
+    if given.is_empty() {
+        return Err(ApiError::parameter(
+            "empty_array",
+            "messages",
+            "`messages` must have at least one message",
+        ));
+    }
+    given.iter().enumerate().map(|(i, message)| message.to_template(i)).collect()
+}
+
+impl Message {
+    fn to_template(&self, i: usize) -> Result<Json, ApiError> {
+        match self.role.as_str() {
+            "system" | "developer" | "user" | "assistant" => {}
+            "tool" | "function" => return Err(tools(format!("messages[{i}].role"))),
+            other => {
+                return Err(ApiError::parameter(
+                    "invalid_value",
+                    format!("messages[{i}].role"),
+                    format!(
+                        "a message's role is one of `system`, `developer`, `user`, `assistant`; found {}",
+                        shown(other)
+                    ),
+                ));
+            }
+        }
+        for (name, value) in [("tool_calls", &self.tool_calls), ("function_call", &self.function_call)] {
+            if value.is_some() {
+                return Err(tools(format!("messages[{i}].{name}")));
+            }
+        }
+        let text = match &self.content {
+            Some(Content::Text(text)) => text.clone(),
+            Some(Content::Parts(parts)) => joined(parts, i)?,
+            None => {
+                let param = format!("messages[{i}].content");
+                let message = format!("`{param}` is required");
+                return Err(ApiError::parameter("missing_required_parameter", param, message));
+            }
+        };
+        let mut message = json!({"role": self.role, "content": text});
+        if let Some(name) = &self.name {
+            message["name"] = json!(name);
+        }
+        Ok(message)
+    }
+}
+
+fn tools(param: String) -> ApiError {
+    let message = format!("`{param}`: tool calling is not supported by this server");
+    ApiError::parameter("unsupported_parameter", param, message)
+}
+
+fn joined(parts: &[Part], i: usize) -> Result<String, ApiError> {
+    let mut texts = Vec::with_capacity(parts.len());
+    for (j, part) in parts.iter().enumerate() {
+        let param = format!("messages[{i}].content[{j}]");
+        match (part.kind.as_str(), &part.text) {
+            ("text", Some(text)) => texts.push(text.as_str()),
+            ("text", None) => {
+                let message = format!("`{param}.text` is required");
+                return Err(ApiError::parameter(
+                    "missing_required_parameter",
+                    format!("{param}.text"),
+                    message,
+                ));
+            }
+            (other, _) => {
+                return Err(ApiError::parameter(
+                    "unsupported_parameter",
+                    format!("{param}.type"),
+                    format!("only parts of type `text` are supported; found {}", shown(other)),
+                ));
+            }
+        }
+    }
+    Ok(texts.join("\n"))
+}

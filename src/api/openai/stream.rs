@@ -1,0 +1,137 @@
+//! What whole answers and streams have in common: their names, their usage, their headers, their events.
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream::{self, Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::api::caller::Caller;
+use crate::api::error::ApiError;
+use crate::gateway::{Answer, Delta, FinishReason, GatewayError, Usage};
+use crate::ids::VersionRef;
+
+/// The version that answered, as `model@version`.
+pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-switchback-version");
+
+/// Tokens of a request and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct UsageBody {
+    /// Tokens of the prompts.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub completion_tokens: usize,
+    /// Their sum.
+    pub total_tokens: usize,
+    /// Of the prompt tokens.
+    pub prompt_tokens_details: PromptDetails,
+}
+
+/// What is known of prompt tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct PromptDetails {
+    /// Found in the prefix cache.
+    pub cached_tokens: usize,
+}
+
+impl From<Usage> for UsageBody {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+        }
+    }
+}
+
+/// What every object of one answer repeats.
+#[derive(Debug, Clone)]
+pub(super) struct Envelope {
+    pub(super) id: String,
+    pub(super) created: u64,
+    /// As the client wrote it.
+    pub(super) model: String,
+    pub(super) fingerprint: String,
+}
+
+impl Envelope {
+    pub(super) fn new(prefix: &str, model: &str, fingerprint: &str) -> Self {
+        Self {
+            id: format!(
+                "{prefix}-{:016x}{:016x}",
+                crate::gateway::random_u64(),
+                crate::gateway::random_u64()
+            ),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            model: model.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        }
+    }
+}
+
+/// OpenAI's word for why a choice ended.
+pub(super) fn finish_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop | FinishReason::Cancelled => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// Puts the version, and a key that was given to the connection, on the answer.
+pub(super) fn with_headers(mut response: Response, version: &VersionRef, caller: &Caller) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::try_from(version.to_string()) {
+        headers.insert(VERSION_HEADER, value);
+    }
+    caller.tell_given_key(headers);
+    response
+}
+
+/// Writes the chunks of one kind of answer.
+pub(super) trait Chunks: Send + 'static {
+    /// Chunks before any delta.
+    fn opening(&mut self) -> Vec<Event>;
+    /// Chunks of one delta.
+    fn on(&mut self, delta: Delta) -> Vec<Event>;
+}
+
+/// An event of one JSON object.
+pub(super) fn json_event(value: &impl Serialize) -> Event {
+    Event::default().json_data(value).unwrap_or_else(|e| {
+        // Our own types always have a JSON; should one not, the client is told rather than left waiting.
+        tracing::error!(error = %e, "a chunk has no JSON");
+        Event::default().data(r#"{"error":{"message":"a chunk could not be written","type":"server_error"}}"#)
+    })
+}
+
+/// The answer as server-sent events: an opening, the deltas, `[DONE]`. An error on the way is an event of its own.
+pub(super) fn events(answer: Answer, mut chunks: impl Chunks) -> Response {
+    let opening = chunks.opening();
+    let deltas = answer.stream.flat_map(move |delta| stream::iter(written(&mut chunks, delta)));
+    let done = stream::once(async { Event::default().data("[DONE]") });
+    let all = stream::iter(opening).chain(deltas).chain(done).map(Ok::<_, Infallible>);
+    sse(all)
+}
+
+fn written(chunks: &mut impl Chunks, delta: Result<Delta, GatewayError>) -> Vec<Event> {
+    match delta {
+        Ok(delta) => chunks.on(delta),
+        Err(error) => {
+            tracing::warn!(%error, "a stream broke off");
+            vec![json_event(&ApiError::from(error).body())]
+        }
+    }
+}
+
+fn sse(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    // Proxies such as nginx would gather the stream into one piece.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}

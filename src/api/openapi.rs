@@ -1,0 +1,84 @@
+//! The description of the HTTP surface, made from the types that serve it.
+
+use utoipa::openapi::schema::{AllOfBuilder, Schema};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
+
+use super::openai::{self, ChatBody, CompletionBody, DecodingBody};
+use super::{admin, ops};
+
+/// The public listener.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Switchback", description = "OpenAI-compatible inference with versions side by side."),
+    paths(
+        openai::chat_completions,
+        openai::completions,
+        openai::list_models,
+        openai::retrieve_model,
+        openai::tokenize,
+        openai::detokenize,
+        ops::health,
+        ops::ready,
+        ops::metrics,
+        ops::openapi,
+    )
+)]
+pub(super) struct PublicApi;
+
+/// The admin listener.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Switchback admin", description = "Versions, routes and their history."),
+    paths(
+        admin::list_models,
+        admin::get_route,
+        admin::put_route,
+        admin::rollback,
+        admin::load,
+        admin::unload,
+        admin::audit,
+    )
+)]
+pub(super) struct AdminApi;
+
+macro_rules! both {
+    ($(#[$doc:meta])* $name:ident, $own:ty, $title:literal) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                AllOfBuilder::new()
+                    .item(Ref::from_schema_name(DecodingBody::name()))
+                    .item(Ref::from_schema_name(<$own>::name()))
+                    .into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> std::borrow::Cow<'static, str> {
+                $title.into()
+            }
+            fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+                for (name, schema) in [
+                    (DecodingBody::name(), DecodingBody::schema()),
+                    (<$own>::name(), <$own>::schema()),
+                ] {
+                    schemas.push((name.into(), schema));
+                }
+                DecodingBody::schemas(schemas);
+                <$own>::schemas(schemas);
+            }
+        }
+    };
+}
+
+both!(
+    /// The body of a chat request: its own parameters and the shared ones, in one object.
+    ChatRequestSchema, ChatBody, "ChatRequest"
+);
+both!(
+    /// The body of a completion request: its own parameters and the shared ones, in one object.
+    CompletionRequestSchema, CompletionBody, "CompletionRequest"
+);

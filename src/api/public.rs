@@ -1,0 +1,79 @@
+//! The router that clients meet.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::caller::{ApiKeys, authenticate};
+use super::error::ApiError;
+use super::{openai, ops};
+use crate::config::{ApiKey, ServerConfig};
+use crate::gateway::Gateway;
+
+/// The longest that a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What every public handler may use.
+#[derive(Clone)]
+pub(super) struct PublicState {
+    pub(super) gateway: Gateway,
+    pub(super) body_limit: usize,
+    pub(super) body_timeout: Duration,
+    pub(super) keys: ApiKeys,
+}
+
+/// The public router: OpenAI's endpoints, and the operational ones.
+pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
+    let state = PublicState {
+        gateway,
+        body_limit: server.body_limit as usize,
+        body_timeout: server.request_timeout.min(BODY_TIMEOUT),
+        keys: ApiKeys::new(server.api_keys.iter().map(ApiKey::expose)),
+    };
+    let keyed = Router::new()
+        .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/models", get(openai::list_models))
+        .route("/v1/models/{model}", get(openai::retrieve_model))
+        .route("/tokenize", post(openai::tokenize))
+        .route("/detokenize", post(openai::detokenize))
+        .method_not_allowed_fallback(wrong_method)
+        .route_layer(from_fn_with_state(state.clone(), authenticate));
+    let open = Router::new()
+        .route("/health", get(ops::health))
+        .route("/ready", get(ops::ready))
+        .route("/metrics", get(ops::metrics))
+        .route("/openapi.json", get(ops::openapi))
+        .method_not_allowed_fallback(wrong_method);
+    framed(keyed.merge(open)).with_state(state)
+}
+
+/// What both routers share: our error body for what is not there, and for a panic.
+pub(super) fn framed<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.fallback(unknown_path).layer(CatchPanicLayer::custom(panicked))
+}
+
+async fn unknown_path(request: Request) -> ApiError {
+    ApiError::unknown_path(request.uri().path())
+}
+
+pub(super) async fn wrong_method(request: Request) -> ApiError {
+    ApiError::wrong_method(request.method().as_str(), request.uri().path())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the layer's own signature")]
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    tracing::error!(panic = what, "a handler panicked");
+    ApiError::internal("the server has a defect; its log says more").into_response()
+}

@@ -1,0 +1,65 @@
+//! The commands and how each is dispatched.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::error::CliError;
+use super::{bench, images, models, pull, rollback, route, serve};
+
+/// An LLM inference server with versions, weights and instant rollback built in.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the models of a configuration: clients on one listener, operators on another
+    Serve(serve::Args),
+    /// List models, versions, where each is and what share of traffic it has
+    Models(models::Args),
+    /// Show a model's route, or set its weights
+    Route(route::Args),
+    /// Put a model back on its last stable route, at once
+    Rollback(rollback::Args),
+    /// List, verify and dedupe images
+    Images(images::Args),
+    /// Bring an image from the Hugging Face Hub, pinned to a commit
+    Pull(pull::Args),
+    /// Measure what the documentation claims
+    Bench(bench::Args),
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the async runtime does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Models(args) => models::run(args).await,
+        Command::Route(args) => route::run(args).await,
+        Command::Rollback(args) => rollback::run(args).await,
+        Command::Images(args) => Ok(images::run(args)?),
+        Command::Pull(args) => Ok(pull::run(args).await?),
+        Command::Bench(args) => bench::run(args).await,
+    }
+}

@@ -1,0 +1,35 @@
+//! `switchback bench`: measures what the documentation claims, through the public door.
+//!
+//! Each benchmark starts the server of a configuration in this process, on free loopback ports and with
+//! a throw-away store, and speaks HTTP to it as a client would. Figures go to standard output; they are
+//! bounded in requests, so a benchmark stops by itself.
+
+mod demo;
+mod harness;
+mod stream;
+mod switch;
+
+use clap::Subcommand;
+
+use super::error::CliError;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Accuracy, valid-JSON rate and refusal rate of each demo version on held-out cases
+    Demo(demo::Args),
+    /// Weights shift under load: failed requests, mixed streams, time until a change is seen
+    Switch(switch::Args),
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    match args.what {
+        What::Demo(args) => demo::run(args).await,
+        What::Switch(args) => switch::run(args).await,
+    }
+}

@@ -1,0 +1,42 @@
+//! What a command can fail with, as the person at the terminal reads it.
+
+/// A failed command. Printed as `error: {self}`; the status is 1.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The configuration does not hold; lists every error in it.
+    #[error("{0}")]
+    Config(#[from] crate::config::ConfigErrors),
+    /// Nothing answers at the admin address.
+    #[error(
+        "no server answers at {address}: {cause}\n  start one with `switchback serve`, or name its admin address with --admin"
+    )]
+    Unreachable {
+        /// The admin address that was tried.
+        address: String,
+        /// The transport's error.
+        cause: String,
+    },
+    /// The admin API refused.
+    #[error("{0}")]
+    Refused(String),
+    /// An answer that is not what the admin API promises.
+    #[error("unexpected answer from {address}: {cause}")]
+    Answer {
+        /// The address asked.
+        address: String,
+        /// What was wrong with the answer.
+        cause: String,
+    },
+    /// The server did not start or did not stop as it should.
+    #[error("{0}")]
+    Server(String),
+    /// Image work failed.
+    #[error("{0}")]
+    Image(#[from] crate::image::ImageError),
+    /// A measurement could not be taken.
+    #[error("{0}")]
+    Bench(String),
+    /// Arguments that parse but make no sense together.
+    #[error("{0}")]
+    Usage(String),
+}

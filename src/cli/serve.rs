@@ -1,0 +1,143 @@
+//! `switchback serve`: starts the server of a configuration and stays until it is told to stop.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::error::CliError;
+use super::table::{Table, bytes};
+use crate::api::{App, RunningApp};
+use crate::gateway::Gateway;
+use crate::{config, telemetry};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration to serve
+    #[arg(long, env = "SWITCHBACK_CONFIG", default_value = "switchback.yaml", value_name = "FILE")]
+    config: PathBuf,
+    /// How log lines are written: text or json
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    log: telemetry::LogFormat,
+    /// What is logged, such as `info,switchback=debug`
+    #[arg(long, env = "RUST_LOG", default_value = "warn,switchback=info", value_name = "FILTER")]
+    log_filter: String,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    telemetry::init_logging(args.log, &args.log_filter).map_err(|e| CliError::Usage(e.to_string()))?;
+    let config = config::load(&args.config)?;
+    let stop = stop_signal()?;
+    let mut app = App::start(config).await.map_err(|e| CliError::Server(e.to_string()))?;
+    let stopped_early = tokio::select! {
+        () = watched_loads(&mut app) => false,
+        () = stop.wait() => true,
+    };
+    if !stopped_early {
+        summary(&app);
+        stop.wait().await;
+    }
+    eprintln!("stopping: no new requests; those under way may finish");
+    app.shut_down().await;
+    eprintln!("stopped");
+    Ok(())
+}
+
+/// Waits for the first loads behind a bar of the bytes read.
+async fn watched_loads(app: &mut RunningApp) {
+    let style = ProgressStyle::with_template("loading {msg} [{bar:40}] {bytes}/{total_bytes}");
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let gateway = app.gateway.clone();
+    let loads = app.loaded();
+    tokio::pin!(loads);
+    loop {
+        tokio::select! {
+            () = &mut loads => break,
+            () = tokio::time::sleep(Duration::from_millis(100)) => show_progress(&bar, &gateway),
+        }
+    }
+    bar.finish_and_clear();
+}
+
+fn show_progress(bar: &ProgressBar, gateway: &Gateway) {
+    for version in gateway.models().iter().flat_map(|model| &model.versions) {
+        if let Some((done, total)) = version.state.progress() {
+            bar.set_message(version.version.to_string());
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+}
+
+/// What is being served, where, and what it takes; for the person who just started it.
+fn summary(app: &RunningApp) {
+    let mut table = Table::new(&["version", "residency", "weight", "weights", "shared", "digest"]);
+    for version in app.gateway.models().into_iter().flat_map(|model| model.versions) {
+        let info = version.state.backend().map(|backend| backend.info.clone());
+        let size = |n: Option<u64>| n.map(bytes).unwrap_or_default();
+        table.row([
+            version.version.to_string(),
+            version
+                .state
+                .failure()
+                .map_or_else(|| version.state.name().to_owned(), |why| format!("failed: {why}")),
+            format!("{} %", version.weight),
+            size(info.as_ref().map(|i| i.weight_bytes)),
+            size(info.as_ref().map(|i| i.shared_bytes)),
+            version.digest.map(|d| d.short()).unwrap_or_default(),
+        ]);
+    }
+    eprintln!(
+        "\nclients    http://{}/v1\noperators  http://{}/admin\ndevice     cpu\n",
+        app.public, app.admin
+    );
+    eprint!("{table}");
+    let resident = resident_bytes().map(|n| format!("memory {}; ", bytes(n))).unwrap_or_default();
+    eprintln!("\n{resident}stop with Ctrl-C or SIGTERM");
+}
+
+/// Memory that the process holds, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Set once the process is told to stop.
+struct StopSignal(tokio_util::sync::CancellationToken);
+
+impl StopSignal {
+    async fn wait(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+#[cfg(unix)]
+fn stop_signal() -> Result<StopSignal, CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |e: std::io::Error| CliError::Server(format!("signals cannot be listened for: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(StopSignal(stop))
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> Result<StopSignal, CliError> {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        // without signals there is nothing to wait for but the end of the process
+        let _ = tokio::signal::ctrl_c().await;
+        told.cancel();
+    });
+    Ok(StopSignal(stop))
+}

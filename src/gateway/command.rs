@@ -1,0 +1,171 @@
+//! What a client asks for, after the edge has checked it and before a version has been chosen.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::str::FromStr;
+
+use serde_json::{Map, Value as Json};
+
+use super::GatewayError;
+use crate::ids::{ModelName, VersionRef};
+use crate::model::SpecialText;
+use crate::prompt::GenerationPrompt;
+use crate::release::StickyKey;
+
+/// What the `model` parameter names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A model: its route chooses the version.
+    Routed(ModelName),
+    /// One version, `model@version`, whatever the route says.
+    Pinned(VersionRef),
+}
+
+impl Target {
+    /// The model in either case.
+    pub fn model(&self) -> &ModelName {
+        match self {
+            Self::Routed(model) => model,
+            Self::Pinned(version) => &version.model,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = GatewayError;
+    fn from_str(text: &str) -> Result<Self, GatewayError> {
+        let unknown = |_| GatewayError::unknown_model(text);
+        match text.split_once('@') {
+            None => Ok(Self::Routed(text.parse().map_err(unknown)?)),
+            Some((model, version)) => Ok(Self::Pinned(VersionRef {
+                model: model.parse().map_err(unknown)?,
+                version: version.parse().map_err(unknown)?,
+            })),
+        }
+    }
+}
+
+/// Which model, and for whom.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// The model or version.
+    pub target: Target,
+    /// What keeps this client on one version.
+    pub sticky: StickyKey,
+}
+
+/// How many of the likeliest tokens are sampled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopK {
+    /// All of them.
+    All,
+    /// This many.
+    Best(NonZeroU32),
+}
+
+/// What to do with a stop string that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StopText {
+    /// Cut it off.
+    #[default]
+    Cut,
+    /// Leave it in the answer.
+    Include,
+}
+
+/// Whether the model's own end-of-text tokens end an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndOfText {
+    /// They do.
+    #[default]
+    Obey,
+    /// They are tokens like others.
+    Ignore,
+}
+
+/// How tokens are chosen and when to stop. `None` leaves a value to the version's own defaults.
+#[derive(Debug, Clone)]
+pub struct Decoding {
+    /// 0 is greedy.
+    pub temperature: Option<f32>,
+    /// Nucleus sampling.
+    pub top_p: Option<f32>,
+    /// Sampling from the k likeliest.
+    pub top_k: Option<TopK>,
+    /// Least probability, relative to the likeliest token's.
+    pub min_p: f32,
+    /// Above 1 discourages tokens seen before.
+    pub repetition_penalty: Option<f32>,
+    /// Subtracted once from tokens generated before.
+    pub presence_penalty: f32,
+    /// Subtracted for each time that a token was generated before.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The same seed gives the same answer from the same version; none draws one.
+    pub seed: Option<u64>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Tokens that end the answer.
+    pub stop_token_ids: Vec<u32>,
+    /// Whether a found stop text stays.
+    pub stop_text: StopText,
+    /// Whether the model's own end counts.
+    pub end_of_text: EndOfText,
+    /// At most this many tokens; none lets the gateway choose.
+    pub max_tokens: Option<usize>,
+    /// At least this many tokens.
+    pub min_tokens: usize,
+    /// Whether special tokens show in the text.
+    pub special_text: SpecialText,
+    /// How many answers to each prompt.
+    pub choices: NonZeroUsize,
+    /// Report the log-probability of each token, and of this many of the likeliest.
+    pub logprobs: Option<u8>,
+}
+
+/// A conversation to go on with.
+#[derive(Debug, Clone)]
+pub struct ChatCommand {
+    /// Which model, for whom.
+    pub address: Address,
+    /// The messages as the template reads them.
+    pub messages: Vec<Json>,
+    /// Further variables for the template.
+    pub template: Map<String, Json>,
+    /// Whether the assistant's turn is opened.
+    pub generation: GenerationPrompt,
+    /// How to answer.
+    pub decoding: Decoding,
+}
+
+/// A prompt of a completion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptInput {
+    /// Text, to be tokenized.
+    Text(String),
+    /// Tokens as they are.
+    Tokens(Vec<u32>),
+}
+
+/// Whether an answer repeats its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Echo {
+    /// It does not.
+    #[default]
+    Omit,
+    /// It starts with the prompt; its tokens' log-probabilities are reported if asked for.
+    Repeat,
+}
+
+/// Texts to go on with; each prompt has `decoding.choices` answers, numbered prompt by prompt.
+#[derive(Debug, Clone)]
+pub struct CompletionCommand {
+    /// Which model, for whom.
+    pub address: Address,
+    /// One or more prompts.
+    pub prompts: Vec<PromptInput>,
+    /// Whether answers repeat their prompt.
+    pub echo: Echo,
+    /// How to answer.
+    pub decoding: Decoding,
+}

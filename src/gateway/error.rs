@@ -1,0 +1,92 @@
+//! Why a request has no answer.
+
+use std::time::Duration;
+
+use crate::ids::{ModelName, VersionRef};
+
+/// Why a request has no answer, in words for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayError {
+    /// No such model is configured.
+    #[error("the model `{name}` does not exist; GET /v1/models lists those that do")]
+    UnknownModel {
+        /// What the client wrote, cut to a length fit for a message.
+        name: String,
+    },
+    /// The model has no such version.
+    #[error("the version `{version}` does not exist; GET /v1/models lists those that do")]
+    UnknownVersion {
+        /// What the client asked for.
+        version: VersionRef,
+    },
+    /// A value that this version cannot take, such as a token outside its vocabulary.
+    #[error("{message}")]
+    Invalid {
+        /// The parameter at fault.
+        param: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The prompt, or prompt and answer together, pass the context.
+    #[error(
+        "this model's context is {limit} tokens; the prompt has {prompt} and {asked} more are asked for: shorten one"
+    )]
+    TooLong {
+        /// The parameter at fault.
+        param: &'static str,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens to generate.
+        asked: usize,
+        /// The most tokens of both.
+        limit: usize,
+    },
+    /// The engine's queue is full.
+    #[error("the model's queue is full; try again in {} s", retry_after.as_secs().max(1))]
+    QueueFull {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No version that could answer is hot.
+    #[error("no version of `{what}` is ready to answer; GET /ready tells when one is")]
+    NotReady {
+        /// The model or version.
+        what: String,
+    },
+    /// The server is being stopped.
+    #[error("the server is shutting down and takes no new requests")]
+    ShuttingDown,
+    /// The request ran past its deadline.
+    #[error("the request was not finished within {} s (`server.request_timeout`)", after.as_secs_f64())]
+    Deadline {
+        /// How long it had.
+        after: Duration,
+    },
+    /// The engine failed under the request.
+    #[error("the engine failed: {why}")]
+    Engine {
+        /// What it said.
+        why: String,
+    },
+    /// A defect of ours.
+    #[error("{why}")]
+    Internal {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl GatewayError {
+    /// An unknown model by the name that the client wrote.
+    pub fn unknown_model(name: &str) -> Self {
+        Self::UnknownModel { name: name.chars().filter(|c| !c.is_control()).take(100).collect() }
+    }
+
+    pub(super) fn no_version(model: &ModelName) -> Self {
+        Self::NotReady { what: model.to_string() }
+    }
+
+    pub(super) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), message: message.into() }
+    }
+}

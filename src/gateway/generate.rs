@@ -1,0 +1,411 @@
+//! Chat and completion: from a command to an [`Answer`].
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde_json::{Map, Value as Json};
+
+use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
+use super::backend::Backend;
+use super::command::{
+    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, TopK,
+};
+use super::{Gateway, GatewayError};
+use crate::engine::{
+    EosPolicy, GenerateRequest, Generation, SamplingParams, StopInclusion, StopParams, SubmitError,
+};
+use crate::model::{SpecialText, SpecialTokens};
+use crate::prompt::{GenerationPrompt, PromptError};
+use crate::telemetry::Outcome;
+
+/// How often a request may meet a version that is just closing before it is told to come back. Each time the route
+/// is read anew, so that twice is already rare.
+const ATTEMPTS: usize = 8;
+
+/// Text from this size is tokenized off the request threads: it takes milliseconds.
+const LONG_TEXT: usize = 16 * 1024;
+
+/// What to tokenize.
+#[derive(Debug, Clone)]
+pub enum TokenizeInput {
+    /// A text.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether the model's special tokens are put around it.
+        special: SpecialTokens,
+    },
+    /// A conversation, through the version's template.
+    Messages {
+        /// The messages.
+        messages: Vec<Json>,
+        /// Further variables for the template.
+        template: Map<String, Json>,
+        /// Whether the assistant's turn is opened.
+        generation: GenerationPrompt,
+        /// Whether the model's special tokens are put around what the template gave.
+        special: SpecialTokens,
+    },
+}
+
+enum Work {
+    Chat(ChatCommand),
+    Completion(CompletionCommand),
+}
+
+struct Prompt {
+    tokens: Vec<u32>,
+    text: Option<String>,
+}
+
+impl Gateway {
+    /// Answers a conversation.
+    pub async fn chat(&self, command: ChatCommand) -> Result<Answer, GatewayError> {
+        self.answer(Work::Chat(command)).await
+    }
+
+    /// Goes on with one or more texts.
+    pub async fn complete(&self, command: CompletionCommand) -> Result<Answer, GatewayError> {
+        self.answer(Work::Completion(command)).await
+    }
+
+    /// The tokens of a text or a conversation, with the backend that they are for.
+    pub async fn tokenize(
+        &self,
+        address: &Address,
+        input: TokenizeInput,
+    ) -> Result<(Arc<Backend>, Vec<u32>), GatewayError> {
+        let backend = self.resolve(address)?;
+        let on = Arc::clone(&backend);
+        let tokens = blocking(move || match input {
+            TokenizeInput::Text { text, special } => encode(&on, &text, special, "prompt"),
+            TokenizeInput::Messages { messages, template, generation, special } => {
+                let text = render(&on, &messages, &template, generation)?;
+                encode(&on, &text, special, "messages")
+            }
+        })
+        .await?;
+        Ok((backend, tokens))
+    }
+
+    /// The text of tokens, with the backend that they are for. Special tokens show.
+    pub fn detokenize(
+        &self,
+        address: &Address,
+        tokens: &[u32],
+    ) -> Result<(Arc<Backend>, String), GatewayError> {
+        let backend = self.resolve(address)?;
+        in_vocabulary(&backend, tokens, "tokens")?;
+        let text = decode(&backend, tokens, "tokens")?;
+        Ok((backend, text))
+    }
+
+    async fn answer(&self, work: Work) -> Result<Answer, GatewayError> {
+        let work = Arc::new(work);
+        let result = self.admit(&work).await;
+        if let Err(error) = &result {
+            self.count_refusal(work.address(), error);
+        }
+        result
+    }
+
+    async fn admit(&self, work: &Arc<Work>) -> Result<Answer, GatewayError> {
+        let admitted = Instant::now();
+        let decoding = work.decoding();
+        let seed = decoding.seed.unwrap_or_else(super::start::random_u64);
+        for _ in 0..ATTEMPTS {
+            if self.inner().closed.load(Ordering::Acquire) {
+                return Err(GatewayError::ShuttingDown);
+            }
+            let backend = self.resolve(work.address())?;
+            let prompts = prompts(&backend, work).await?;
+            let requests = requests(&backend, work, &prompts, seed)?;
+            // All choices or none: a generation that is dropped here is cancelled.
+            let submitted: Result<Vec<Generation>, SubmitError> =
+                requests.into_iter().map(|request| backend.engine.submit(request)).collect();
+            match submitted {
+                Ok(generations) => {
+                    let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
+                    return Ok(Answer {
+                        version: backend.version.clone(),
+                        fingerprint: backend.fingerprint(),
+                        choices_per_prompt: decoding.choices.get(),
+                        prompts: prompts
+                            .into_iter()
+                            .map(|p| PromptEcho { tokens: p.tokens.len(), text: p.text })
+                            .collect(),
+                        stream: AnswerStream::new(Admission {
+                            backend,
+                            generations,
+                            choices_per_prompt: decoding.choices.get(),
+                            prompt_tokens,
+                            keep_tokens: decoding.max_tokens != Some(0),
+                            admitted,
+                            allowed: self.inner().request_timeout,
+                            metrics: self.inner().metrics.clone(),
+                        }),
+                    });
+                }
+                // The version is being unloaded: the route or the residency already says so.
+                Err(SubmitError::Closed) => tokio::task::yield_now().await,
+                Err(SubmitError::QueueFull { retry_after }) => {
+                    return Err(GatewayError::QueueFull { retry_after });
+                }
+                Err(SubmitError::TooLong { tokens, limit }) => {
+                    return Err(GatewayError::TooLong {
+                        param: work.param(),
+                        prompt: tokens,
+                        asked: 0,
+                        limit,
+                    });
+                }
+            }
+        }
+        Err(GatewayError::no_version(work.address().target.model()))
+    }
+
+    fn count_refusal(&self, address: &Address, error: &GatewayError) {
+        let outcome = match error {
+            GatewayError::QueueFull { .. } => Outcome::QueueFull,
+            GatewayError::NotReady { .. } | GatewayError::ShuttingDown => Outcome::Unavailable,
+            GatewayError::Deadline { .. } => Outcome::Timeout,
+            GatewayError::Engine { .. } | GatewayError::Internal { .. } => Outcome::Failed,
+            _ => Outcome::Invalid,
+        };
+        let model = address.target.model();
+        let known = self.inner().models.contains_key(model);
+        self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", outcome);
+    }
+}
+
+impl Work {
+    fn address(&self) -> &Address {
+        match self {
+            Self::Chat(chat) => &chat.address,
+            Self::Completion(completion) => &completion.address,
+        }
+    }
+
+    fn decoding(&self) -> &Decoding {
+        match self {
+            Self::Chat(chat) => &chat.decoding,
+            Self::Completion(completion) => &completion.decoding,
+        }
+    }
+
+    /// The parameter that holds the prompt.
+    fn param(&self) -> &'static str {
+        match self {
+            Self::Chat(_) => "messages",
+            Self::Completion(_) => "prompt",
+        }
+    }
+
+    fn echo(&self) -> Echo {
+        match self {
+            Self::Chat(_) => Echo::Omit,
+            Self::Completion(completion) => completion.echo,
+        }
+    }
+
+    /// A measure of the work that tokenizing will be.
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Chat(chat) => {
+                chat.messages.iter().filter_map(|m| m["content"].as_str()).map(str::len).sum::<usize>()
+            }
+            Self::Completion(completion) => completion
+                .prompts
+                .iter()
+                .map(|p| match p {
+                    PromptInput::Text(text) => text.len(),
+                    PromptInput::Tokens(tokens) => tokens.len(),
+                })
+                .sum(),
+        }
+    }
+
+    fn prompts(&self, backend: &Backend) -> Result<Vec<Prompt>, GatewayError> {
+        match self {
+            Self::Chat(chat) => {
+                let text = render(backend, &chat.messages, &chat.template, chat.generation)?;
+                let tokens = encode(backend, &text, SpecialTokens::Parse, "messages")?;
+                Ok(vec![Prompt { tokens, text: None }])
+            }
+            Self::Completion(completion) => {
+                let several = completion.prompts.len() > 1;
+                let param = |i: usize| if several { format!("prompt[{i}]") } else { "prompt".into() };
+                completion
+                    .prompts
+                    .iter()
+                    .enumerate()
+                    .map(|(i, input)| completion_prompt(backend, input, completion.echo, &param(i)))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn completion_prompt(
+    backend: &Backend,
+    input: &PromptInput,
+    echo: Echo,
+    param: &str,
+) -> Result<Prompt, GatewayError> {
+    let tokens = match input {
+        PromptInput::Text(text) => encode(backend, text, SpecialTokens::Add, param)?,
+        PromptInput::Tokens(tokens) => {
+            in_vocabulary(backend, tokens, param)?;
+            tokens.clone()
+        }
+    };
+    let text = match (echo, input) {
+        (Echo::Omit, _) => None,
+        (Echo::Repeat, PromptInput::Text(text)) => Some(text.clone()),
+        (Echo::Repeat, PromptInput::Tokens(tokens)) => Some(decode(backend, tokens, param)?),
+    };
+    Ok(Prompt { tokens, text })
+}
+
+async fn prompts(backend: &Arc<Backend>, work: &Arc<Work>) -> Result<Vec<Prompt>, GatewayError> {
+    if work.text_bytes() < LONG_TEXT {
+        return work.prompts(backend);
+    }
+    let (backend, work) = (Arc::clone(backend), Arc::clone(work));
+    blocking(move || work.prompts(&backend)).await
+}
+
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, GatewayError> + Send + 'static,
+) -> Result<T, GatewayError> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .unwrap_or_else(|e| Err(GatewayError::Internal { why: format!("tokenizing failed: {e}") }))
+}
+
+fn render(
+    backend: &Backend,
+    messages: &[Json],
+    variables: &Map<String, Json>,
+    generation: GenerationPrompt,
+) -> Result<String, GatewayError> {
+    let Some(template) = &backend.template else {
+        let message = format!("`{}` has no chat template; use /v1/completions", backend.version);
+        return Err(GatewayError::invalid("messages", message));
+    };
+    template.render(messages, variables, generation).map_err(|error| match error {
+        // The messages are what varies: a template that no messages suit would not have been released.
+        PromptError::Refused(why) => {
+            GatewayError::invalid("messages", format!("the chat template refuses these messages: {why}"))
+        }
+        other => GatewayError::invalid("messages", other.to_string()),
+    })
+}
+
+fn encode(
+    backend: &Backend,
+    text: &str,
+    special: SpecialTokens,
+    param: &str,
+) -> Result<Vec<u32>, GatewayError> {
+    backend
+        .tokenizer
+        .encode(text, special)
+        .map_err(|e| GatewayError::invalid(param, format!("`{param}` cannot be tokenized: {e}")))
+}
+
+fn decode(backend: &Backend, tokens: &[u32], param: &str) -> Result<String, GatewayError> {
+    backend
+        .tokenizer
+        .decode(tokens, SpecialText::Keep)
+        .map_err(|e| GatewayError::invalid(param, format!("`{param}` cannot be turned into text: {e}")))
+}
+
+fn in_vocabulary(backend: &Backend, tokens: &[u32], param: &str) -> Result<(), GatewayError> {
+    let size = backend.vocab_size();
+    match tokens.iter().find(|token| **token as usize >= size) {
+        None => Ok(()),
+        Some(token) => Err(GatewayError::invalid(
+            param,
+            format!("`{param}` has the token {token}; this version's tokens are below {size}"),
+        )),
+    }
+}
+
+/// The engine requests of all choices, prompt by prompt.
+fn requests(
+    backend: &Backend,
+    work: &Work,
+    prompts: &[Prompt],
+    seed: u64,
+) -> Result<Vec<GenerateRequest>, GatewayError> {
+    let decoding = work.decoding();
+    let biased: Vec<u32> = decoding.logit_bias.iter().map(|(token, _)| *token).collect();
+    in_vocabulary(backend, &biased, "logit_bias")?;
+    in_vocabulary(backend, &decoding.stop_token_ids, "stop_token_ids")?;
+    let limit = backend.max_context();
+    let mut requests = Vec::with_capacity(prompts.len() * decoding.choices.get());
+    for prompt in prompts {
+        let length = prompt.tokens.len();
+        if length == 0 {
+            let param = work.param();
+            return Err(GatewayError::invalid(param, format!("`{param}` gives a prompt of no tokens")));
+        }
+        // A request for no tokens makes one and throws it away.
+        let asked = decoding.max_tokens.map(|max| max.max(1));
+        let max_tokens = asked.unwrap_or(limit.saturating_sub(length));
+        if max_tokens == 0 || length.saturating_add(max_tokens) > limit {
+            let asked = asked.unwrap_or(1);
+            return Err(GatewayError::TooLong { param: work.param(), prompt: length, asked, limit });
+        }
+        for choice in 0..decoding.choices.get() as u64 {
+            requests.push(GenerateRequest {
+                prompt: prompt.tokens.clone(),
+                sampling: sampling(backend, decoding, seed.wrapping_add(choice)),
+                stop: stop(backend, decoding),
+                max_tokens,
+                min_tokens: decoding.min_tokens.min(max_tokens),
+                logprobs: decoding.logprobs,
+                prompt_logprobs: if work.echo() == Echo::Repeat { decoding.logprobs } else { None },
+                special_text: decoding.special_text,
+            });
+        }
+    }
+    Ok(requests)
+}
+
+/// The client's word first, then the version's own defaults, then the neutral value.
+fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams {
+    let defaults = &backend.defaults;
+    SamplingParams {
+        temperature: decoding.temperature.or(defaults.temperature).unwrap_or(1.0),
+        top_k: match decoding.top_k {
+            Some(TopK::Best(k)) => Some(k),
+            Some(TopK::All) => None,
+            None => defaults.top_k,
+        },
+        top_p: decoding.top_p.or(defaults.top_p).unwrap_or(1.0),
+        min_p: decoding.min_p,
+        repetition_penalty: decoding.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
+        presence_penalty: decoding.presence_penalty,
+        frequency_penalty: decoding.frequency_penalty,
+        logit_bias: decoding.logit_bias.clone(),
+        seed,
+    }
+}
+
+fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
+    StopParams {
+        strings: decoding.stop.clone(),
+        token_ids: decoding.stop_token_ids.clone(),
+        ignore_eos: match decoding.end_of_text {
+            EndOfText::Obey => EosPolicy::Stop(backend.eos.clone()),
+            EndOfText::Ignore => EosPolicy::Ignore,
+        },
+        include_stop: match decoding.stop_text {
+            StopText::Cut => StopInclusion::Exclude,
+            StopText::Include => StopInclusion::Include,
+        },
+    }
+}

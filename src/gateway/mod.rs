@@ -1,0 +1,36 @@
+//! The life of one request, from the name a client gives to the last token: and of the versions that answer.
+//!
+//! In: commands from `api` ([`ChatCommand`], [`CompletionCommand`]) and from operators (load, unload, set a route).
+//! Out: an [`Answer`], which names the version that gives it and streams its deltas; views for operators.
+//! May import: `release`, `engine`, `prompt`, `image`, `model`, `config`, `store` to open it. Knows no HTTP.
+//!
+//! Invariants: a request takes no lock between its arrival and its engine's queue; it ends on the version that it
+//! started on; a version is published as hot only once it can serve, and withdrawn before it stops; a failed load
+//! touches no other version; dropping an [`AnswerStream`] cancels all of its generations.
+
+mod admin;
+mod answer;
+mod backend;
+mod command;
+mod error;
+mod generate;
+mod residency;
+mod resolve;
+mod shutdown;
+mod start;
+
+pub use admin::{AdminError, ModelStatus, VersionStatus};
+pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
+pub use backend::Backend;
+pub use command::{
+    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
+};
+pub use error::GatewayError;
+pub use generate::TokenizeInput;
+pub use residency::{Progress, Residency, ResidencyError, State};
+pub use start::{Gateway, StartError, random_u64};
+
+pub use crate::engine::{FinishReason, TokenLogprob, Usage};
+pub use crate::model::{SpecialText, SpecialTokens};
+pub use crate::prompt::GenerationPrompt;
+pub use crate::release::{AuditEntry, Change, ReleaseError, RouteView, StickyKey};

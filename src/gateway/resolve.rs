@@ -1,0 +1,83 @@
+//! From the name that a client gives to the version that answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::command::{Address, Target};
+use super::{Gateway, GatewayError};
+use crate::ids::{VersionName, VersionRef, Weight};
+
+impl Gateway {
+    /// The backend for a request. Reads two atomic snapshots, the route's and the residency's; takes no lock.
+    ///
+    /// A pinned version answers or nobody does. On a route whose chosen version is not hot, the hot version with the
+    /// greatest weight answers in its place: no request is lost to versioning. The answer names who gave it.
+    pub(super) fn resolve(&self, address: &Address) -> Result<Arc<Backend>, GatewayError> {
+        let inner = self.inner();
+        match &address.target {
+            Target::Pinned(version) => {
+                let model = inner.models.get(&version.model);
+                let model = model.ok_or_else(|| GatewayError::unknown_model(version.model.as_str()))?;
+                if !model.versions.contains_key(&version.version) {
+                    return Err(GatewayError::UnknownVersion { version: version.clone() });
+                }
+                inner
+                    .residency
+                    .hot(version)
+                    .ok_or_else(|| GatewayError::NotReady { what: version.to_string() })
+            }
+            Target::Routed(model) => {
+                let chosen = inner
+                    .routes
+                    .resolve(model, &address.sticky)
+                    .ok_or_else(|| GatewayError::unknown_model(model.as_str()))?;
+                let chosen = VersionRef { model: model.clone(), version: chosen.version };
+                if let Some(backend) = inner.residency.hot(&chosen) {
+                    return Ok(backend);
+                }
+                let hot = |name: &VersionName| {
+                    inner.residency.hot(&VersionRef { model: model.clone(), version: name.clone() })
+                };
+                let other =
+                    stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
+                tracing::debug!(wanted = %chosen, answers = %other.version, "the chosen version is not hot");
+                inner.metrics.fell_back(&chosen);
+                Ok(other)
+            }
+        }
+    }
+}
+
+/// The hot version with the greatest weight; the first by name among equals.
+fn stand_in<T>(
+    weights: &BTreeMap<VersionName, Weight>,
+    hot: impl Fn(&VersionName) -> Option<T>,
+) -> Option<T> {
+    let mut by_weight: Vec<_> = weights.iter().filter(|(_, weight)| **weight > Weight::ZERO).collect();
+    by_weight.sort_by_key(|(_, weight)| std::cmp::Reverse(**weight));
+    by_weight.into_iter().find_map(|(name, _)| hot(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stand_in_among(weights: &[(&str, f64)], hot: &[&str]) -> Option<String> {
+        let weights =
+            weights.iter().map(|(n, w)| (n.parse().unwrap(), Weight::from_percent(*w).unwrap())).collect();
+        stand_in(&weights, |name| hot.contains(&name.as_str()).then(|| name.to_string()))
+    }
+
+    #[test]
+    fn the_heaviest_hot_version_stands_in() {
+        let weights = [("v1", 20.0), ("v2", 70.0), ("v3", 10.0)];
+        assert_eq!(stand_in_among(&weights, &["v1", "v3"]).as_deref(), Some("v1"));
+        assert_eq!(stand_in_among(&weights, &["v1", "v2", "v3"]).as_deref(), Some("v2"));
+    }
+
+    #[test]
+    fn a_version_without_weight_never_stands_in() {
+        assert_eq!(stand_in_among(&[("v1", 100.0), ("v2", 0.0)], &["v2"]), None);
+    }
+}

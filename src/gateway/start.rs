@@ -1,0 +1,247 @@
+//! The gateway itself: what it is made of, and how it comes up.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::residency::{Blueprint, Residency, State};
+use crate::config::{Config, EngineSettings, ModelConfig, Residency as Wanted};
+use crate::engine::{EngineConfig, PrefixCache};
+use crate::ids::{ModelName, VersionName, VersionRef, Weight};
+use crate::image;
+use crate::release::{Declared, Readiness, ReleaseError, Releases, Routes};
+use crate::store;
+use crate::telemetry::{EngineSample, Metrics, ResidencySample, RouteSample};
+
+/// Why the gateway could not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The image store could not be opened.
+    #[error("the image store cannot be opened: {0}")]
+    Images(#[from] image::ImageError),
+    /// The state database could not be opened.
+    #[error("the state database cannot be opened: {0}")]
+    Store(#[from] store::StoreError),
+    /// The routes could not be read back.
+    #[error("the routes cannot be read back: {0}")]
+    Releases(#[from] ReleaseError),
+}
+
+/// The way of every request, and the hand of every operator. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) models: BTreeMap<ModelName, ModelConfig>,
+    pub(super) routes: Routes,
+    pub(super) releases: Releases,
+    pub(super) residency: Residency,
+    pub(super) metrics: Metrics,
+    pub(super) request_timeout: Duration,
+    pub(super) drain_deadline: Duration,
+    /// Set once, when the server begins to stop.
+    pub(super) closed: AtomicBool,
+    /// Set once, when every version that was to be hot at the start is hot or has failed.
+    settled: AtomicBool,
+    /// Guards nothing but the order of operators' changes: while a version is being judged fit to be unloaded, no
+    /// route may give it weight. A message would not do, as the caller needs the answer before it goes on.
+    pub(super) changes: tokio::sync::Mutex<()>,
+    started: SystemTime,
+}
+
+impl Readiness for Residency {
+    fn is_ready(&self, version: &VersionRef) -> bool {
+        self.hot(version).is_some()
+    }
+}
+
+impl Gateway {
+    /// Opens the stores and reads back the routes; loads nothing yet.
+    pub async fn start(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
+        let images = image::Store::open(&config.server.images)?;
+        let residency = Residency::new(blueprints(config), images, metrics.clone());
+        let store = store::Store::open(&config.server.store).await?;
+        let releases = Releases::start(store, declared(config), Arc::new(residency.clone())).await?;
+        Ok(Self(Arc::new(Inner {
+            models: config.models.clone(),
+            routes: releases.routes(),
+            releases,
+            residency,
+            metrics,
+            request_timeout: config.server.request_timeout,
+            drain_deadline: config.server.drain_deadline,
+            closed: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            changes: tokio::sync::Mutex::new(()),
+            started: SystemTime::now(),
+        })))
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// Loads what is configured hot, and what the routes give weight: a route that outlived a restart may weigh a
+    /// version that is configured cold. The heaviest come first. A failed load leaves the others serving.
+    pub async fn load_initial(&self) {
+        for version in self.wanted_hot() {
+            // The failure is in the version's state, in the log and in the metrics.
+            let _ = self.0.residency.load(&version).await;
+        }
+        self.0.settled.store(true, Ordering::Release);
+    }
+
+    fn wanted_hot(&self) -> Vec<VersionRef> {
+        let mut wanted = Vec::new();
+        for (model, config) in &self.0.models {
+            let weights = self.weights(model);
+            for (version, settings) in &config.versions {
+                let weight = weights.get(version).copied().unwrap_or(Weight::ZERO);
+                if weight > Weight::ZERO || settings.residency == Wanted::Hot {
+                    wanted.push((weight, VersionRef { model: model.clone(), version: version.clone() }));
+                }
+            }
+        }
+        wanted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+        wanted.into_iter().map(|(_, version)| version).collect()
+    }
+
+    /// The weights of a model's route at this moment; empty for a model that is not configured.
+    pub(super) fn weights(&self, model: &ModelName) -> BTreeMap<VersionName, Weight> {
+        self.0.routes.snapshot().get(model).map(|route| route.weights().clone()).unwrap_or_default()
+    }
+
+    /// The header that keeps this model's users on one version, if one is configured.
+    pub fn sticky_header(&self, model: &ModelName) -> Option<&str> {
+        self.0.models.get(model)?.sticky_header.as_deref()
+    }
+
+    /// The routes as requests read them.
+    pub fn routes(&self) -> Routes {
+        self.0.routes.clone()
+    }
+
+    /// The one model, where there is one.
+    pub fn only_model(&self) -> Option<&ModelName> {
+        let mut names = self.0.models.keys();
+        names.next().filter(|_| names.next().is_none())
+    }
+
+    /// Unix time in seconds at which the gateway came up.
+    pub fn started_at(&self) -> u64 {
+        self.0.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
+    /// Versions whose engine died while they were hot.
+    pub fn dead_engines(&self) -> Vec<VersionRef> {
+        let table = self.0.residency.table();
+        let dead = table.iter().filter(|(_, state)| matches!(state, State::Hot(b) if !b.is_alive()));
+        dead.map(|(version, _)| version.clone()).collect()
+    }
+
+    /// Why no requests should be sent here; nothing if they should.
+    pub fn not_ready(&self) -> Vec<String> {
+        if self.0.closed.load(Ordering::Acquire) {
+            return vec!["the server is shutting down".into()];
+        }
+        if !self.0.settled.load(Ordering::Acquire) {
+            return vec!["the first loads are not over".into()];
+        }
+        let serves = |model: &ModelName| {
+            self.weights(model).iter().filter(|(_, weight)| **weight > Weight::ZERO).any(|(name, _)| {
+                self.0.residency.hot(&VersionRef { model: model.clone(), version: name.clone() }).is_some()
+            })
+        };
+        let silent = self.0.models.keys().filter(|model| !serves(model));
+        silent.map(|model| format!("no version on the route of `{model}` is hot")).collect()
+    }
+
+    /// The text of `/metrics`.
+    pub fn render_metrics(&self) -> Result<String, prometheus::Error> {
+        let table = self.0.residency.table();
+        let mut engines = Vec::new();
+        let mut residency = Vec::new();
+        for (version, state) in table.iter() {
+            let backend = state.backend();
+            residency.push(ResidencySample {
+                version: version.clone(),
+                state: state.name(),
+                weight_bytes: backend.map_or(0, |b| b.info.weight_bytes),
+                shared_bytes: backend.map_or(0, |b| b.info.shared_bytes),
+            });
+            if let Some(backend) = backend {
+                let stats = backend.engine.stats();
+                engines.push(EngineSample {
+                    version: version.clone(),
+                    alive: backend.is_alive(),
+                    running: stats.running as u64,
+                    waiting: stats.waiting as u64,
+                    blocks_used: stats.blocks_used as u64,
+                    blocks_total: stats.blocks_total as u64,
+                    preemptions: stats.preemptions,
+                    steps: stats.steps,
+                    prefix_hit_tokens: stats.prefix_hit_tokens,
+                });
+            }
+        }
+        let routes: Vec<_> = self.0.models.keys().flat_map(|model| self.route_samples(model)).collect();
+        self.0.metrics.render(&engines, &residency, &routes)
+    }
+
+    fn route_samples(&self, model: &ModelName) -> Vec<RouteSample> {
+        let snapshot = self.0.routes.snapshot();
+        let Some(route) = snapshot.get(model) else { return Vec::new() };
+        let sample = |(version, weight): (&VersionName, &Weight)| RouteSample {
+            version: VersionRef { model: model.clone(), version: version.clone() },
+            percent: weight.percent(),
+            revision: route.revision(),
+        };
+        route.weights().iter().map(sample).collect()
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("residency", &self.0.residency).finish_non_exhaustive()
+    }
+}
+
+fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
+    let mut all = BTreeMap::new();
+    for (model, settings) in &config.models {
+        for (name, version) in &settings.versions {
+            let reference = VersionRef { model: model.clone(), version: name.clone() };
+            let (image, digest) = (version.image.clone(), version.digest);
+            all.insert(reference, Blueprint { image, digest, engine: engine_config(&settings.engine) });
+        }
+    }
+    all
+}
+
+fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {
+    let declared = |settings: &ModelConfig| Declared {
+        versions: settings.versions.keys().cloned().collect(),
+        first_route: settings.route.clone(),
+    };
+    config.models.iter().map(|(model, settings)| (model.clone(), declared(settings))).collect()
+}
+
+fn engine_config(settings: &EngineSettings) -> EngineConfig {
+    EngineConfig {
+        kv_tokens: settings.kv_tokens,
+        block_size: settings.block_size,
+        max_running: settings.max_running,
+        max_step_tokens: settings.max_step_tokens,
+        queue: settings.queue,
+        prefix_cache: if settings.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
+    }
+}
+
+/// A number nobody chose: for seeds, request names and connection keys. Not for secrets.
+///
+/// Each `RandomState` has keys of its own, drawn from the system's randomness.
+pub fn random_u64() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}

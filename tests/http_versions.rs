@@ -1,0 +1,182 @@
+//! Versions as clients and operators meet them: sticky, pinned, loaded, unloaded, rolled back.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Server, chat, start, with};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const CHAT: &str = "/v1/chat/completions";
+const ROUTE: &str = "/admin/models/desk/route";
+
+async fn version_for(server: &Server, user: &str) -> String {
+    let response = server.post(CHAT, &with(chat(), json!({"user": user}))).await;
+    assert_eq!(response.status(), 200);
+    response.headers()["x-switchback-version"].to_str().unwrap().to_owned()
+}
+
+async fn split(server: &Server, v1: u8) {
+    let body = json!({"weights": {"v1": v1, "v2": 100 - v1}, "reason": "a test"});
+    let (status, answer) = server.admin(Method::PUT, ROUTE, Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test]
+async fn a_user_keeps_his_version_by_whatever_names_him() {
+    let server = start().await;
+    split(&server, 50).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for i in 0..20 {
+        let user = format!("user-{i}");
+        let first = version_for(&server, &user).await;
+        assert_eq!(version_for(&server, &user).await, first);
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 2, "twenty users were all sent to {seen:?}");
+
+    // A connection is given a key; sent back on another connection, it leads to the same version.
+    for _ in 0..10 {
+        let response = reqwest::Client::new().post(server.url(CHAT)).json(&chat()).send().await.unwrap();
+        let key = response.headers()["x-switchback-sticky-key"].clone();
+        let first = response.headers()["x-switchback-version"].clone();
+        for header in ["x-switchback-sticky-key", "x-user-id"] {
+            let again = reqwest::Client::new().post(server.url(CHAT)).header(header, &key).json(&chat());
+            let again = again.send().await.unwrap();
+            assert_eq!(again.headers()["x-switchback-version"], first);
+            assert!(!again.headers().contains_key("x-switchback-sticky-key"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pinned_version_answers_whatever_the_route_says() {
+    let server = start().await;
+    let response = server.post(CHAT, &with(chat(), json!({"model": "desk@v2"}))).await;
+    assert_eq!(response.headers()["x-switchback-version"], "desk@v2");
+}
+
+#[tokio::test]
+async fn a_route_changes_and_rolls_back_with_the_next_request() {
+    let server = start().await;
+    split(&server, 0).await;
+    assert_eq!(version_for(&server, "ada").await, "desk@v2");
+    let (status, route) = server.admin(Method::POST, "/admin/models/desk/rollback", None).await;
+    assert_eq!(status, 200, "{route}");
+    assert_eq!(route["weights"]["v1"], 100);
+    assert_eq!(version_for(&server, "ada").await, "desk@v1");
+    let (_, log) = server.admin(Method::GET, "/admin/audit?model=desk", None).await;
+    let newest = &log["entries"][0];
+    assert_eq!((&newest["action"], &newest["actor"]), (&json!("rollback"), &json!("ada")));
+}
+
+#[tokio::test]
+async fn operators_get_clear_errors_too() {
+    let server = start().await;
+    let put = |weights: Value| server.admin(Method::PUT, ROUTE, Some(json!({"weights": weights})));
+    for (weights, status, code) in [
+        (json!({"v1": 60}), 400, "invalid_value"),
+        (json!({"v1": 50, "v3": 50}), 409, "version_not_hot"),
+        (json!({"v1": 101}), 400, "invalid_value"),
+        (json!({"v1": "all"}), 400, "invalid_type"),
+        (json!([1]), 400, "invalid_type"),
+    ] {
+        let (found, answer) = put(weights.clone()).await;
+        assert_eq!((found.as_u16(), &answer["error"]["code"]), (status, &json!(code)), "{weights}");
+    }
+    for (method, path, status, code) in [
+        (Method::GET, "/admin/models/nobody/route", 404, "model_not_found"),
+        (Method::POST, "/admin/models/desk/versions/v9/load", 404, "version_not_found"),
+        (Method::POST, "/admin/models/desk/versions/v1/unload", 409, "version_has_weight"),
+        (Method::POST, "/admin/models/desk/versions/broken/load", 422, "load_failed"),
+        (Method::POST, "/admin/models/desk/rollback", 409, "nothing_to_roll_back_to"),
+        (Method::GET, "/admin/audit?limit=0", 400, "invalid_value"),
+        (Method::GET, "/admin/audit?limits=1", 400, "invalid_value"),
+        (Method::DELETE, "/admin/models", 405, "method_not_allowed"),
+        (Method::GET, "/v1/models", 404, "unknown_url"),
+    ] {
+        let (found, answer) = server.admin(method, path, None).await;
+        assert_eq!((found.as_u16(), &answer["error"]["code"]), (status, &json!(code)), "{path}");
+    }
+    server.ask(CHAT, &chat()).await;
+}
+
+#[tokio::test]
+async fn a_version_is_loaded_takes_traffic_and_is_unloaded() {
+    let server = start().await;
+    let version = |action: &str| format!("/admin/models/desk/versions/v3/{action}");
+    let (status, answer) = server.admin(Method::POST, &version("load"), Some(json!({"reason": "try"}))).await;
+    assert_eq!((status.as_u16(), &answer["residency"]["state"]), (200, &json!("hot")), "{answer}");
+    let (status, _) = server.admin(Method::PUT, ROUTE, Some(json!({"weights": {"v3": 100}}))).await;
+    assert_eq!(status, 200);
+    assert_eq!(version_for(&server, "ada").await, "desk@v3");
+    split(&server, 100).await;
+    let (status, answer) = server.admin(Method::POST, &version("unload"), None).await;
+    assert_eq!((status.as_u16(), &answer["residency"]["state"]), (200, &json!("cold")), "{answer}");
+}
+
+#[tokio::test]
+async fn a_failed_load_says_why_and_leaves_the_others_serving() {
+    let server = start().await;
+    let (_, answer) = server.admin(Method::POST, "/admin/models/desk/versions/broken/load", None).await;
+    assert!(answer["error"]["message"].as_str().unwrap().contains("not-there"), "{answer}");
+    let (_, models) = server.admin(Method::GET, "/admin/models", None).await;
+    let broken = &models["models"][0]["versions"][0];
+    assert_eq!(broken["residency"]["state"], "failed");
+    assert_eq!(server.get("/ready").await.status(), 200);
+    server.ask(CHAT, &chat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_while_versions_come_and_go() {
+    let server = std::sync::Arc::new(start().await);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            let (server, stop) = (server.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut count = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let body = with(chat(), json!({"user": format!("{client}-{count}")}));
+                    let response = server.post(CHAT, &body).await;
+                    assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        split(&server, 50).await;
+        split(&server, 100).await;
+        let (status, answer) =
+            server.admin(Method::POST, "/admin/models/desk/versions/v2/unload", None).await;
+        assert_eq!(status, 200, "{answer}");
+        let (status, answer) = server.admin(Method::POST, "/admin/models/desk/versions/v2/load", None).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_finishes_what_was_begun_and_takes_nothing_new() {
+    let server = start().await;
+    let request = with(chat(), json!({"max_tokens": 100, "ignore_eos": true}));
+    let (url, client) = (server.url(CHAT), server.client.clone());
+    let begun = tokio::spawn(async move { client.post(url).json(&request).send().await.unwrap().status() });
+    while server.running().await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    server.app.gateway.close();
+    assert_eq!(server.get("/ready").await.status(), 503);
+    let response = server.post(CHAT, &chat()).await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "shutting_down");
+    let address = server.app.public;
+    server.app.shut_down().await;
+    assert_eq!(begun.await.unwrap(), 200);
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
