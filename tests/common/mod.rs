@@ -47,7 +47,7 @@ fn config(folder: &Path, setup: &Setup) -> std::path::PathBuf {
     let path = folder.join("switchback.yaml");
     let Setup { server, engine } = setup;
     let text = format!(
-        "server:\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  store: state.db\n  images: images\n{server}\
+        "server:\n  mode: dev\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  store: state.db\n  images: images\n{server}\
          engine:\n  kv_tokens: 4096\n{engine}\
          models:\n  desk:\n    sticky_header: x-user-id\n    versions:\n\
          \x20     v1: {{ image: v1, residency: hot }}\n\
