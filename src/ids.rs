@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -57,7 +58,7 @@ macro_rules! name {
             type Err = IdError;
             fn from_str(s: &str) -> Result<Self, IdError> {
                 if is_name(s) {
-                    Ok(Self(s.to_owned()))
+                    Ok(Self(s.into()))
                 } else {
                     Err(IdError::Name { kind: $kind, found: s.to_owned() })
                 }
@@ -71,7 +72,7 @@ macro_rules! name {
         }
         impl From<$name> for String {
             fn from(n: $name) -> String {
-                n.0
+                n.as_str().to_owned()
             }
         }
         impl fmt::Display for $name {

@@ -4,8 +4,11 @@
 //! `tests/architecture.rs` holds the arrows between them.
 
 pub mod demo;
+pub mod engine;
 pub mod ids;
 pub mod model;
 pub mod prompt;
+pub mod release;
+pub mod store;
 pub mod telemetry;
 pub mod tensor;

@@ -33,19 +33,19 @@ struct Args {
     #[arg(long, default_value = "models")]
     out: PathBuf,
     /// Steps from nothing to v1
-    #[arg(long, default_value_t = 1600)]
+    #[arg(long, default_value_t = 900)]
     v1_steps: usize,
     /// Steps from v1 to v2
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 900)]
     v2_steps: usize,
     /// Steps from v1 to v3
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 160)]
     v3_steps: usize,
     /// Conversations in a step
     #[arg(long, default_value_t = 32)]
     batch: usize,
     /// Held-out cases that each version answers at the end
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 200)]
     eval: usize,
     /// Seed of everything
     #[arg(long, default_value_t = 1)]

@@ -39,6 +39,7 @@ fn print_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Valu
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=.., sort_keys=..)`: unlike Jinja's own, no HTML escapes.
+#[expect(clippy::needless_pass_by_value, reason = "the shape that a filter has")]
 fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let indent = match indent {
         Some(given) => Some(given),

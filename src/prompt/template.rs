@@ -122,7 +122,8 @@ fn without_generation_marks(source: &str) -> String {
         if matches!(word, "generation" | "endgeneration") {
             let sign =
                 |c: Option<char>| c.filter(|c| matches!(c, '-' | '+')).map(String::from).unwrap_or_default();
-            out.push_str(&format!("{{#{} {}#}}", sign(inner.chars().next()), sign(inner.chars().last())));
+            let (first, last) = (sign(inner.chars().next()), sign(inner.chars().last()));
+            out.extend(["{#", &first, " ", &last, "#}"]);
         } else {
             out.push_str(&tag[..end]);
         }

@@ -1,0 +1,25 @@
+//! What the operator wrote, as a type that cannot be wrong.
+//!
+//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys`).
+//! Out: [`Config`], or [`ConfigErrors`]: every mistake at once, each with its line and its fix.
+//! May import: `ids`.
+//! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
+//! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
+//! folder of the file; outside `mode: dev` every version has a digest.
+
+mod error;
+mod raw;
+mod reader;
+mod units;
+mod valid;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use valid::{
+    ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Residency,
+    ServerConfig, VersionConfig,
+};
+pub use validate::{load, parse};

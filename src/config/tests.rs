@@ -1,0 +1,177 @@
+use std::path::Path;
+
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::Weight;
+
+const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn read(text: &str) -> Result<Config, ConfigErrors> {
+    let text = text.replace("DIGEST", DIGEST);
+    parse(&text, Path::new("/etc/sb.yaml"), &|name| (name == "KEY").then(|| "secret-1".to_owned()))
+}
+
+fn errors(text: &str) -> String {
+    read(text).expect_err("the config was taken").to_string()
+}
+
+const GOOD: &str = r#"
+server: { listen: 127.0.0.1:9000, admin: 127.0.0.1:9001, body_limit: 1MiB, request_timeout: 90s, api_keys: ["${KEY}"] }
+engine: { max_running: 8, threads: 2 }
+models:
+  support-assistant:
+    sticky_header: X-User-Id
+    versions:
+      v1: { image: models/v1, digest: "DIGEST" }
+      v2: { image: "hf://org/name@0123456789abcdef0123456789abcdef01234567", digest: "DIGEST", residency: cold }
+      v3: { image: /models/v3, digest: "DIGEST", residency: hot }
+    route: { v1: 97.5, v3: "2.5%" }
+    engine: { queue: 4, prefix_cache: false }
+"#;
+
+#[test]
+fn a_full_config_is_read_with_defaults_and_overrides() {
+    let config = read(GOOD).unwrap();
+    assert_eq!(config.server.body_limit, 1 << 20);
+    assert_eq!(config.server.request_timeout.as_secs(), 90);
+    assert_eq!(config.server.store, Path::new("/etc/.switchback/state.db"));
+    assert_eq!(config.server.api_keys[0].expose(), "secret-1");
+    assert!(!format!("{config:?}").contains("secret-1"));
+    assert_eq!(config.threads.map(std::num::NonZero::get), Some(2));
+    let model = &config.models[&"support-assistant".parse().unwrap()];
+    assert_eq!(model.sticky_header.as_deref(), Some("x-user-id"));
+    assert_eq!(model.engine.max_running, 8);
+    assert_eq!((model.engine.queue, model.engine.prefix_cache), (4, false));
+    assert_eq!(model.versions[&"v1".parse().unwrap()].image, ImageRef::Local("/etc/models/v1".into()));
+    assert_eq!(model.versions[&"v2".parse().unwrap()].residency, Residency::Cold);
+    assert_eq!(model.route[&"v3".parse().unwrap()], Weight::from_percent(2.5).unwrap());
+}
+
+#[test]
+fn one_version_needs_no_route_and_dev_mode_no_digest() {
+    let config = read("server: { mode: dev }\nmodels: { m: { versions: { v1: { image: a } } } }").unwrap();
+    let model = &config.models[&"m".parse().unwrap()];
+    assert_eq!(model.route[&"v1".parse().unwrap()], Weight::FULL);
+}
+
+#[test]
+fn version_names_that_look_like_numbers_stay_as_written() {
+    let config = read("server: { mode: dev }\nmodels: { m: { versions: { 1.10: { image: a }, 2: { image: b } }, route: { 1.10: 100 } } }").unwrap();
+    let model = &config.models[&"m".parse().unwrap()];
+    assert!(model.route.contains_key(&"1.10".parse().unwrap()));
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    assert_snapshot!(errors(r#"
+server:
+  listen: localhost
+  admin: 127.0.0.1:8080
+  lisen: 1
+  body_limit: 2
+  request_timeout: 5 minutes
+  mode: fast
+  api_keys: ["${NOPE}", "a ${KEY}", 7]
+engine: { kv_tokens: 8, max_running: 600, threads: 0, kv_cache: 9 }
+models:
+  "bad name": { versions: { v1: { image: x, digest: "DIGEST" } } }
+  support:
+    sticky_header: "x user"
+    sticky_header: x-user
+    versions:
+      v1: { image: "hf://org/name@main", digest: "DIGEST" }
+      v2: { image: s3://bucket, digest: sha256:12 }
+      v3: { residency: warm }
+      v4: { image: m, digest: "DIGEST", residency: cold }
+    route: { v1: 50, v22: 20, v4: 10, v3: 101 }
+    engine: { threads: 2 }
+  empty:
+"#), @r#"
+/etc/sb.yaml:3: server.listen: "localhost" is not an address; write ip:port, such as 127.0.0.1:8080
+/etc/sb.yaml:4: server.admin: 127.0.0.1:8080 and server.listen 127.0.0.1:8080 are one port; give the admin API a port of its own
+/etc/sb.yaml:5: server.lisen: unknown key; did you mean `listen`?
+/etc/sb.yaml:6: server.body_limit: the number 2 is not a size; write a number and B, KiB, MiB or GiB: 2MiB
+/etc/sb.yaml:7: server.request_timeout: "5 minutes" is not a duration; write a number and ms, s, m or h: 30s
+/etc/sb.yaml:8: server.mode: found "fast"; write production or dev
+/etc/sb.yaml:9: server.api_keys[0]: the environment variable NOPE is not set; set NOPE or remove this entry
+/etc/sb.yaml:9: server.api_keys[1]: a variable within a longer text; write the whole entry as `${NAME}`
+/etc/sb.yaml:9: server.api_keys[2]: not a text; put the key in quotes
+/etc/sb.yaml:10: engine.kv_cache: unknown key; known here: kv_tokens, block_size, max_running, max_step_tokens, queue, prefix_cache, threads
+/etc/sb.yaml:10: engine.kv_tokens: 8 is less than one block of 16; raise kv_tokens or lower block_size
+/etc/sb.yaml:10: engine.max_step_tokens: 512 is less than max_running 600, and each running sequence takes a token a step; raise max_step_tokens or lower max_running
+/etc/sb.yaml:10: engine.threads: found the number 0; give a whole number from 1 to 1024, or `auto`
+/etc/sb.yaml:12: models.bad name: "bad name" is not a usable name; use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit
+/etc/sb.yaml:14: models.support.sticky_header: "x user" is not a header name; write one such as x-user-id
+/etc/sb.yaml:15: models.support.sticky_header: the key is written twice, first on line 14; keep one of the two
+/etc/sb.yaml:17: models.support.versions.v1.image: revision "main" does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` tells it)
+/etc/sb.yaml:18: models.support.versions.v2.image: s3:// is not a known source; give a folder or `hf://org/name@<commit>`
+/etc/sb.yaml:18: models.support.versions.v2.digest: "sha256:12" is not a digest; write `sha256:` and 64 lower-case hexadecimal digits; `switchback images add` prints it
+/etc/sb.yaml:19: models.support.versions.v3.image: missing; give a folder or `hf://org/name@<commit>`
+/etc/sb.yaml:19: models.support.versions.v3.digest: missing; add the digest that `switchback images add` or `pull` prints, or set server.mode to dev
+/etc/sb.yaml:19: models.support.versions.v3.residency: found "warm"; write hot or cold
+/etc/sb.yaml:21: models.support.route.v22: the model has no such version; did you mean `v2`?
+/etc/sb.yaml:21: models.support.route.v4: a cold version cannot take traffic; set its residency to hot, or give it 0
+/etc/sb.yaml:21: models.support.route.v3: the number 101 is not a weight; give a percentage from 0 to 100 with at most two decimals
+/etc/sb.yaml:22: models.support.engine.threads: threads belong to the whole process; set engine.threads instead
+/etc/sb.yaml:23: models.empty.versions: the model has no version; add one: `v1: { image: models/v1 }`
+"#);
+}
+
+#[test]
+fn weights_that_do_not_sum_to_100_say_the_sum() {
+    assert_snapshot!(errors(r#"
+server: { mode: dev, listen: "0.0.0.0:80", admin: "127.0.0.1:80" }
+models:
+  a: { versions: { v1: { image: x }, v2: { image: y } }, route: { v1: 90, v2: 5.5 } }
+  b: { versions: { v1: { image: x }, v2: { image: y } } }
+  c: { versions: { v1: { image: "hf://org/name" } } }
+"#), @r#"
+/etc/sb.yaml:2: server.admin: 127.0.0.1:80 and server.listen 0.0.0.0:80 are one port; give the admin API a port of its own
+/etc/sb.yaml:4: models.a.route: the weights sum to 95.5; make them sum to 100
+/etc/sb.yaml:5: models.b.route: missing; write `route: { v1: 100 }`
+/etc/sb.yaml:6: models.c.versions.v1.image: a reference without a commit does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` tells it)
+"#);
+}
+
+#[test]
+fn files_that_are_no_config_say_so() {
+    assert_snapshot!(errors(""), @r#"/etc/sb.yaml: models: no model is declared; add `models:` with at least one model and version"#);
+    assert!(errors("models: {}").contains("no model is declared"));
+    assert!(errors("server: {}").contains("no model is declared"));
+    assert_snapshot!(errors("models: [1, 2]"), @r#"/etc/sb.yaml:1: models: found a list of 2; write a mapping of `key: value` lines"#);
+    assert_snapshot!(errors("just a text"), @r#"/etc/sb.yaml:1: found "just a text"; write a mapping of `key: value` lines"#);
+    assert_snapshot!(errors("a: b: c"), @r#"/etc/sb.yaml:1: the file is not readable YAML: mapping values are not allowed in this context at line 1, column 5; check the indentation, the colons and the quotes near this line"#);
+    assert_snapshot!(errors("server: { listen: 1\n"), @r#"/etc/sb.yaml:1: the file is not readable YAML: unclosed bracket '{' at line 1, column 9; check the indentation, the colons and the quotes near this line"#);
+    let missing = load(Path::new("/nowhere/sb.yaml")).unwrap_err();
+    assert_snapshot!(missing, @r#"/nowhere/sb.yaml: cannot read the file: No such file or directory (os error 2); name a readable file with `--config`"#);
+}
+
+#[test]
+fn a_lone_cold_version_has_no_route_by_default() {
+    let text = "server: { mode: dev }\nmodels: { m: { versions: { v1: { image: a, residency: cold } } } }";
+    assert!(errors(text).contains("models.m.route"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in ".{0,200}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_panics(cut in 0..GOOD.len(), len in 0_usize..40, put in "[ -~\n]{0,12}") {
+        let end = (cut + len).min(GOOD.len());
+        let text = format!("{}{put}{}", &GOOD[..cut], &GOOD[end..]);
+        if let Err(e) = read(&text) {
+            prop_assert!(!e.errors.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_depth_panics(depth in 0_usize..2000) {
+        let _ = read(&"[".repeat(depth));
+        let _ = read(&"{a: ".repeat(depth));
+    }
+}

@@ -1,0 +1,277 @@
+//! The second type: a config that cannot be wrong.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::ids::{Digest, ModelName, VersionName, Weight};
+
+/// The whole config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// How the process listens, stores and stops.
+    pub server: ServerConfig,
+    /// Compute threads of the process; `None`: as many as the machine has cores.
+    pub threads: Option<NonZeroUsize>,
+    /// The served models; never empty.
+    pub models: BTreeMap<ModelName, ModelConfig>,
+}
+
+/// How the process listens, stores and stops.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerConfig {
+    /// Production demands a digest for every version.
+    pub mode: Mode,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators connect; never the same as `listen`.
+    pub admin: SocketAddr,
+    /// The database of releases and audit.
+    pub store: PathBuf,
+    /// The folder of the image store.
+    pub images: PathBuf,
+    /// The largest request body in bytes.
+    pub body_limit: usize,
+    /// The longest a request may take.
+    pub request_timeout: Duration,
+    /// The longest that a shutdown or an unload waits for running requests.
+    pub drain_deadline: Duration,
+    /// Keys that clients must send; empty: no key is asked for.
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// How strict the config is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Every version needs a digest.
+    Production,
+    /// Versions may lack a digest: what lies in the folder is served.
+    Dev,
+}
+
+/// A secret that a client sends; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    pub(super) const fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    /// The secret itself, for comparison only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+/// One served model: its versions, first route and engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The lower-case name of the header that keeps a user on a version.
+    pub sticky_header: Option<String>,
+    /// The versions; never empty.
+    pub versions: BTreeMap<VersionName, VersionConfig>,
+    /// The first route; sums to 100 % over hot versions.
+    pub route: BTreeMap<VersionName, Weight>,
+    /// The engine of each version of this model.
+    pub engine: EngineSettings,
+}
+
+/// One version: which image, and whether it is loaded at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionConfig {
+    /// Where its files are.
+    pub image: ImageRef,
+    /// What they must be; always present outside dev mode.
+    pub digest: Option<Digest>,
+    /// Loaded at start or on demand.
+    pub residency: Residency,
+}
+
+/// Whether a version is loaded at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// Loaded at start.
+    Hot,
+    /// Loaded when an operator asks.
+    Cold,
+}
+
+/// An engine's limits, after defaults and overrides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Tokens that the KV cache holds; at least one block.
+    pub kv_tokens: usize,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// Sequences that run at once; at most `max_step_tokens`.
+    pub max_running: usize,
+    /// Tokens of one forward step.
+    pub max_step_tokens: usize,
+    /// Requests that wait before new ones are refused.
+    pub queue: usize,
+    /// Whether equal prompt prefixes share KV blocks.
+    pub prefix_cache: bool,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self {
+            kv_tokens: 65_536,
+            block_size: 16,
+            max_running: 64,
+            max_step_tokens: 512,
+            queue: 256,
+            prefix_cache: true,
+        }
+    }
+}
+
+/// Where an image's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageRef {
+    /// A folder on this machine.
+    Local(PathBuf),
+    /// A repository on the Hub at one commit.
+    Hub {
+        /// `org/name`.
+        repo: HubRepo,
+        /// The pinned commit.
+        revision: Commit,
+    },
+}
+
+/// Why an image reference was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageRefError {
+    /// Nothing was written.
+    #[error("the reference is empty; give a folder or `hf://org/name@<commit>`")]
+    Empty,
+    /// Another scheme than `hf://`.
+    #[error("{scheme}:// is not a known source; give a folder or `hf://org/name@<commit>`")]
+    Scheme {
+        /// The scheme found.
+        scheme: String,
+    },
+    /// The repository is not `org/name`.
+    #[error("{found:?} is not a Hub repository; write `hf://org/name@<commit>`")]
+    Repo {
+        /// The repository found.
+        found: String,
+    },
+    /// No commit, or a branch or tag, which may move.
+    #[error(
+        "{found} does not pin the model, so it may change under a running release; write the full commit: `hf://{repo}@<40 hex digits>` (`switchback pull hf://{repo}@{ask}` tells it)"
+    )]
+    Moving {
+        /// The repository.
+        repo: String,
+        /// What stood in place of the commit, in words.
+        found: String,
+        /// The revision to ask the Hub about.
+        ask: String,
+    },
+}
+
+/// A repository on the Hub, `org/name` or a legacy bare `name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HubRepo(String);
+
+impl HubRepo {
+    /// The repository as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for HubRepo {
+    type Err = ImageRefError;
+    fn from_str(s: &str) -> Result<Self, ImageRefError> {
+        let part = |p: &str| {
+            (1..=96).contains(&p.len())
+                && !p.starts_with(['.', '-'])
+                && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        };
+        if s.split('/').count() <= 2 && s.split('/').all(part) {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(ImageRefError::Repo { found: s.to_owned() })
+        }
+    }
+}
+
+impl fmt::Display for HubRepo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A full Git commit: 40 lower-case hexadecimal digits, which can never move.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Commit(String);
+
+impl Commit {
+    /// Reads a commit; `None` unless it is 40 hexadecimal digits.
+    pub fn parse(s: &str) -> Option<Self> {
+        (s.len() == 40 && s.bytes().all(|b| b.is_ascii_hexdigit())).then(|| Self(s.to_ascii_lowercase()))
+    }
+
+    /// The commit as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ImageRef {
+    /// Reads a reference; a relative folder is taken from `base`.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, ImageRefError> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return if text.trim().is_empty() {
+                Err(ImageRefError::Empty)
+            } else {
+                Ok(Self::Local(base.join(text)))
+            };
+        };
+        if scheme != "hf" {
+            return Err(ImageRefError::Scheme { scheme: scheme.to_owned() });
+        }
+        let (repo, revision) = rest.split_once('@').map_or((rest, None), |(r, v)| (r, Some(v)));
+        let repo: HubRepo = repo.parse()?;
+        match revision.and_then(Commit::parse) {
+            Some(revision) => Ok(Self::Hub { repo, revision }),
+            None => Err(ImageRefError::Moving {
+                found: match revision {
+                    None | Some("") => "a reference without a commit".to_owned(),
+                    Some(r) => format!("revision {r:?}"),
+                },
+                ask: revision.filter(|r| !r.is_empty()).unwrap_or("main").to_owned(),
+                repo: repo.0,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => write!(f, "{}", path.display()),
+            Self::Hub { repo, revision } => write!(f, "hf://{repo}@{revision}"),
+        }
+    }
+}

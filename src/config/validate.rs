@@ -1,0 +1,452 @@
+//! From the tree to the valid type. Every check runs, so that one run shows every mistake.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::error::{ConfigError, ConfigErrors};
+use super::raw::{self, Node, Value};
+use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
+use super::units;
+use super::valid::{
+    ApiKey, Config, EngineSettings, ImageRef, ImageRefError, Mode, ModelConfig, Residency, ServerConfig,
+    VersionConfig,
+};
+use crate::ids::{Digest, ModelName, VersionName, Weight};
+
+const SERVER: &[&str] = &[
+    "mode",
+    "listen",
+    "admin",
+    "store",
+    "images",
+    "body_limit",
+    "request_timeout",
+    "drain_deadline",
+    "api_keys",
+];
+const ENGINE: &[&str] =
+    &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
+
+/// Reads and checks a config file.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let whole = |found: String, fix: &str| {
+        let error = ConfigError { line: 0, path: String::new(), found, fix: fix.to_owned() };
+        ConfigErrors::new(path.to_owned(), vec![error])
+    };
+    let bytes = std::fs::read(path)
+        .map_err(|e| whole(format!("cannot read the file: {e}"), "name a readable file with `--config`"))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| whole(format!("the file is not UTF-8: {e}"), "save it as UTF-8"))?;
+    parse(&text, path, &|name| std::env::var(name).ok())
+}
+
+/// Checks a config's text. `file` names it in errors, and its folder is the base of relative paths;
+/// `env` answers `${NAME}`.
+pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
+    let base = file.parent().unwrap_or(Path::new(""));
+    let root = raw::tree(text).map_err(|e| ConfigErrors::new(file.to_owned(), vec![e]))?;
+    let mut reader = Reader::default();
+    let config = config(&mut reader, &root, base, env);
+    if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file.to_owned(), reader.errors)) }
+}
+
+const EMPTY: Node = Node { line: 0, value: Value::Null };
+
+fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
+    let top = r.section(root, String::new(), &["server", "engine", "models"]);
+    let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
+    let server = read_server(r, &server, base, env);
+
+    let mut known = ENGINE.to_vec();
+    known.push("threads");
+    let engine_section = r.section(top.get("engine").unwrap_or(&EMPTY), "engine".to_owned(), &known);
+    let engine = read_engine(r, &engine_section, EngineSettings::default());
+    let threads = r
+        .field(&engine_section, "threads", |value| match value {
+            Value::Text(t) if t == "auto" => Ok(None),
+            value => count(1024)(value)
+                .map(Some)
+                .map_err(|p| Problem::new(p.found, format!("{}, or `auto`", p.fix))),
+        })
+        .flatten();
+
+    let models_section = r.map(top.get("models").unwrap_or(&EMPTY), "models".to_owned());
+    let is_absent = |node: Option<&Node>| node.is_none_or(|n| matches!(n.value, Value::Null));
+    let none = match &root.value {
+        Value::Map(entries) => entries.is_empty() || is_absent(top.get("models")),
+        other => matches!(other, Value::Null),
+    };
+    if none || matches!(top.get("models").map(|n| &n.value), Some(Value::Map(m)) if m.is_empty()) {
+        let problem =
+            Problem::new("no model is declared", "add `models:` with at least one model and version");
+        r.push(models_section.line, "models", problem);
+    }
+    let mut models = BTreeMap::new();
+    for (key, node) in &models_section.entries {
+        let path = models_section.path_of(&key.name);
+        let model = read_model(r, node, &path, key.line, base, server.mode, engine);
+        if let Some(name) = name::<ModelName>(r, &key.name, key.line, &path) {
+            models.insert(name, model);
+        }
+    }
+    Config { server, threads, models }
+}
+
+fn read_server(
+    r: &mut Reader,
+    s: &Section<'_>,
+    base: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> ServerConfig {
+    let listen = r.field(s, "listen", address).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let admin = r.field(s, "admin", address).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081)));
+    if clash(listen, admin) {
+        let problem = Problem::new(
+            format!("{admin} and server.listen {listen} are one port"),
+            "give the admin API a port of its own",
+        );
+        r.push(s.line_of("admin"), s.path_of("admin"), problem);
+    }
+    let mut path = |key, default: &str| base.join(r.field(s, key, folder).unwrap_or(default.into()));
+    let store = path("store", ".switchback/state.db");
+    let images = path("images", ".switchback/images");
+    let mode = r.field(s, "mode", |v| word(v, &[("production", Mode::Production), ("dev", Mode::Dev)]));
+    ServerConfig {
+        mode: mode.unwrap_or(Mode::Production),
+        listen,
+        admin,
+        store,
+        images,
+        body_limit: r.field(s, "body_limit", size).unwrap_or(2 << 20),
+        request_timeout: r.field(s, "request_timeout", duration).unwrap_or(Duration::from_mins(5)),
+        drain_deadline: r.field(s, "drain_deadline", duration).unwrap_or(Duration::from_secs(30)),
+        api_keys: read_api_keys(r, s, env),
+    }
+}
+
+/// Two addresses that cannot both be bound. Port 0 asks for any free port.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn read_api_keys(r: &mut Reader, s: &Section<'_>, env: &dyn Fn(&str) -> Option<String>) -> Vec<ApiKey> {
+    let Some(node) = s.get("api_keys") else { return Vec::new() };
+    let path = s.path_of("api_keys");
+    let items = match &node.value {
+        Value::Null => return Vec::new(),
+        Value::List(items) => items,
+        // A secret may stand here, so the value is not shown.
+        _ => {
+            r.push(node.line, path, Problem::new("not a list", "write a list: [\"${NAME}\"]"));
+            return Vec::new();
+        }
+    };
+    let mut keys = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        match api_key(&item.value, env) {
+            Ok(key) => keys.push(key),
+            Err(problem) => r.push(item.line, format!("{path}[{i}]"), problem),
+        }
+    }
+    keys
+}
+
+/// A key as written, or wholly from the environment as `${NAME}`.
+fn api_key(value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Result<ApiKey, Problem> {
+    let Value::Text(written) = value else {
+        return Err(Problem::new("not a text", "put the key in quotes"));
+    };
+    let secret = match written.strip_prefix("${").and_then(|t| t.strip_suffix('}')) {
+        Some(name) if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
+            env(name).ok_or_else(|| {
+                Problem::new(
+                    format!("the environment variable {name} is not set"),
+                    format!("set {name} or remove this entry"),
+                )
+            })?
+        }
+        Some(name) => {
+            return Err(Problem::new(
+                format!("{name:?} is not a variable name"),
+                "write `${NAME}` with letters, digits and `_`",
+            ));
+        }
+        None if written.contains("${") => {
+            return Err(Problem::new(
+                "a variable within a longer text",
+                "write the whole entry as `${NAME}`",
+            ));
+        }
+        None => written.clone(),
+    };
+    if secret.is_empty() || secret.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Problem::new("an empty key, or one with blanks", "use a key without blanks"));
+    }
+    Ok(ApiKey::new(secret))
+}
+
+fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineSettings {
+    let mut number = |key, most, default| r.field(s, key, count(most)).map_or(default, NonZeroUsize::get);
+    let engine = EngineSettings {
+        kv_tokens: number("kv_tokens", 1 << 30, base.kv_tokens),
+        block_size: number("block_size", 1024, base.block_size),
+        max_running: number("max_running", 4096, base.max_running),
+        max_step_tokens: number("max_step_tokens", 1 << 20, base.max_step_tokens),
+        queue: number("queue", 1 << 20, base.queue),
+        prefix_cache: r.field(s, "prefix_cache", boolean).unwrap_or(base.prefix_cache),
+    };
+    if engine.kv_tokens < engine.block_size && s.get("kv_tokens").or(s.get("block_size")).is_some() {
+        let problem = Problem::new(
+            format!("{} is less than one block of {}", engine.kv_tokens, engine.block_size),
+            "raise kv_tokens or lower block_size",
+        );
+        r.push(s.line_of("kv_tokens"), s.path_of("kv_tokens"), problem);
+    }
+    if engine.max_step_tokens < engine.max_running
+        && s.get("max_step_tokens").or(s.get("max_running")).is_some()
+    {
+        let problem = Problem::new(
+            format!(
+                "{} is less than max_running {}, and each running sequence takes a token a step",
+                engine.max_step_tokens, engine.max_running
+            ),
+            "raise max_step_tokens or lower max_running",
+        );
+        r.push(s.line_of("max_step_tokens"), s.path_of("max_step_tokens"), problem);
+    }
+    engine
+}
+
+fn read_model(
+    r: &mut Reader,
+    node: &Node,
+    path: &str,
+    line: u64,
+    base: &Path,
+    mode: Mode,
+    engine: EngineSettings,
+) -> ModelConfig {
+    let s = r.section(node, path.to_owned(), &["sticky_header", "versions", "route", "engine"]);
+    let sticky_header = r.field(&s, "sticky_header", header_name);
+
+    let engine_path = s.path_of("engine");
+    let engine_node = s.get("engine").unwrap_or(&EMPTY);
+    // `threads` is read here only to say why it cannot stand here.
+    let mut known = ENGINE.to_vec();
+    known.push("threads");
+    let overrides = r.section(engine_node, engine_path, &known);
+    if overrides.get("threads").is_some() {
+        let problem = Problem::new("threads belong to the whole process", "set engine.threads instead");
+        r.push(overrides.line_of("threads"), overrides.path_of("threads"), problem);
+    }
+    let engine = read_engine(r, &overrides, engine);
+
+    let listed = r.map(s.get("versions").unwrap_or(&EMPTY), s.path_of("versions"));
+    if listed.entries.is_empty() {
+        let problem = Problem::new("the model has no version", "add one: `v1: { image: models/v1 }`");
+        r.push(s.get("versions").map_or(line, |n| n.line), listed.path.clone(), problem);
+    }
+    let mut versions = BTreeMap::new();
+    for (key, node) in &listed.entries {
+        let path = listed.path_of(&key.name);
+        let version = read_version(r, node, &path, key.line, base, mode);
+        if let (Some(name), Some(version)) = (name::<VersionName>(r, &key.name, key.line, &path), version) {
+            versions.insert(name, version);
+        }
+    }
+    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
+    let route = read_route(r, &s, line, &declared, &versions);
+    ModelConfig { sticky_header, versions, route, engine }
+}
+
+fn read_version(
+    r: &mut Reader,
+    node: &Node,
+    path: &str,
+    line: u64,
+    base: &Path,
+    mode: Mode,
+) -> Option<VersionConfig> {
+    let s = r.section(node, path.to_owned(), &["image", "digest", "residency"]);
+    let image = r.field(&s, "image", |v| {
+        let written = text(v)?;
+        ImageRef::parse(written, base).map_err(|e| image_problem(&e))
+    });
+    let missing = |key: &str| s.get(key).is_none_or(|n| matches!(n.value, Value::Null));
+    if missing("image") {
+        let problem = Problem::new("missing", "give a folder or `hf://org/name@<commit>`");
+        r.push(line, s.path_of("image"), problem);
+    }
+    let digest = r.field(&s, "digest", |v| {
+        Digest::from_str(text(v)?).map_err(|_| {
+            Problem::new(
+                format!("{} is not a digest", v.describe()),
+                "write `sha256:` and 64 lower-case hexadecimal digits; `switchback images add` prints it",
+            )
+        })
+    });
+    if missing("digest") && mode == Mode::Production {
+        let problem = Problem::new(
+            "missing",
+            "add the digest that `switchback images add` or `pull` prints, or set server.mode to dev",
+        );
+        r.push(line, s.path_of("digest"), problem);
+    }
+    let residency =
+        r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
+    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot) })
+}
+
+/// Splits the reference's own message, which says `found; fix`.
+fn image_problem(error: &ImageRefError) -> Problem {
+    let message = error.to_string();
+    let (found, fix) = message.split_once("; ").unwrap_or((&message, "give a folder"));
+    Problem::new(found, fix)
+}
+
+fn read_route(
+    r: &mut Reader,
+    model: &Section<'_>,
+    line: u64,
+    declared: &[&str],
+    versions: &BTreeMap<VersionName, VersionConfig>,
+) -> BTreeMap<VersionName, Weight> {
+    let path = model.path_of("route");
+    let Some(node) = model.get("route").filter(|n| !matches!(n.value, Value::Null)) else {
+        // One version leaves no choice to write down.
+        let only =
+            versions.first_key_value().filter(|(_, v)| declared.len() == 1 && v.residency == Residency::Hot);
+        if let Some((name, _)) = only {
+            return BTreeMap::from([(name.clone(), Weight::FULL)]);
+        }
+        // A lone version that is itself wrong has been reported.
+        if declared.len() > 1 || versions.len() == 1 {
+            r.push(line, path, Problem::new("missing", format!("write `route: {{ {}: 100 }}`", declared[0])));
+        }
+        return BTreeMap::new();
+    };
+    let s = r.map(node, path);
+    let before = r.errors.len();
+    let mut route = BTreeMap::new();
+    for (key, node) in &s.entries {
+        let path = s.path_of(&key.name);
+        if !declared.contains(&key.name.as_str()) {
+            let fix = match nearest(&key.name, declared) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("declared: {}", declared.join(", ")),
+            };
+            r.push(key.line, path, Problem::new("the model has no such version", fix));
+            continue;
+        }
+        let weight = match percentage(&node.value) {
+            Ok(weight) => weight,
+            Err(problem) => {
+                r.push(node.line, path, problem);
+                continue;
+            }
+        };
+        // A wrong name was reported where the version is declared.
+        let Ok(name) = VersionName::from_str(&key.name) else { continue };
+        if weight > Weight::ZERO && versions.get(&name).is_some_and(|v| v.residency == Residency::Cold) {
+            let problem =
+                Problem::new("a cold version cannot take traffic", "set its residency to hot, or give it 0");
+            r.push(node.line, path, problem);
+        }
+        route.insert(name, weight);
+    }
+    // With a weight missing the sum would only repeat that mistake.
+    let sum: u32 = route.values().map(|w| u32::from(w.basis_points())).sum();
+    if r.errors.len() == before && sum != u32::from(Weight::FULL.basis_points()) {
+        let problem =
+            Problem::new(format!("the weights sum to {}", f64::from(sum) / 100.0), "make them sum to 100");
+        r.push(node.line, s.path.clone(), problem);
+    }
+    route
+}
+
+fn name<T: FromStr<Err = crate::ids::IdError>>(r: &mut Reader, s: &str, line: u64, path: &str) -> Option<T> {
+    s.parse()
+        .map_err(|_| {
+            let fix = "use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit";
+            r.push(line, path, Problem::new(format!("{s:?} is not a usable name"), fix));
+        })
+        .ok()
+}
+
+fn address(value: &Value) -> Result<SocketAddr, Problem> {
+    let text = text(value)?;
+    text.parse().map_err(|_| {
+        Problem::new(format!("{text:?} is not an address"), "write ip:port, such as 127.0.0.1:8080")
+    })
+}
+
+fn folder(value: &Value) -> Result<PathBuf, Problem> {
+    match text(value)? {
+        "" => Err(Problem::new("an empty path", "name a path")),
+        path => Ok(path.into()),
+    }
+}
+
+fn size(value: &Value) -> Result<usize, Problem> {
+    let wrong = || {
+        Problem::new(
+            format!("{} is not a size", value.describe()),
+            "write a number and B, KiB, MiB or GiB: 2MiB",
+        )
+    };
+    let Value::Text(text) = value else { return Err(wrong()) };
+    units::size(text).and_then(|b| usize::try_from(b).ok()).filter(|b| *b > 0).ok_or_else(wrong)
+}
+
+fn duration(value: &Value) -> Result<Duration, Problem> {
+    let wrong = || {
+        Problem::new(
+            format!("{} is not a duration", value.describe()),
+            "write a number and ms, s, m or h: 30s",
+        )
+    };
+    let Value::Text(text) = value else { return Err(wrong()) };
+    units::duration(text).filter(|d| !d.is_zero()).ok_or_else(wrong)
+}
+
+/// `5`, `2.5` or `"5%"`.
+fn percentage(value: &Value) -> Result<Weight, Problem> {
+    let percent = match value {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        Value::Text(t) => t.strip_suffix('%').and_then(|t| t.trim().parse().ok()),
+        _ => None,
+    };
+    percent.and_then(|p| Weight::from_percent(p).ok()).ok_or_else(|| {
+        Problem::new(
+            format!("{} is not a weight", value.describe()),
+            "give a percentage from 0 to 100 with at most two decimals",
+        )
+    })
+}
+
+fn header_name(value: &Value) -> Result<String, Problem> {
+    let text = text(value)?;
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.is_empty() || !text.chars().all(token) {
+        return Err(Problem::new(format!("{text:?} is not a header name"), "write one such as x-user-id"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
+    let found = match value {
+        Value::Text(t) => words.iter().find(|(w, _)| w == t),
+        _ => None,
+    };
+    found.map(|(_, t)| *t).ok_or_else(|| {
+        let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
+        Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
+    })
+}

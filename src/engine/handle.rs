@@ -1,0 +1,200 @@
+//! The way to an engine from other threads.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::generation::{Event, channel};
+use super::job::Job;
+use super::scheduler::{Limits, Scheduler};
+use super::shared::{EngineStats, Phase, Place, Shared};
+use super::worker::{Command, Worker};
+use super::{EngineConfig, EngineError, GenerateRequest, Generation, SubmitError};
+use crate::model::{CausalLm, Tokenizer};
+
+/// How long a drain waits for the step under way after its deadline.
+const LAST_STEP: Duration = Duration::from_secs(30);
+
+/// Room in the channel beside the queue's, so that a wake-up finds some.
+const SPARE_COMMANDS: usize = 4;
+
+/// A running engine. Clones are handles to the same one; when the last is dropped, it finishes what it has and ends.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    shared: Arc<Shared>,
+    commands: SyncSender<Command>,
+    limits: EngineLimits,
+    vocab: usize,
+    queue: usize,
+    blocks: usize,
+    /// Closed when the thread has freed the model.
+    ended: watch::Receiver<()>,
+    /// Guards that the thread is joined once; whoever drains first takes it.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What an engine can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// The most tokens of a prompt and its answer together.
+    pub max_context: usize,
+}
+
+/// How a drain went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainOutcome {
+    /// Every request came to its end; the model is freed.
+    Finished,
+    /// At the deadline, some were cut off; the model is freed.
+    Cancelled {
+        /// How many.
+        requests: usize,
+    },
+    /// The step under way did not end; its thread and the model are still there.
+    Stuck,
+}
+
+/// Marks the engine dead however its thread ends.
+struct MarkDead(Arc<Shared>);
+
+impl Drop for MarkDead {
+    fn drop(&mut self) {
+        self.0.mark_dead();
+    }
+}
+
+impl Engine {
+    /// Allocates the key-value storage and starts the thread, named after `name`.
+    #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
+    pub fn start(
+        name: String,
+        mut lm: Box<dyn CausalLm>,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
+        let geometry = config.geometry()?;
+        let EngineConfig { kv_tokens, max_running, max_step_tokens, queue, prefix_cache, .. } = config;
+        lm.allocate_kv(geometry).map_err(|source| EngineError::Allocate { kv_tokens, source })?;
+        let (blocks, block_size) = (geometry.blocks, geometry.block_size);
+        let max_context = lm.max_positions().min(blocks * block_size);
+        let vocab = lm.vocab_size();
+        let scheduler =
+            Scheduler::new(Limits { blocks, block_size, max_running, max_step_tokens, prefix_cache });
+        let shared = Arc::new(Shared::default());
+        let (commands, inbox) = sync_channel(queue + SPARE_COMMANDS);
+        let (ending, ended) = watch::channel(());
+        let worker = Worker {
+            name: name.clone(),
+            lm,
+            tokenizer,
+            scheduler,
+            jobs: HashMap::new(),
+            commands: inbox,
+            shared: Arc::clone(&shared),
+            next_id: 0,
+        };
+        let mark = MarkDead(Arc::clone(&shared));
+        let thread = std::thread::Builder::new().name(format!("engine {name}")).spawn(move || {
+            // Dropped in reverse: dead first, then the worker with the model, then the news that it is gone.
+            let _ending = ending;
+            let mut worker = worker;
+            let _mark = mark;
+            worker.run();
+        })?;
+        Ok(Self(Arc::new(Inner {
+            name,
+            shared,
+            commands,
+            limits: EngineLimits { max_context },
+            vocab,
+            queue,
+            blocks,
+            ended,
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Hands a request in. Never blocks. A request that makes no sense (no prompt, a token outside the vocabulary)
+    /// gives a generation that has failed.
+    pub fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
+        let Inner { shared, commands, limits, .. } = &*self.0;
+        if shared.phase() != Phase::Open || !shared.is_alive() {
+            return Err(SubmitError::Closed);
+        }
+        let (tokens, limit) = (request.prompt.len().saturating_add(request.max_tokens), limits.max_context);
+        if tokens > limit {
+            return Err(SubmitError::TooLong { tokens, limit });
+        }
+        let (mut outbox, generation) = channel();
+        if let Err(why) = request.check(self.0.vocab) {
+            outbox.send(Event::Failed(why));
+            return Ok(generation);
+        }
+        let full = || SubmitError::QueueFull { retry_after: shared.retry_after() };
+        let place = Place::take(shared, self.0.queue).ok_or_else(full)?;
+        let work = Box::new(Job::new(request, outbox, place));
+        // Places are fewer than the channel's, so it is full only for a moment, if ever.
+        commands.try_send(Command::Generate(work)).map_err(|error| match error {
+            std::sync::mpsc::TrySendError::Full(_) => full(),
+            std::sync::mpsc::TrySendError::Disconnected(_) => SubmitError::Closed,
+        })?;
+        Ok(generation)
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> EngineStats {
+        self.0.shared.stats(self.0.blocks)
+    }
+
+    /// What it can take.
+    pub fn limits(&self) -> EngineLimits {
+        self.0.limits
+    }
+
+    /// Whether its thread answers requests. False once the model failed or the engine was drained.
+    pub fn is_alive(&self) -> bool {
+        self.0.shared.is_alive()
+    }
+
+    /// Takes no more requests, lets those it has finish, cuts off what is left at the deadline, and frees the model.
+    pub async fn drain(&self, deadline: Duration) -> DrainOutcome {
+        self.go_on_to(Phase::Draining);
+        if !self.ends_within(deadline).await {
+            self.go_on_to(Phase::Stopping);
+            if !self.ends_within(LAST_STEP).await {
+                tracing::error!(engine = %self.0.name, "the step under way does not end; its thread is left behind");
+                return DrainOutcome::Stuck;
+            }
+        }
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The thread's last act was to say that it ends; a panic in it was reported to its requests.
+        if let Some(Err(_)) = thread.map(JoinHandle::join) {
+            tracing::error!(engine = %self.0.name, "the engine's thread panicked");
+        }
+        match self.0.shared.cut_off.load(Ordering::Relaxed) {
+            0 => DrainOutcome::Finished,
+            requests => DrainOutcome::Cancelled { requests },
+        }
+    }
+
+    fn go_on_to(&self, phase: Phase) {
+        self.0.shared.advance(phase);
+        // A full channel wakes the thread as well, and one that is closed has nobody to wake.
+        let _ = self.0.commands.try_send(Command::Wake);
+    }
+
+    async fn ends_within(&self, time: Duration) -> bool {
+        let mut ended = self.0.ended.clone();
+        let end = async move { while ended.changed().await.is_ok() {} };
+        tokio::time::timeout(time, end).await.is_ok()
+    }
+}

@@ -1,0 +1,141 @@
+//! What the engine's thread keeps of a request beside its sequence: settings, text so far, the way to the client.
+
+use super::detokenizer::{Detokenizer, Piece, Search};
+use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Usage};
+use super::logprobs::{Score, score};
+use super::penalties::History;
+use super::request::{GenerateRequest, SamplingParams, StopInclusion};
+use super::sampler::{Draw, Unusable, sample};
+use super::shared::Place;
+use crate::model::{SpecialText, Tokenizer};
+
+/// A request in work.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Held until the request is admitted for the first time.
+    pub(super) place: Option<Place>,
+    pub(super) outbox: Outbox,
+    sampling: SamplingParams,
+    history: Option<History>,
+    stop_tokens: Vec<u32>,
+    inclusion: StopInclusion,
+    max_tokens: usize,
+    min_tokens: usize,
+    logprobs: Option<u8>,
+    pub(super) prompt_logprobs: Option<u8>,
+    special_text: SpecialText,
+    detokenizer: Detokenizer,
+    first_token: Option<u32>,
+    prompt_scores: Vec<TokenLogprob>,
+    started: bool,
+    usage: Usage,
+}
+
+/// A chosen token with its score, if asked for.
+pub(super) type Chosen = (u32, Option<Score>);
+
+impl Job {
+    /// A request in work, and its prompt.
+    pub(super) fn new(request: GenerateRequest, outbox: Outbox, place: Place) -> (Self, Vec<u32>) {
+        let job = Self {
+            place: Some(place),
+            outbox,
+            history: History::of(&request.prompt, &request.sampling),
+            sampling: request.sampling,
+            stop_tokens: request.stop.tokens(),
+            inclusion: request.stop.include_stop,
+            max_tokens: request.max_tokens,
+            min_tokens: request.min_tokens.min(request.max_tokens),
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+            special_text: request.special_text,
+            detokenizer: Detokenizer::new(request.stop.strings, request.stop.include_stop),
+            first_token: request.prompt.first().copied(),
+            prompt_scores: Vec::new(),
+            started: false,
+            usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
+        };
+        (job, request.prompt)
+    }
+
+    /// Chooses the next token. `scratch` is room for a copy of the logits.
+    pub(super) fn choose(&self, logits: &[f32], scratch: &mut Vec<f32>) -> Result<Chosen, Unusable> {
+        let index = self.usage.completion_tokens;
+        let banned: &[u32] = if index < self.min_tokens { &self.stop_tokens } else { &[] };
+        scratch.clear();
+        scratch.extend_from_slice(logits);
+        let draw = Draw { params: &self.sampling, history: self.history.as_ref(), index, banned };
+        let token = sample(scratch, &draw)?;
+        let score = self.logprobs.map(|n| score(logits, token, n)).transpose()?;
+        Ok((token, score))
+    }
+
+    /// Scores of prompt tokens, in order.
+    pub(super) fn add_prompt_scores(&mut self, scores: Vec<Score>, tokenizer: &Tokenizer) {
+        self.prompt_scores.extend(scores.into_iter().map(|score| token_logprob(score, tokenizer)));
+    }
+
+    /// Tells the client once that the prompt is computed. Whether it was told now.
+    pub(super) fn start(&mut self, cached_tokens: usize, tokenizer: &Tokenizer) -> bool {
+        if std::mem::replace(&mut self.started, true) {
+            return false;
+        }
+        self.usage.cached_tokens = cached_tokens;
+        let mut prompt = std::mem::take(&mut self.prompt_scores);
+        if let (Some(token), Some(_)) = (self.first_token, self.prompt_logprobs) {
+            prompt.insert(0, token_logprob(Score { token, logprob: 0.0, top: Vec::new() }, tokenizer));
+        }
+        self.outbox.send(Event::Started { prompt, cached_tokens });
+        true
+    }
+
+    /// Adds a token to the answer and tells the client. Whether that was the last, and if so, the client knows.
+    pub(super) fn accept(&mut self, (token, score): Chosen, tokenizer: &Tokenizer) -> bool {
+        self.usage.completion_tokens += 1;
+        if let Some(history) = &mut self.history {
+            history.push(token);
+        }
+        let stops = self.stop_tokens.contains(&token);
+        let hidden = stops && self.inclusion == StopInclusion::Exclude;
+        let unseen = hidden || (self.special_text == SpecialText::Skip && tokenizer.is_special(token));
+        let bytes = if unseen { Vec::new() } else { tokenizer.token_bytes(token).unwrap_or_default() };
+        let enough = self.usage.completion_tokens >= self.min_tokens;
+        let search = if enough { Search::Stops } else { Search::Nothing };
+        let (text, stopped) = match self.detokenizer.push(&bytes, search) {
+            Piece::More(text) => (text, stops),
+            Piece::Stopped(text) => (text, true),
+        };
+        let logprob = if hidden { None } else { score.map(|score| token_logprob(score, tokenizer)) };
+        self.outbox.send(Event::Token(TokenEvent { text, token, logprob }));
+        if stopped {
+            self.finish(FinishReason::Stop);
+        } else if self.usage.completion_tokens == self.max_tokens {
+            self.finish(FinishReason::Length);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Ends the answer with what is left of its text.
+    pub(super) fn finish(&mut self, reason: FinishReason) {
+        let text = self.detokenizer.finish();
+        if !text.is_empty() {
+            self.outbox.send(Event::Text(text));
+        }
+        self.outbox.send(Event::Finished { reason, usage: self.usage });
+    }
+}
+
+fn token_logprob(score: Score, tokenizer: &Tokenizer) -> TokenLogprob {
+    let spell = |token: u32| {
+        let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
+    };
+    let (text, bytes) = spell(score.token);
+    let top = score.top.into_iter().map(|(token, logprob)| {
+        let (text, bytes) = spell(token);
+        (token, text, bytes, logprob)
+    });
+    TokenLogprob { token: score.token, text, bytes, logprob: score.logprob, top: top.collect() }
+}

@@ -1,0 +1,42 @@
+//! The engine: continuous batching over one model.
+//!
+//! For: answering many requests at once with one copy of the weights, fairly, and with the same text that each would
+//! get alone. In: a [`GenerateRequest`] of tokens. Out: a [`Generation`], a stream of [`Event`]s that ends with
+//! exactly one [`Event::Finished`] or [`Event::Failed`]. May import: `model`.
+//!
+//! Invariants:
+//! - One thread owns the model, the blocks and the sequences; others send it messages and read counters.
+//! - A request's text depends on the request alone: not on the batch, the chunks, the prefix cache or preemption.
+//! - [`Engine::submit`] never blocks, and a slow client holds nobody up.
+//! - A generation that is dropped frees its blocks before the next step.
+//! - A model that fails or panics fails its requests and ends the engine; [`Engine::is_alive`] says so first.
+//!
+//! Knows no versions, routes or HTTP.
+
+mod block_pool;
+mod config;
+mod detokenizer;
+mod error;
+mod generation;
+mod handle;
+mod job;
+mod logprobs;
+mod penalties;
+mod request;
+mod sampler;
+mod scheduler;
+mod sequence;
+mod shared;
+mod worker;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use config::{EngineConfig, PrefixCache};
+pub use error::{EngineError, SubmitError};
+pub use generation::{Event, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
+pub use handle::{DrainOutcome, Engine, EngineLimits};
+pub use request::{EosPolicy, GenerateRequest, SamplingParams, StopInclusion, StopParams};
+pub use shared::EngineStats;

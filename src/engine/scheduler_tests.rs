@@ -1,0 +1,174 @@
+//! Properties of the schedule, with made-up tokens in place of a model.
+
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::sequence::PromptScores;
+
+const BLOCK: usize = 4;
+
+fn limits(blocks: usize, max_running: usize, max_step_tokens: usize, prefix_cache: PrefixCache) -> Limits {
+    Limits { blocks, block_size: BLOCK, max_running, max_step_tokens, prefix_cache }
+}
+
+/// The next token, from the whole context: any mistake in the context shows.
+fn next(tokens: &[u32]) -> u32 {
+    tokens.iter().fold(7, |h: u32, t| h.wrapping_mul(31).wrapping_add(*t)) % 3
+}
+
+#[derive(Debug, Clone)]
+struct Wish {
+    prompt: Vec<u32>,
+    generate: usize,
+    /// The step at which it arrives.
+    arrives: usize,
+    /// The step at which its client goes away, if it does.
+    leaves: Option<usize>,
+    scores: bool,
+}
+
+fn wish(capacity: usize) -> impl Strategy<Value = Wish> {
+    (1..=capacity - 1)
+        .prop_flat_map(move |len| {
+            (
+                prop::collection::vec(0u32..2, len),
+                1..=(capacity - len),
+                0usize..40,
+                prop::option::weighted(0.2, 0usize..60),
+                any::<bool>(),
+            )
+        })
+        .prop_map(|(prompt, generate, arrives, leaves, scores)| Wish {
+            prompt,
+            generate,
+            arrives,
+            leaves,
+            scores,
+        })
+}
+
+fn world() -> impl Strategy<Value = (Limits, Vec<Wish>)> {
+    (2usize..12, 1usize..6, 1usize..20, any::<bool>()).prop_flat_map(|(blocks, running, budget, cache)| {
+        let cache = if cache { PrefixCache::On } else { PrefixCache::Off };
+        (Just(limits(blocks, running, budget, cache)), prop::collection::vec(wish(blocks * BLOCK), 1..12))
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_schedule_is_sound_and_comes_to_an_end((limits, wishes) in world()) {
+        let mut scheduler = Scheduler::new(limits.clone());
+        let mut order: Vec<usize> = (0..wishes.len()).collect();
+        order.sort_by_key(|i| wishes[*i].arrives);
+        let mut open: HashMap<SequenceId, &Wish> = HashMap::new();
+        let mut arrived = 0;
+        // What each slot holds: the whole context up to and with its token.
+        let mut memory: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut scored: HashMap<SequenceId, Vec<usize>> = HashMap::new();
+        let mut step = 0;
+        while arrived < order.len() || !scheduler.is_empty() {
+            prop_assert!(step < 20_000, "no end in sight");
+            while arrived < order.len() && wishes[order[arrived]].arrives <= step {
+                let (id, wish) = (SequenceId(arrived as u64), &wishes[order[arrived]]);
+                let scores = if wish.scores { PromptScores::Want } else { PromptScores::Skip };
+                scheduler.add(Sequence::new(id, wish.prompt.clone(), scores));
+                open.insert(id, wish);
+                arrived += 1;
+            }
+            let gone: Vec<_> = open.iter().filter(|(_, w)| w.leaves == Some(step)).map(|(id, _)| *id).collect();
+            for id in gone {
+                scheduler.remove(id);
+                open.remove(&id);
+            }
+            let plan = scheduler.plan();
+            step += 1;
+            prop_assert!(scheduler.is_empty() || !plan.steps.is_empty(), "a step without progress");
+            prop_assert!(scheduler.running.len() <= limits.max_running);
+            let oldest_waiting = scheduler.waiting.front().map(|s| s.id);
+            prop_assert!(scheduler.running.iter().all(|s| oldest_waiting.is_none_or(|w| s.id < w)));
+            prop_assert!(scheduler.running.is_sorted_by_key(|s| s.id));
+            let distinct: HashSet<_> = plan.batch.slots.iter().collect();
+            prop_assert_eq!(distinct.len(), plan.batch.slots.len(), "one slot, two writers");
+            let prefill: usize = plan.steps.iter().map(|s| s.positions.len()).filter(|n| *n > 1).sum();
+            prop_assert!(prefill <= limits.max_step_tokens.max(1));
+
+            // The model's part: write all, then read each context back through its table.
+            for (part, span) in plan.steps.iter().zip(&plan.batch.spans) {
+                let tokens = &scheduler.get(part.id).unwrap().tokens;
+                for (row, position) in span.rows.clone().zip(part.positions.clone()) {
+                    prop_assert_eq!(plan.batch.tokens[row], tokens[position]);
+                    memory.insert(plan.batch.slots[row], tokens[..=position].to_vec());
+                }
+            }
+            for (part, span) in plan.steps.iter().zip(&plan.batch.spans) {
+                let tokens = &scheduler.get(part.id).unwrap().tokens;
+                prop_assert_eq!(span.context_len, part.positions.end);
+                for position in 0..span.context_len {
+                    let slot = span.block_table[position / BLOCK] as usize * BLOCK + position % BLOCK;
+                    prop_assert_eq!(memory.get(&(slot as u32)).unwrap(), &tokens[..=position]);
+                }
+                scored.entry(part.id).or_default().extend(part.scores.iter().map(|(p, _)| p + 1));
+            }
+            scheduler.computed(&plan);
+            for part in plan.steps.iter().filter(|p| p.sample.is_some()) {
+                let sequence = scheduler.get(part.id).unwrap();
+                prop_assert_eq!(part.positions.end, sequence.tokens.len());
+                let (token, wish) = (next(&sequence.tokens), open[&part.id]);
+                scheduler.append(part.id, token);
+                let sequence = scheduler.get(part.id).unwrap();
+                if sequence.generated().len() == wish.generate {
+                    let mut alone = wish.prompt.clone();
+                    (0..wish.generate).for_each(|_| alone.push(next(&alone)));
+                    prop_assert_eq!(&sequence.tokens, &alone);
+                    let wanted: Vec<_> = if wish.scores { (1..wish.prompt.len()).collect() } else { vec![] };
+                    prop_assert_eq!(scored.remove(&part.id).unwrap(), wanted, "each prompt token is scored once");
+                    scheduler.remove(part.id);
+                    open.remove(&part.id);
+                }
+            }
+        }
+        prop_assert_eq!(scheduler.blocks_used(), 0);
+    }
+}
+
+#[test]
+fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
+    let mut scheduler = Scheduler::new(limits(64, 8, 6, PrefixCache::Off));
+    for id in 0..2 {
+        scheduler.add(Sequence::new(SequenceId(id), vec![1], PromptScores::Skip));
+    }
+    let plan = scheduler.plan();
+    scheduler.computed(&plan);
+    for step in &plan.steps {
+        scheduler.append(step.id, 5);
+    }
+    scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip));
+    let chunks: Vec<Vec<usize>> = (0..3)
+        .map(|_| {
+            let plan = scheduler.plan();
+            scheduler.computed(&plan);
+            let sampled: Vec<_> = plan.steps.iter().filter(|s| s.sample.is_some()).map(|s| s.id).collect();
+            for id in sampled {
+                scheduler.append(id, 5);
+            }
+            plan.steps.iter().map(|s| s.positions.len()).collect()
+        })
+        .collect();
+    assert_eq!(chunks, [vec![1, 1, 4], vec![1, 1, 4], vec![1, 1, 2]]);
+}
+
+#[test]
+fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
+    let mut scheduler = Scheduler::new(limits(16, 8, 64, PrefixCache::On));
+    let prompt: Vec<u32> = (0..12).collect();
+    scheduler.add(Sequence::new(SequenceId(0), prompt.clone(), PromptScores::Skip));
+    let plan = scheduler.plan();
+    scheduler.computed(&plan);
+    scheduler.add(Sequence::new(SequenceId(1), prompt, PromptScores::Skip));
+    scheduler.append(SequenceId(0), 3);
+    let plan = scheduler.plan();
+    assert_eq!(plan.steps[1].positions, 8..12);
+    assert_eq!(scheduler.get(SequenceId(1)).unwrap().cached, Some(8));
+}

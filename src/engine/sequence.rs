@@ -1,0 +1,105 @@
+//! One context that grows: its tokens, how many of them are computed, and the blocks that hold them.
+
+use super::block_pool::{BlockId, PrefixId};
+
+/// Names a sequence for its whole life; a later arrival has a larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SequenceId(pub(super) u64);
+
+/// Whether the scores of the prompt's own tokens are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PromptScores {
+    /// Only the next token matters; a cached prefix may be used.
+    Skip,
+    /// Every prompt row must be computed at least once.
+    Want,
+}
+
+/// Where a sequence stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Holds nothing: not yet admitted, or set aside to make room.
+    Waiting,
+    /// Holds blocks for all its tokens.
+    Running {
+        /// Its blocks, in order.
+        blocks: Vec<BlockId>,
+        /// The names of its full and computed blocks.
+        prefixes: Vec<PrefixId>,
+        /// How many of its tokens have their keys and values in the blocks.
+        computed: usize,
+    },
+}
+
+/// One context.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: SequenceId,
+    /// The prompt and then what was generated.
+    pub(super) tokens: Vec<u32>,
+    pub(super) prompt_len: usize,
+    pub(super) state: State,
+    /// Prompt tokens that the prefix cache spared at the first admission; none before it.
+    pub(super) cached: Option<usize>,
+    prompt_scores: PromptScores,
+    /// Prompt tokens that have their score.
+    scored: usize,
+}
+
+impl Sequence {
+    /// A sequence that waits.
+    pub(super) fn new(id: SequenceId, prompt: Vec<u32>, prompt_scores: PromptScores) -> Self {
+        Self {
+            id,
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            state: State::Waiting,
+            cached: None,
+            prompt_scores,
+            // The first token has nothing before it, so it has no score.
+            scored: 1,
+        }
+    }
+
+    /// What was generated.
+    #[cfg(test)]
+    pub(super) fn generated(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// How many tokens have their keys and values in the blocks.
+    pub(super) fn computed(&self) -> usize {
+        match &self.state {
+            State::Waiting => 0,
+            State::Running { computed, .. } => *computed,
+        }
+    }
+
+    /// Tokens that are still to be computed before the next one can be sampled.
+    pub(super) fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed()
+    }
+
+    /// Whether prompt rows are still to be scored. A row at position `p` scores the token at `p + 1`.
+    pub(super) fn wants_scores(&self) -> bool {
+        self.prompt_scores == PromptScores::Want && self.scored < self.prompt_len
+    }
+
+    /// Whether the row at `position` gives logits that someone reads.
+    pub(super) fn wants_logits(&self, position: usize) -> bool {
+        position + 1 == self.tokens.len() || self.scores_prompt(position)
+    }
+
+    /// Whether the row at `position` scores a prompt token that has no score yet.
+    pub(super) fn scores_prompt(&self, position: usize) -> bool {
+        self.wants_scores() && (self.scored..self.prompt_len).contains(&(position + 1))
+    }
+
+    /// Notes that the tokens below `end` are computed.
+    pub(super) fn computed_to(&mut self, end: usize) {
+        if let State::Running { computed, .. } = &mut self.state {
+            *computed = end;
+        }
+        self.scored = self.scored.max((end + 1).min(self.prompt_len));
+    }
+}

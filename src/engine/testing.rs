@@ -1,0 +1,192 @@
+//! A model for tests whose every logit depends on the whole context, read back from its own storage through the block
+//! table. A wrong table, a shared block that was written to or a stale one gives another text.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::model::{Batch, CausalLm, KvGeometry, KvShape, Logits, ModelError, Tokenizer};
+
+/// The token that ends a text; below it, each token is a byte.
+pub(super) const EOS: u32 = 256;
+const VOCAB: usize = 257;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Nothing,
+    /// The n-th forward pass, from 1, gives an error.
+    ErrorAt(usize),
+    /// The n-th forward pass, from 1, panics.
+    PanicAt(usize),
+    /// Rows of this token give logits that are not numbers.
+    NanFor(u32),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct FakeLm {
+    slots: Vec<Option<u64>>,
+    block_size: usize,
+    forwards: usize,
+    fault: Fault,
+    max_positions: usize,
+    gate: Option<(Sender<()>, Receiver<()>)>,
+}
+
+/// Stops a model before each forward pass.
+pub(super) struct Gate {
+    entered: Receiver<()>,
+    pass: Sender<()>,
+}
+
+impl Gate {
+    /// Waits until the model is at the gate.
+    pub(super) fn wait(&self) {
+        self.entered.recv().unwrap();
+    }
+
+    /// Lets one forward pass happen. A gate that is dropped stays open.
+    pub(super) fn pass(&self) {
+        self.pass.send(()).unwrap();
+    }
+}
+
+impl FakeLm {
+    pub(super) fn new(fault: Fault) -> Self {
+        Self { slots: Vec::new(), block_size: 0, forwards: 0, fault, max_positions: 1 << 20, gate: None }
+    }
+
+    pub(super) fn with_positions(mut self, max_positions: usize) -> Self {
+        self.max_positions = max_positions;
+        self
+    }
+
+    pub(super) fn gated(mut self) -> (Self, Gate) {
+        let ((entering, entered), (pass, passing)) = (channel(), channel());
+        self.gate = Some((entering, passing));
+        (self, Gate { entered, pass })
+    }
+}
+
+fn mix(a: u64, b: u64) -> u64 {
+    // The finish of splitmix64.
+    let mut x = a.rotate_left(23) ^ b.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn entry(token: u32, position: usize) -> u64 {
+    mix(u64::from(token), position as u64)
+}
+
+/// Lower-case letters are likelier, so that there is something to read; other bytes come up, broken characters too.
+fn logits_of(context: u64) -> impl Iterator<Item = f32> {
+    (0..VOCAB as u64).map(move |token| {
+        let noise = (mix(context, token) >> 40) as f32 / (1u64 << 24) as f32;
+        let letter = if (97..123).contains(&token) { 2.5 } else { 0.0 };
+        6.0 * noise + letter
+    })
+}
+
+/// The obvious twin of the whole engine: what greedy decoding gives, without blocks, batches or chunks.
+pub(super) fn greedy(prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let mut context = prompt.to_vec();
+    for _ in 0..tokens {
+        let hash = context.iter().enumerate().fold(0, |h, (i, token)| mix(h, entry(*token, i)));
+        let logits: Vec<f32> = logits_of(hash).collect();
+        let best = (1..VOCAB).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+        context.push(best as u32);
+    }
+    context.split_off(prompt.len())
+}
+
+impl CausalLm for FakeLm {
+    fn vocab_size(&self) -> usize {
+        VOCAB
+    }
+
+    fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    fn kv_shape(&self) -> KvShape {
+        KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
+    }
+
+    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError> {
+        self.block_size = geometry.block_size;
+        self.slots = vec![None; geometry.blocks * geometry.block_size];
+        Ok(())
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        self.forwards += 1;
+        if let Some((entering, passing)) = &self.gate {
+            let _ = entering.send(());
+            let _ = passing.recv();
+        }
+        assert!(self.fault != Fault::PanicAt(self.forwards), "the test wants it");
+        if self.fault == Fault::ErrorAt(self.forwards) {
+            return Err(ModelError::Batch("the test wants it".into()));
+        }
+        let rows = batch.tokens.len();
+        assert!(rows > 0 && batch.positions.len() == rows && batch.slots.len() == rows);
+        assert_eq!(batch.slots.iter().collect::<HashSet<_>>().len(), rows, "one slot, two writers");
+        for row in 0..rows {
+            self.slots[batch.slots[row] as usize] =
+                Some(entry(batch.tokens[row], batch.positions[row] as usize));
+        }
+        let mut values = Vec::new();
+        let mut wanted = batch.logit_rows.iter().map(|row| *row as usize).peekable();
+        let mut next_row = 0;
+        for span in &batch.spans {
+            assert_eq!(span.rows.start, next_row);
+            next_row = span.rows.end;
+            let slot = |i: usize| {
+                span.block_table[i / self.block_size] as usize * self.block_size + i % self.block_size
+            };
+            let mut context = 0;
+            for i in 0..span.context_len {
+                context = mix(context, self.slots[slot(i)].expect("a slot that was never written"));
+                let Some(row) = (i + span.rows.len()).checked_sub(span.context_len) else { continue };
+                let row = span.rows.start + row;
+                assert_eq!((batch.positions[row] as usize, batch.slots[row] as usize), (i, slot(i)));
+                if wanted.next_if_eq(&row).is_some() {
+                    let nan = self.fault == Fault::NanFor(batch.tokens[row]);
+                    values.extend(logits_of(context).map(|logit| if nan { f32::NAN } else { logit }));
+                }
+            }
+        }
+        assert!(next_row == rows && wanted.next().is_none(), "rows that belong to no span");
+        Ok(Logits::new(values, VOCAB))
+    }
+}
+
+/// A byte-level tokenizer: each byte is a token, and [`EOS`] is special.
+pub(super) fn tokenizer() -> Tokenizer {
+    let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut vocab = String::new();
+    let mut stand_ins = 256u32..;
+    for byte in 0..256 {
+        let code = if printable(byte) { byte } else { stand_ins.next().unwrap() };
+        let letter = serde_json::to_string(&char::from_u32(code).unwrap()).unwrap();
+        write!(vocab, "{letter}: {byte},").unwrap();
+    }
+    let text = format!(
+        r#"{{"version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{{"id": {EOS}, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}}],
+        "pre_tokenizer": {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}},
+        "decoder": {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}},
+        "model": {{"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": {{{}}}, "merges": []}}}}"#,
+        vocab.trim_end_matches(',')
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, text).unwrap();
+    Tokenizer::from_file(&path).unwrap()
+}

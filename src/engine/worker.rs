@@ -1,0 +1,215 @@
+//! The engine's thread: the one owner of the model, the blocks and the sequences. A thin shell around the scheduler.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::generation::{Event, FinishReason};
+use super::job::{Chosen, Job};
+use super::logprobs::{Score, score};
+use super::sampler::Unusable;
+use super::scheduler::{Plan, Scheduler, Step};
+use super::sequence::{PromptScores, Sequence, SequenceId};
+use super::shared::{Phase, Shared};
+use crate::model::{CausalLm, Logits, Tokenizer};
+
+/// A message to the thread.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Answer this prompt.
+    Generate(Box<(Job, Vec<u32>)>),
+    /// Look at the phase.
+    Wake,
+}
+
+/// Whether more commands can come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inbox {
+    Open,
+    Closed,
+}
+
+/// See the module.
+pub(super) struct Worker {
+    pub(super) name: String,
+    pub(super) lm: Box<dyn CausalLm>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) scheduler: Scheduler,
+    pub(super) jobs: HashMap<SequenceId, Job>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) next_id: u64,
+}
+
+/// What a step gave one sequence.
+struct Outcome {
+    scores: Vec<Score>,
+    chosen: Option<Chosen>,
+}
+
+impl Worker {
+    /// Works until the handles are gone or the engine is drained and nothing is left to do, or until the model fails.
+    pub(super) fn run(&mut self) {
+        loop {
+            let inbox = self.receive();
+            if self.shared.phase() == Phase::Stopping {
+                self.cut_off();
+            }
+            self.drop_abandoned();
+            self.publish();
+            if self.jobs.is_empty() {
+                if inbox == Inbox::Closed || self.shared.phase() != Phase::Open {
+                    return;
+                }
+                continue;
+            }
+            let began = Instant::now();
+            if let Err(why) = self.step() {
+                tracing::error!(engine = %self.name, %why, "the model failed; the engine ends");
+                // First of all, so that nobody who hears of the failure finds the engine alive.
+                self.shared.mark_dead();
+                for (_, mut job) in self.jobs.drain() {
+                    job.outbox.send(Event::Failed(why.clone()));
+                }
+                return;
+            }
+            self.shared.busy_micros.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+            self.publish();
+        }
+    }
+
+    /// Takes all commands in; waits for one if there is nothing else to do.
+    fn receive(&mut self) -> Inbox {
+        if self.jobs.is_empty() && self.shared.phase() == Phase::Open {
+            match self.commands.recv() {
+                Ok(command) => self.obey(command),
+                Err(_) => return Inbox::Closed,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return Inbox::Open,
+                Err(TryRecvError::Disconnected) => return Inbox::Closed,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let Command::Generate(work) = command else { return };
+        let (job, prompt) = *work;
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
+        self.scheduler.add(Sequence::new(id, prompt, scores));
+        self.jobs.insert(id, job);
+    }
+
+    fn cut_off(&mut self) {
+        for (id, mut job) in self.jobs.drain() {
+            self.scheduler.remove(id);
+            self.shared.cut_off.fetch_add(1, Ordering::Relaxed);
+            job.finish(FinishReason::Cancelled);
+        }
+    }
+
+    fn drop_abandoned(&mut self) {
+        let scheduler = &mut self.scheduler;
+        self.jobs.retain(|id, job| {
+            let stays = !job.outbox.is_abandoned();
+            if !stays {
+                scheduler.remove(*id);
+            }
+            stays
+        });
+    }
+
+    fn publish(&self) {
+        self.shared.running.store(self.scheduler.running(), Ordering::Relaxed);
+        self.shared.set_aside.store(self.scheduler.set_aside(), Ordering::Relaxed);
+        self.shared.blocks_used.store(self.scheduler.blocks_used(), Ordering::Relaxed);
+    }
+
+    /// One forward pass and what follows from it. An error is the model's, and the end.
+    fn step(&mut self) -> Result<(), String> {
+        let plan = self.scheduler.plan();
+        if plan.steps.is_empty() {
+            return Err("the scheduler found nothing to do for the requests it has".into());
+        }
+        for step in &plan.steps {
+            if let Some(job) = self.jobs.get_mut(&step.id) {
+                job.place = None;
+            }
+        }
+        self.shared.preemptions.fetch_add(plan.preempted as u64, Ordering::Relaxed);
+        self.publish();
+        let logits = catch_unwind(AssertUnwindSafe(|| self.lm.forward(&plan.batch)))
+            .map_err(|panic| format!("the model panicked: {}", panic_message(panic.as_ref())))?
+            .map_err(|error| error.to_string())?;
+        self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        self.scheduler.computed(&plan);
+        for (step, outcome) in plan.steps.iter().zip(self.outcomes(&plan, &logits)) {
+            self.apply(step, outcome);
+        }
+        Ok(())
+    }
+
+    /// Chooses and scores for all sequences at once; each depends on its own rows and job only.
+    fn outcomes(&self, plan: &Plan, logits: &Logits) -> Vec<Result<Outcome, Unusable>> {
+        let (jobs, scheduler) = (&self.jobs, &self.scheduler);
+        let outcome = |scratch: &mut Vec<f32>, step: &Step| {
+            let Some((job, sequence)) = jobs.get(&step.id).zip(scheduler.get(step.id)) else {
+                return Ok(Outcome { scores: Vec::new(), chosen: None });
+            };
+            let top = job.prompt_logprobs.unwrap_or(0);
+            let of_prompt = |(position, row): &(usize, usize)| {
+                score(logits.row(*row), sequence.tokens[position + 1], top)
+            };
+            let scores = step.scores.iter().map(of_prompt).collect::<Result<_, _>>()?;
+            let chosen = step.sample.map(|row| job.choose(logits.row(row), scratch)).transpose()?;
+            Ok(Outcome { scores, chosen })
+        };
+        plan.steps.par_iter().map_init(Vec::new, outcome).collect()
+    }
+
+    /// Gives a sequence and its client what the step brought.
+    fn apply(&mut self, step: &Step, outcome: Result<Outcome, Unusable>) {
+        let Some((job, sequence)) = self.jobs.get_mut(&step.id).zip(self.scheduler.get(step.id)) else {
+            return;
+        };
+        let shared = &self.shared;
+        let ended = match outcome {
+            Err(unusable) => {
+                job.outbox.send(Event::Failed(unusable.to_string()));
+                true
+            }
+            Ok(Outcome { scores, chosen }) => {
+                job.add_prompt_scores(scores, &self.tokenizer);
+                let Some(chosen) = chosen else { return };
+                let cached = sequence.cached.unwrap_or(0);
+                if job.start(cached, &self.tokenizer) {
+                    shared.prefix_hit_tokens.fetch_add(cached as u64, Ordering::Relaxed);
+                    shared.prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
+                }
+                shared.generated_tokens.fetch_add(1, Ordering::Relaxed);
+                self.scheduler.append(step.id, chosen.0);
+                job.accept(chosen, &self.tokenizer)
+            }
+        };
+        if ended {
+            self.shared.ended_requests.fetch_add(1, Ordering::Relaxed);
+            self.scheduler.remove(step.id);
+            self.jobs.remove(&step.id);
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

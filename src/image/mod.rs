@@ -1,0 +1,29 @@
+//! A model's files, named by what is in them.
+//!
+//! In: a folder, or a repository on the Hub at one commit. Out: [`LocatedImage`]: a readable folder whose
+//! content has been hashed and found to be the digest that was asked for.
+//! May import: `config` (the references), `ids`.
+//! Invariants: an image's digest says every byte of every file and nothing else; a file in the store has
+//! the content that its name says, or `verify` reports it; the store changes only by rename, so a crash
+//! leaves the old state or the new one; what was downloaded is never fetched again.
+//!
+//! Hashing blocks: call [`Store::resolve`], [`Store::verify`] and [`Store::add_local`] off the async threads.
+
+mod error;
+mod files;
+mod hub;
+mod manifest;
+mod store;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ImageError;
+pub use hub::{Hub, RemoteFile, Snapshot};
+pub use manifest::{FileEntry, Manifest, manifest_of};
+pub use store::{LocatedImage, Store};
+pub use upkeep::{Damage, DedupeReport, ListedImage};
+
+/// Told how many bytes are done and how many there are in all; called from several threads.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);

@@ -1,0 +1,65 @@
+//! Why a change of a route was refused.
+
+use crate::ids::{ModelName, VersionName, VersionRef};
+use crate::store::StoreError;
+
+/// A refused change; nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// No such model.
+    #[error("there is no model {model}")]
+    UnknownModel {
+        /// As asked.
+        model: ModelName,
+    },
+    /// The model has no such version.
+    #[error("model {} has no version {}; declare it in the configuration first", version.model, version.version)]
+    UnknownVersion {
+        /// As asked.
+        version: VersionRef,
+    },
+    /// A version that cannot answer must not take traffic.
+    #[error("{version} is not hot; load it first, then give it traffic")]
+    NotHot {
+        /// The version.
+        version: VersionRef,
+    },
+    /// Shares that are not a whole.
+    #[error("the weights sum to {sum} %, not 100 %")]
+    SumNot100 {
+        /// What they sum to.
+        sum: f64,
+    },
+    /// No earlier route was stable.
+    #[error(
+        "{model} has no earlier route with one version at 100 % to roll back to; set the weights instead"
+    )]
+    NothingToRollBackTo {
+        /// The model.
+        model: ModelName,
+    },
+    /// The stored route gives traffic to a version that the configuration does not have.
+    #[error(
+        "the stored route of {model} gives traffic to {version}, which the configuration no longer declares; declare it, or move the store away to start from the configured route"
+    )]
+    Undeclared {
+        /// The model.
+        model: ModelName,
+        /// The missing version.
+        version: VersionName,
+    },
+    /// The stored route cannot be read.
+    #[error("the stored route of {model}, revision {revision}, does not cover the circle of buckets")]
+    Damaged {
+        /// The model.
+        model: ModelName,
+        /// The revision.
+        revision: u64,
+    },
+    /// The task that owns changes has ended: the server is stopping.
+    #[error("the server is stopping; routes no longer change")]
+    Stopping,
+    /// The change could not be written, so it was not made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

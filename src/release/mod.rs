@@ -1,0 +1,23 @@
+//! Which version answers: routes, sticky keys, changes of weights, rollback.
+//!
+//! In: a model and a sticky key, or an operator's change. Out: a version. May import `store` and `config`;
+//! knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
+//!
+//! Invariants: reading a route takes no lock and does no I/O; one task owns all changes, and each is in the
+//! store before readers see it and seen by readers before it is answered; a key moves only when its version's
+//! share shrinks.
+
+mod changes;
+mod error;
+mod history;
+mod route;
+mod sticky;
+mod table;
+mod view;
+
+pub use changes::{Change, Declared, Readiness, Releases};
+pub use error::ReleaseError;
+pub use route::Route;
+pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of};
+pub use table::{Resolution, RouteTable, Routes};
+pub use view::{AuditEntry, RouteView};

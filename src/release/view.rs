@@ -1,0 +1,75 @@
+//! Routes and audit lines as operators see them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::route::Route;
+use crate::ids::{ModelName, VersionName, Weight};
+use crate::store::{AuditRow, StableRoute};
+
+/// A model's route with the roles of its versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteView {
+    /// The model.
+    pub model: ModelName,
+    /// Counts up with every change.
+    pub revision: u64,
+    /// Shares in percent.
+    pub weights: BTreeMap<VersionName, Weight>,
+    /// The version that the others are compared with.
+    pub stable: VersionName,
+    /// All others that have traffic.
+    pub canary: Vec<VersionName>,
+    /// Where a rollback would go.
+    pub rollback_target: Option<StableRoute>,
+}
+
+impl RouteView {
+    pub(super) fn of(model: &ModelName, route: &Route) -> Self {
+        let stable = route.stable().clone();
+        Self {
+            model: model.clone(),
+            revision: route.revision(),
+            weights: route.weights().clone(),
+            canary: route.weights().keys().filter(|v| **v != stable).cloned().collect(),
+            stable,
+            rollback_target: route.rollback_target().cloned(),
+        }
+    }
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditEntry {
+    /// Counts up.
+    pub id: i64,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What: `first_route`, `set_weights`, `rollback`, `load`, `unload`.
+    pub action: String,
+    /// The model.
+    pub model: String,
+    /// What exactly.
+    pub detail: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl From<AuditRow> for AuditEntry {
+    fn from(row: AuditRow) -> Self {
+        let AuditRow { id, line } = row;
+        Self {
+            id,
+            at: line.at,
+            actor: line.actor,
+            action: line.action,
+            model: line.model,
+            detail: line.detail,
+            reason: line.reason,
+        }
+    }
+}

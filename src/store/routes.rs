@@ -1,0 +1,120 @@
+//! Route revisions: each change of a model's weights is a new row; the newest counts.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::audit::{self, NewAudit, timestamp};
+use super::error::StoreError;
+use super::open::Store;
+use crate::ids::{ModelName, VersionName, Weight};
+
+/// Neighbouring buckets of one version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketRun {
+    /// Who owns them.
+    pub version: VersionName,
+    /// How many there are.
+    pub buckets: u16,
+}
+
+/// A revision at which one version had all traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StableRoute {
+    /// The revision.
+    pub revision: u64,
+    /// The version that had all traffic.
+    pub version: VersionName,
+}
+
+/// One revision of a model's route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteRow {
+    /// The model.
+    pub model: ModelName,
+    /// Counts up from 1 within the model.
+    pub revision: u64,
+    /// Share of each version.
+    pub weights: BTreeMap<VersionName, Weight>,
+    /// Which version owns which buckets, in the order of the circle.
+    pub bucket_runs: Vec<BucketRun>,
+    /// Where a rollback goes: the last entry first.
+    pub rollback_points: Vec<StableRoute>,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Who made it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Store {
+    /// The newest revision of every model.
+    pub async fn latest_routes(&self) -> Result<Vec<RouteRow>, StoreError> {
+        let select = "SELECT * FROM route_revisions AS r WHERE revision = \
+                      (SELECT MAX(revision) FROM route_revisions WHERE model = r.model) ORDER BY model";
+        sqlx::query(select).fetch_all(&self.pool).await?.iter().map(route_row).collect()
+    }
+
+    /// The newest `limit` revisions of a model, the newest first.
+    pub async fn route_history(&self, model: &ModelName, limit: u32) -> Result<Vec<RouteRow>, StoreError> {
+        let select = "SELECT * FROM route_revisions WHERE model = $1 ORDER BY revision DESC LIMIT $2";
+        let rows =
+            sqlx::query(select).bind(model.as_str()).bind(i64::from(limit)).fetch_all(&self.pool).await?;
+        rows.iter().map(route_row).collect()
+    }
+
+    /// Adds a revision and its audit line, both or neither.
+    pub async fn append_route(&self, route: &RouteRow, line: &NewAudit) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(
+            "INSERT INTO route_revisions \
+             (model, revision, weights, bucket_runs, rollback_points, created_at, actor, reason) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(route.model.as_str())
+        .bind(route.revision as i64)
+        .bind(json(&route.weights))
+        .bind(json(&route.bucket_runs))
+        .bind(json(&route.rollback_points))
+        .bind(route.at.to_string())
+        .bind(&route.actor)
+        .bind(&route.reason)
+        .execute(&mut *transaction)
+        .await?;
+        audit::insert(&mut transaction, line).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("names and numbers always serialise")
+}
+
+fn parsed<T: DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
+    let found: String = row.try_get(column)?;
+    serde_json::from_str(&found).map_err(|e| StoreError::Row { column, found, why: e.to_string() })
+}
+
+fn route_row(row: &SqliteRow) -> Result<RouteRow, StoreError> {
+    let model: String = row.try_get("model")?;
+    let unusable = |e: crate::ids::IdError| StoreError::Row {
+        column: "model",
+        found: model.clone(),
+        why: e.to_string(),
+    };
+    Ok(RouteRow {
+        model: model.parse().map_err(unusable)?,
+        revision: row.try_get::<i64, _>("revision")?.cast_unsigned(),
+        weights: parsed(row, "weights")?,
+        bucket_runs: parsed(row, "bucket_runs")?,
+        rollback_points: parsed(row, "rollback_points")?,
+        at: timestamp(row, "created_at")?,
+        actor: row.try_get("actor")?,
+        reason: row.try_get("reason")?,
+    })
+}
