@@ -197,7 +197,7 @@ fn the_small_files_say_how_a_version_talks() {
     assert!(model.chat_template.unwrap().contains("<|start|>"));
 
     change(dir.path(), "generation_config.json", |c| {
-        *c = json!({"eos_token_id": [5, 2], "do_sample": false})
+        *c = json!({"eos_token_id": [5, 2], "do_sample": false});
     });
     change(dir.path(), "tokenizer_config.json", |c| {
         c["chat_template"] =
