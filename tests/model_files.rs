@@ -36,6 +36,8 @@ fn change(dir: &Path, file: &str, change: impl FnOnce(&mut Value)) {
     fs::write(&path, value.to_string()).unwrap();
 }
 
+type Change = fn(&mut Value);
+
 /// Rewrites the header of a safetensors file; the data stay.
 fn change_header(path: &Path, change: impl FnOnce(&mut Value)) {
     let bytes = fs::read(path).unwrap();
@@ -123,7 +125,6 @@ fn an_error_about_a_tensor_names_it_with_what_was_expected_and_found() {
 fn an_index_that_does_not_fit_its_files_is_refused() {
     let index = "model.safetensors.index.json";
     let norm = "model.norm.weight";
-    type Change = fn(&mut Value);
     let cases: [(Change, &str); 5] = [
         (
             |i| i["weight_map"]["model.norm.weight"] = json!("../model.safetensors"),
@@ -196,7 +197,7 @@ fn the_small_files_say_how_a_version_talks() {
     assert!(model.chat_template.unwrap().contains("<|start|>"));
 
     change(dir.path(), "generation_config.json", |c| {
-        *c = json!({"eos_token_id": [5, 2], "do_sample": false})
+        *c = json!({"eos_token_id": [5, 2], "do_sample": false});
     });
     change(dir.path(), "tokenizer_config.json", |c| {
         c["chat_template"] =

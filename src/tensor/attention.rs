@@ -8,7 +8,7 @@
 
 use rayon::prelude::*;
 
-use super::isa::{Isa, Kernel, Level, dispatch};
+use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
 use super::linear::Grid;
 use super::weight::ElementType;
 
@@ -183,7 +183,8 @@ impl Kernel for Group<'_> {
         }
         let scale = (head_dim as f32).sqrt().recip();
         for (out, scores) in self.out.chunks_exact_mut(head_dim).zip(scores.chunks_exact_mut(visible)) {
-            let total = exponentials(scores, scale);
+            // SAFETY: the processor has `I`
+            let total = unsafe { exponentials::<I>(scores, scale) };
             for (scores, block) in scores.chunks(block_size).zip(blocks) {
                 let values = &self.values[*block as usize * block_size * stride..][..block_size * stride];
                 // SAFETY: the processor has `I`
@@ -197,15 +198,30 @@ impl Kernel for Group<'_> {
 }
 
 /// Turns scores into `exp(scale * (score - highest))`; gives their sum.
+///
+/// # Safety
+/// The processor has `I`.
 #[inline(always)]
-fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
+unsafe fn exponentials<I: Isa>(scores: &mut [f32], scale: f32) -> f32 {
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
-    for score in scores {
-        *score = (scale * (*score - highest)).exp();
-        total += *score;
+    let whole = scores.len() - scores.len() % I::LANES;
+    let (vectors, rest) = scores.split_at_mut(whole);
+    let mut padded = [0.0; MOST_LANES];
+    padded[..rest.len()].copy_from_slice(rest);
+    // SAFETY: each load and store is of `LANES` elements of a chunk, or of `padded`
+    unsafe {
+        let (scale, least) = (I::splat(scale), I::splat(-highest * scale));
+        let mut sums = I::splat(0.0);
+        for chunk in vectors.chunks_exact_mut(I::LANES) {
+            let shares = exp::<I>(I::fma(I::load(chunk.as_ptr()), scale, least));
+            I::store(chunk.as_mut_ptr(), shares);
+            sums = I::fma(shares, I::splat(1.0), sums);
+        }
+        let shares = exp::<I>(I::fma(I::load(padded.as_ptr()), scale, least));
+        I::store(padded.as_mut_ptr(), shares);
+        rest.copy_from_slice(&padded[..rest.len()]);
+        I::sum(sums) + rest.iter().sum::<f32>()
     }
-    total
 }
 
 /// `out += Σ share * value`, token by token; token `t`'s value starts at `t * stride`.

@@ -11,13 +11,15 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::isa::{Isa, Kernel, Level, dispatch};
+use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch};
 use super::weight::{ElementType, Weight};
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 17;
-/// Bytes of weights that one task reads again for each tile of rows; they should stay in the L2 cache.
+/// Bytes of weights that one task reads again for each tile of rows; they should stay in the L2 cache,
 const TASK_BYTES: usize = 256 << 10;
+/// beside the rows that every task reads again.
+const BLOCK_BYTES: usize = 384 << 10;
 
 /// `x` is `[rows, in]`, `y` takes `[rows, out]`, for a weight `[out, in]`.
 ///
@@ -27,24 +29,33 @@ pub(super) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
     let rows = x.len() / width;
     assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
-    let grid = Grid {
-        x: x.as_ptr(),
-        rows,
-        w: weight.bytes().as_ptr(),
-        element: weight.element(),
-        w_stride: width,
-        width,
-        y: y.as_mut_ptr(),
-        y_stride: outs,
-    };
-    let work = rows * outs * width;
-    if work < WORTH_A_THREAD || rayon::current_num_threads() == 1 {
+    // a whole number of the tallest tiles, so that only the last block has a rest
+    let per_block = (BLOCK_BYTES / (width * size_of::<f32>())).next_multiple_of(12);
+    for (x, y) in x.chunks(per_block * width).zip(y.chunks_mut(per_block * outs)) {
+        let grid = Grid {
+            x: x.as_ptr(),
+            rows: x.len() / width,
+            w: weight.bytes().as_ptr(),
+            element: weight.element(),
+            w_stride: width,
+            width,
+            y: y.as_mut_ptr(),
+            y_stride: outs,
+        };
+        share_out(level, grid, outs);
+    }
+}
+
+/// Computes all `outs` outputs of `grid`, on several threads if it is worth it.
+fn share_out(level: Level, grid: Grid, outs: usize) {
+    let threads = rayon::current_num_threads();
+    if grid.rows * outs * grid.width < WORTH_A_THREAD || threads == 1 {
         return grid.compute(level, 0..outs);
     }
-    let fair = outs.div_ceil(4 * rayon::current_num_threads());
-    let cached = TASK_BYTES / (width * weight.element().size());
-    // a whole number of tiles' outputs, so that only the last task has a rest
-    let per_task = fair.min(cached).max(8).next_multiple_of(24);
+    let fair = outs.div_ceil(4 * threads);
+    let cached = TASK_BYTES / (grid.width * grid.element.size());
+    // a whole number of the widest tiles
+    let per_task = fair.min(cached).next_multiple_of(24);
     (0..outs.div_ceil(per_task)).into_par_iter().for_each(|task| {
         let first = task * per_task;
         grid.compute(level, first..outs.min(first + per_task));
@@ -191,8 +202,6 @@ impl Grid {
     }
 }
 
-const MOST_LANES: usize = 16;
-
 struct Part {
     grid: Grid,
     outs: Range<usize>,
@@ -275,7 +284,8 @@ mod tests {
     fn sixty_four_rows_are_each_what_they_are_alone() {
         for level in Level::available() {
             for element in ELEMENTS {
-                for &(outs, width) in SIZES {
+                // the last is so wide that 64 rows are several blocks
+                for &(outs, width) in SIZES.iter().chain(&[(30, 4099)]) {
                     let w = weight(&noise(outs * width, 1), *element, &[outs, width]);
                     let x = noise(64 * width, 2);
                     for rows in [64, 63, 5, 2] {

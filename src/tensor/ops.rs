@@ -115,7 +115,7 @@ impl CustomOp2 for SiluMul {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = rowwise::silu_mul(elements(s1, l1)?, elements(s2, l2)?);
+        let out = rowwise::silu_mul(Level::best(), elements(s1, l1)?, elements(s2, l2)?);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 }
@@ -128,9 +128,33 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &SiluMul)
 }
 
-/// `x + y`: candle's own, which is by element; `y` may be one row, added to each of `x`.
+struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = rowwise::add(elements(s1, l1)?, elements(s2, l2)?);
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+}
+
+/// `x + y`, both `[rows, width]`; or `y` is one row, which is added to each of `x`. Not candle's own, which hands
+/// these small sums to threads that spin while the next operator computes.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    x.broadcast_add(y)
+    let ((rows, width), (y_rows, y_width)) = (x.dims2()?, y.dims2()?);
+    if width != y_width || (y_rows != rows && y_rows != 1) {
+        bail!("add: {:?} and {:?}", x.dims(), y.dims());
+    }
+    x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add)
 }
 
 /// Rows `rows` of `x`, in that order.
@@ -218,6 +242,7 @@ mod tests {
         assert!(linear(&x, &w).is_err());
         assert!(rms_norm(&x, &w, 1e-5).is_err());
         assert!(embedding(&w, &[0, 4]).is_err());
+        assert!(add(&x, &x.narrow(1, 0, 5).unwrap()).is_err());
         let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
         let mut cache = KvCache::new(layout).unwrap();
         let rows = x.reshape((2, 1, 6)).unwrap();

@@ -1,7 +1,11 @@
 //! Kernels that treat each row, or each element, by itself.
 
+#![allow(unsafe_code)]
+#![allow(clippy::inline_always)]
+
 use rayon::prelude::*;
 
+use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
 use super::weight::Weight;
 
 /// Elements below which a second thread costs more than it brings.
@@ -52,13 +56,52 @@ pub(super) fn embedding(table: &Weight, tokens: &[u32]) -> Vec<f32> {
     out
 }
 
-/// `silu(gate) * up`, element by element.
-pub(super) fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let one = |(g, u): (&f32, &f32)| g / (1.0 + (-g).exp()) * u;
-    if gate.len() < WORTH_A_THREAD {
-        return gate.iter().zip(up).map(one).collect();
+/// `x + y`; `y` is as long as `x`, or one of its rows, which is added to each.
+pub(super) fn add(x: &[f32], y: &[f32]) -> Vec<f32> {
+    let mut out = x.to_vec();
+    for row in out.chunks_exact_mut(y.len().max(1)) {
+        row.iter_mut().zip(y).for_each(|(x, y)| *x += y);
     }
-    gate.par_iter().zip(up).with_min_len(WORTH_A_THREAD / 4).map(one).collect()
+    out
+}
+
+/// `silu(gate) * up`, element by element.
+pub(super) fn silu_mul(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let mut out = gate.to_vec();
+    let task = |(out, up): (&mut [f32], &[f32])| dispatch(level, SiluMul { out, up });
+    if out.len() < WORTH_A_THREAD {
+        task((&mut out, up));
+    } else {
+        out.par_chunks_mut(WORTH_A_THREAD / 4).zip(up.par_chunks(WORTH_A_THREAD / 4)).for_each(task);
+    }
+    out
+}
+
+/// `out` is the gate before and the result after.
+struct SiluMul<'a> {
+    out: &'a mut [f32],
+    up: &'a [f32],
+}
+
+impl Kernel for SiluMul<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        for (out, up) in self.out.chunks_mut(I::LANES).zip(self.up.chunks(I::LANES)) {
+            let (mut gates, mut ups) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
+            gates[..out.len()].copy_from_slice(out);
+            ups[..up.len()].copy_from_slice(up);
+            // SAFETY: the processor has `I`, and each buffer holds a vector
+            unsafe {
+                let gate = I::load(gates.as_ptr());
+                let one = I::splat(1.0);
+                // below -87 the exponential would leave the floats, and silu is 0 to within 1e-35
+                let negative = I::sub(I::splat(0.0), I::max(I::splat(-87.0), gate));
+                let silu = I::div(gate, I::fma(exp::<I>(negative), one, one));
+                I::store(gates.as_mut_ptr(), I::fma(silu, I::load(ups.as_ptr()), I::splat(0.0)));
+            }
+            out.copy_from_slice(&gates[..out.len()]);
+        }
+    }
 }
 
 /// How far each pair of a head turns a position, and by what the result is scaled.
@@ -144,9 +187,20 @@ mod tests {
         }
 
         let (gate, up) = (noise(40_000, 3), noise(40_000, 4));
-        let both = silu_mul(&gate, &up);
-        near(&both, &reference::silu_mul(&gate, &up));
-        assert_eq!(silu_mul(&gate[77..99], &up[77..99]), both[77..99], "more elements, more threads");
+        let gate: Vec<f32> = gate.iter().map(|g| g * 120.0).collect();
+        for level in Level::available() {
+            let both = silu_mul(*level, &gate, &up);
+            near(&both, &reference::silu_mul(&gate, &up));
+            let some = silu_mul(*level, &gate[77..99], &up[77..99]);
+            assert_eq!(some, both[77..99], "{level:?}: fewer elements, fewer threads, other lanes");
+        }
+
+        assert_eq!(
+            add(&[1.0, 2.0, 3.0, 4.0], &[0.5, 0.25]),
+            [1.5, 2.25, 3.5, 4.25],
+            "one row, added to each"
+        );
+        assert_eq!(add(&[1.0, 2.0], &[0.5, 0.25]), [1.5, 2.25]);
 
         let table = RopeTable { frequencies: vec![1.0, 0.3, 0.01], attention_factor: 1.25 };
         let positions = [0, 5, 4095];
