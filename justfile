@@ -2,6 +2,10 @@
 default:
     @just --list
 
+# the main job: the demo on CPU
+serve *ARGS:
+    cargo run --release -- serve {{ARGS}}
+
 # what the README promises; no network, no GPU, no Python
 test *ARGS:
     cargo test {{ARGS}}
@@ -14,6 +18,14 @@ ci:
 lint:
     cargo fmt --all
     cargo clippy --all-targets -- -D warnings
+
+# the measured claims of models/README.md
+bench-demo:
+    cargo run --release -- bench demo --json
+
+# the measured claims about switching under load
+bench-switch:
+    cargo run --release -- bench switch --json
 
 # train the demo versions anew (well under an hour on two cores)
 train:

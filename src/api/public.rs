@@ -32,7 +32,7 @@ pub(super) struct PublicState {
 pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
     let state = PublicState {
         gateway,
-        body_limit: server.body_limit as usize,
+        body_limit: server.body_limit,
         body_timeout: server.request_timeout.min(BODY_TIMEOUT),
         keys: ApiKeys::new(server.api_keys.iter().map(ApiKey::expose)),
     };

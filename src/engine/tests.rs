@@ -97,7 +97,7 @@ async fn sixty_four_at_once_each_get_the_text_that_they_would_get_alone() {
         for max_step_tokens in [1, 7, 64, 512] {
             // Room for all, and room for little more than one.
             for kv_tokens in [16 * 1024, 96] {
-                let engine = plain(EngineConfig { prefix_cache, max_step_tokens, kv_tokens, ..config() });
+                let engine = plain(EngineConfig { kv_tokens, max_step_tokens, prefix_cache, ..config() });
                 let requests = prompts().iter().map(|p| request(p, 24)).collect();
                 for (told, alone) in all(&engine, requests).await.iter().zip(&alone) {
                     assert_eq!(&told.tokens, alone, "{prefix_cache:?} {max_step_tokens} {kv_tokens}");

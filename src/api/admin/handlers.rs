@@ -33,7 +33,7 @@ pub(in crate::api) struct AdminState {
 
 /// The operators' router. It asks for no key: bind it where only operators reach it.
 pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
-    let state = AdminState { gateway, body_limit: server.body_limit as usize };
+    let state = AdminState { gateway, body_limit: server.body_limit };
     let router = Router::new()
         .route("/admin/models", get(list_models))
         .route("/admin/models/{model}/route", get(get_route).put(put_route))
