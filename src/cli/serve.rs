@@ -27,6 +27,10 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logging(args.log, &args.log_filter).map_err(|e| CliError::Usage(e.to_string()))?;
     let config = config::load(&args.config)?;
+    if let Some(threads) = config.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+        pool.map_err(|e| CliError::Server(format!("engine.threads cannot be {threads}: {e}")))?;
+    }
     let stop = stop_signal()?;
     let mut app = App::start(config).await.map_err(|e| CliError::Server(e.to_string()))?;
     let stopped_early = tokio::select! {
@@ -72,15 +76,16 @@ fn show_progress(bar: &ProgressBar, gateway: &Gateway) {
 /// What is being served, where, and what it takes; for the person who just started it.
 fn summary(app: &RunningApp) {
     let mut table = Table::new(&["version", "residency", "weight", "weights", "shared", "digest"]);
+    let mut failures = Vec::new();
     for version in app.gateway.models().into_iter().flat_map(|model| model.versions) {
+        if let Some(why) = version.state.failure() {
+            failures.push(format!("{} is not served: {why}", version.version));
+        }
         let info = version.state.backend().map(|backend| backend.info.clone());
         let size = |n: Option<u64>| n.map(bytes).unwrap_or_default();
         table.row([
             version.version.to_string(),
-            version
-                .state
-                .failure()
-                .map_or_else(|| version.state.name().to_owned(), |why| format!("failed: {why}")),
+            version.state.name().to_owned(),
             format!("{} %", version.weight),
             size(info.as_ref().map(|i| i.weight_bytes)),
             size(info.as_ref().map(|i| i.shared_bytes)),
@@ -92,6 +97,9 @@ fn summary(app: &RunningApp) {
         app.public, app.admin
     );
     eprint!("{table}");
+    for failure in failures {
+        eprintln!("\n{failure}");
+    }
     let resident = resident_bytes().map(|n| format!("memory {}; ", bytes(n))).unwrap_or_default();
     eprintln!("\n{resident}stop with Ctrl-C or SIGTERM");
 }

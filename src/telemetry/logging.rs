@@ -1,5 +1,6 @@
 //! Log lines on stderr, as text for people or as JSON for machines.
 
+use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
@@ -48,7 +49,10 @@ pub enum LoggingError {
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     let parsed = EnvFilter::try_new(filter)
         .map_err(|e| LoggingError::Filter { filter: filter.to_owned(), why: e.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let done = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
