@@ -1,0 +1,137 @@
+//! Routes over their store: what is refused, what survives, and what a damaged file says.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
+use switchback::release::{Change, Declared, Readiness, ReleaseError, Releases, StickyKey};
+use switchback::store::{Store, StoreError};
+
+/// v1 and v2 are hot; v3 is while the switch is on.
+#[derive(Default)]
+struct Hot {
+    v3: AtomicBool,
+}
+
+impl Readiness for Hot {
+    fn is_ready(&self, version: &VersionRef) -> bool {
+        version.version.as_str() != "v3" || self.v3.load(Ordering::Relaxed)
+    }
+}
+
+fn model() -> ModelName {
+    "desk".parse().unwrap()
+}
+
+fn weights(text: &str) -> BTreeMap<VersionName, Weight> {
+    let pair = |s: &str| s.split_once('=').map(|(v, w)| (v.parse().unwrap(), w.parse().unwrap())).unwrap();
+    text.split(' ').map(pair).collect()
+}
+
+fn by(actor: &str) -> Change {
+    Change { actor: actor.to_owned(), reason: "a test".to_owned() }
+}
+
+async fn start(folder: &Path, versions: &[&str], hot: Arc<Hot>) -> Result<Releases, ReleaseError> {
+    let store = Store::open(&folder.join("state.db")).await?;
+    let versions: BTreeSet<VersionName> = versions.iter().map(|v| v.parse().unwrap()).collect();
+    let declared = BTreeMap::from([(model(), Declared { versions, first_route: weights("v1=100") })]);
+    Releases::start(store, declared, hot).await
+}
+
+const ALL: [&str; 3] = ["v1", "v2", "v3"];
+
+#[tokio::test]
+async fn a_refused_change_leaves_route_and_log_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    let set = |text: &str| releases.set_weights(model(), weights(text), by("anna"));
+    assert!(matches!(set("v1=90 v3=10").await, Err(ReleaseError::NotHot { .. })));
+    assert!(matches!(set("v1=90 v9=10").await, Err(ReleaseError::UnknownVersion { .. })));
+    assert!(matches!(set("v1=90 v2=9").await, Err(ReleaseError::SumNot100 { sum: 99.0 })));
+    let unknown = releases.rollback("nobody".parse().unwrap(), by("anna")).await;
+    assert!(matches!(unknown, Err(ReleaseError::UnknownModel { .. })));
+    let nothing = releases.rollback(model(), by("anna")).await;
+    assert!(matches!(nothing, Err(ReleaseError::NothingToRollBackTo { .. })));
+    assert_eq!(releases.current(&model()).unwrap().revision, 1);
+    assert_eq!(releases.audit(10, None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_version_that_died_may_lose_traffic_but_not_get_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
+    releases.set_weights(model(), weights("v1=50 v3=50"), by("anna")).await.unwrap();
+    hot.v3.store(false, Ordering::Relaxed);
+    let more = releases.set_weights(model(), weights("v1=40 v3=60"), by("anna")).await;
+    assert!(matches!(more, Err(ReleaseError::NotHot { .. })));
+    releases.set_weights(model(), weights("v1=90 v3=10"), by("anna")).await.unwrap();
+    assert_eq!(releases.rollback(model(), by("anna")).await.unwrap().weights, weights("v1=100"));
+}
+
+#[tokio::test]
+async fn a_restart_finds_routes_users_and_log_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let users: Vec<_> = (0..500).map(|i| StickyKey::from_user(&format!("user-{i}"))).collect();
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    for text in ["v1=95 v2=5", "v1=75 v2=25", "v2=100", "v1=10 v2=90"] {
+        releases.set_weights(model(), weights(text), by("anna")).await.unwrap();
+    }
+    let before: Vec<_> = users.iter().map(|user| releases.routes().resolve(&model(), user)).collect();
+    let view = releases.current(&model()).unwrap();
+    drop(releases);
+
+    let again = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    let after: Vec<_> = users.iter().map(|user| again.routes().resolve(&model(), user)).collect();
+    assert_eq!(before, after);
+    assert_eq!(again.current(&model()).unwrap(), view);
+    let log = again.audit(10, Some(model())).await.unwrap();
+    let told: Vec<_> =
+        log.iter().map(|line| (line.id, &*line.actor, line.detail.as_deref().unwrap())).collect();
+    assert_eq!(told[0], (5, "anna", "v1=10 v2=90"));
+    assert_eq!(told[4], (1, "switchback", "v1=100"));
+    assert_eq!(again.rollback(model(), by("ben")).await.unwrap().weights, weights("v2=100"));
+}
+
+#[tokio::test]
+async fn a_stored_route_to_a_version_that_is_gone_stops_the_start_with_the_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    releases.set_weights(model(), weights("v1=50 v2=50"), by("anna")).await.unwrap();
+    drop(releases);
+    let Err(error) = start(folder.path(), &["v1"], Arc::default()).await else { panic!("it started") };
+    assert!(matches!(error, ReleaseError::Undeclared { .. }));
+    assert!(error.to_string().contains("declare it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_named_and_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let damaged = b"this is no database, however long one looks at it".repeat(100);
+    std::fs::write(&path, &damaged).unwrap();
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+    assert!(error.to_string().contains("state.db"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), damaged);
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_release_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    Store::open(&path).await.unwrap().close().await;
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (9999, 'from the future', TRUE, x'00', 0)";
+    sqlx::query(newer).execute(&pool).await.unwrap();
+    pool.close().await;
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(matches!(error, StoreError::Schema { .. }), "{error:?}");
+    assert!(error.to_string().contains("newer"), "{error}");
+}
