@@ -30,3 +30,7 @@ bench-switch:
 # train the demo versions anew (well under an hour on two cores)
 train:
     cargo run --release --example train-demo -- --out models
+
+# look for inputs that panic: config, template or image (needs nightly and cargo-fuzz)
+fuzz TARGET *ARGS:
+    cargo +nightly fuzz run {{TARGET}} {{ARGS}}

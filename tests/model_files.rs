@@ -253,3 +253,18 @@ fn progress_grows_to_the_whole() {
     assert!(seen.iter().all(|(_, t)| *t == total) && seen.is_sorted());
     assert_eq!((seen[0], *seen.last().unwrap()), ((0, total), (total, total)));
 }
+
+#[test]
+fn a_tokenizer_that_is_damaged_is_refused_with_its_file() {
+    let whole = copy("gqa");
+    let text = std::fs::read_to_string(whole.path().join("tokenizer.json")).unwrap();
+    for (from, to) in
+        [("\"decoder\":", "\"decoder\""), ("\"decoder\":", "\"decoder\": 7, \"x\":"), ("{", "[")]
+    {
+        let dir = copy("gqa");
+        let damaged = text.replacen(from, to, 1);
+        assert_ne!(damaged, text, "{from} is not in the file");
+        std::fs::write(dir.path().join("tokenizer.json"), damaged).unwrap();
+        assert!(refusal(dir.path()).contains("tokenizer.json"));
+    }
+}

@@ -56,7 +56,12 @@ impl Tokenizer {
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
         let text = std::fs::read(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
         let wrong = |e: tokenizers::Error| ModelError::Tokenizer { path: path.into(), what: e.to_string() };
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&text).map_err(wrong)?;
+        serde_json::from_slice::<serde::de::IgnoredAny>(&text)
+            .map_err(|e| ModelError::Json { path: path.into(), what: e.to_string() })?;
+        // the library panics on some contents that are JSON but no tokenizer
+        let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&text));
+        let unreadable = |_| wrong("its contents describe no tokenizer".into());
+        let mut tokenizer = read.map_err(unreadable)?.map_err(wrong)?;
         // training leaves these behind; a server that cut or padded a prompt in silence would be wrong
         tokenizer.with_truncation(None).map_err(wrong)?;
         tokenizer.with_padding(None);

@@ -116,7 +116,8 @@ fn without_generation_marks(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         out.push_str(&rest[..start]);
         let tag = &rest[start..];
-        let Some(end) = tag.find("%}").map(|at| at + 2) else { break };
+        // looked for behind the opening, as `{%}` does not close itself
+        let Some(end) = tag[2..].find("%}").map(|at| at + 4) else { break };
         let inner = &tag[2..end - 2];
         let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         if matches!(word, "generation" | "endgeneration") {
@@ -151,6 +152,13 @@ mod tests {
         let Json::Object(extra) = extra else { panic!("extra must be an object") };
         let messages = messages.as_array().unwrap();
         ChatTemplate::compile(source, &special())?.render(messages, &extra, GenerationPrompt::Add)
+    }
+
+    #[test]
+    fn a_tag_that_opens_and_closes_in_one_character_is_an_error_and_no_panic() {
+        for source in ["{%}", "a {%} b", "{%", "{%}%}"] {
+            assert!(ChatTemplate::compile(source, &special()).is_err(), "{source:?} was taken");
+        }
     }
 
     #[test]
