@@ -164,19 +164,19 @@ async fn no_request_is_lost_while_versions_come_and_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_finishes_what_was_begun_and_takes_nothing_new() {
     let server = start().await;
-    let request = with(chat(), json!({"max_tokens": 100, "ignore_eos": true}));
-    let (url, client) = (server.url(CHAT), server.client.clone());
-    let begun = tokio::spawn(async move { client.post(url).json(&request).send().await.unwrap().status() });
-    while server.running().await == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    // Headers come once the engine has the request. Waiting for a gauge instead would miss an answer that is quick.
+    let request = with(chat(), json!({"stream": true, "n": 8, "max_tokens": 200, "ignore_eos": true}));
+    let begun = server.post(CHAT, &request).await;
+    assert_eq!(begun.status(), 200);
     server.app.gateway.close();
     assert_eq!(server.get("/ready").await.status(), 503);
     let response = server.post(CHAT, &chat()).await;
     assert_eq!(response.status(), 503);
     assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "shutting_down");
     let address = server.app.public;
-    server.app.shut_down().await;
-    assert_eq!(begun.await.unwrap(), 200);
+    let (text, ()) = tokio::join!(begun.text(), server.app.shut_down());
+    let text = text.unwrap();
+    assert_eq!(text.matches(r#""finish_reason":"length""#).count(), 8, "{text}");
+    assert!(text.trim_end().ends_with("data: [DONE]"), "the stream broke off: {text}");
     assert!(std::net::TcpStream::connect(address).is_err());
 }

@@ -40,7 +40,9 @@ pub async fn start_with(setup: Setup) -> Server {
     let config = config(folder.path(), &setup);
     let mut app = App::start(switchback::config::load(&config).unwrap()).await.unwrap();
     app.loaded().await;
-    Server { app, client: Client::new(), folder }
+    // a server that hangs fails its test instead of hanging it too
+    let client = Client::builder().timeout(Duration::from_mins(1)).build().unwrap();
+    Server { app, client, folder }
 }
 
 fn config(folder: &Path, setup: &Setup) -> std::path::PathBuf {
