@@ -173,7 +173,11 @@ async fn models_and_versions_are_listed() {
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_place() {
     let server = start().await;
-    let request = with(chat(), json!({"stream": true, "max_tokens": 200, "ignore_eos": true, "n": 4}));
+    // more than the sockets' buffers hold, so that it cannot have been answered before the client is missed
+    let long = json!({
+        "stream": true, "max_tokens": 200, "ignore_eos": true, "n": 100, "logprobs": true, "top_logprobs": 20
+    });
+    let request = with(chat(), long);
     let mut stream = server.post(CHAT, &request).await.bytes_stream();
     stream.next().await.unwrap().unwrap();
     drop(stream);

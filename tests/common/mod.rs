@@ -113,17 +113,18 @@ impl Server {
         (response.status(), response.json().await.unwrap())
     }
 
-    /// Sequences that the hot engines hold.
-    pub async fn running(&self) -> u64 {
+    /// Sequences that the hot engines hold, those that wait included.
+    async fn held(&self) -> u64 {
         let text = self.get("/metrics").await.text().await.unwrap();
-        let lines = text.lines().filter(|l| l.starts_with("switchback_engine_running{"));
-        lines.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        let gauges = ["switchback_engine_running{", "switchback_engine_waiting{"];
+        let lines = text.lines().filter(|line| gauges.iter().any(|gauge| line.starts_with(gauge)));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     /// Waits until no engine has anything left; fails after ten seconds.
     pub async fn idle(&self) {
         let started = Instant::now();
-        while self.running().await > 0 {
+        while self.held().await > 0 {
             assert!(started.elapsed() < Duration::from_secs(10), "the engines never came to rest");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
