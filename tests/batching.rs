@@ -39,7 +39,7 @@ async fn answer(served: &Served, prompt: &[u32]) -> (Vec<u32>, String) {
     let request = GenerateRequest {
         prompt: prompt.to_vec(),
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        stop: StopParams { ignore_eos: EosPolicy::Stop(served.eos.clone()), ..StopParams::default() },
+        stop: StopParams { eos: EosPolicy::Stop(served.eos.clone()), ..StopParams::default() },
         max_tokens: 96,
         min_tokens: 0,
         logprobs: None,

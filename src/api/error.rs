@@ -146,7 +146,11 @@ impl From<GatewayError> for ApiError {
             GatewayError::Deadline { .. } => {
                 server(StatusCode::GATEWAY_TIMEOUT, "timeout_error", "request_timeout")
             }
-            GatewayError::Engine { .. } => server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed"),
+            GatewayError::CutOff => Self {
+                retry_after: Some(Duration::from_secs(1)),
+                ..server(StatusCode::SERVICE_UNAVAILABLE, SERVER, "answer_cut_off")
+            },
+            GatewayError::Engine(_) => server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed"),
             GatewayError::Internal { .. } => {
                 server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error")
             }

@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel as bounded};
 
 /// The events of one request. Ends after [`Event::Finished`] or [`Event::Failed`]; dropping it cancels the request.
 #[derive(Debug)]
 pub struct Generation {
-    events: UnboundedReceiver<Event>,
+    events: Receiver<Event>,
 }
 
 impl Stream for Generation {
@@ -43,8 +44,30 @@ pub enum Event {
         usage: Usage,
     },
     /// The end, by a fault.
-    Failed(String),
+    Failed(Failure),
 }
+
+/// Why a request came to no good end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The caller asked for what makes no sense.
+    #[error("the request makes no sense: {0}")]
+    Invalid(String),
+    /// Nothing can be chosen from what the model gave.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// The model failed, and with it the engine.
+    #[error("{0}")]
+    Model(String),
+    /// The engine's thread ended before the answer did.
+    #[error("the engine ended before the answer did")]
+    Ended,
+}
+
+/// Logits that nothing can be chosen from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the model gave logits that are not finite numbers, so no token can be chosen")]
+pub struct Unusable;
 
 /// A generated token.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,17 +117,20 @@ pub struct Usage {
     pub cached_tokens: usize,
 }
 
-/// The engine's end of a [`Generation`]. The channel has no bound of its own, so that a slow client holds nobody up;
-/// the engine puts at most `max_tokens + 3` events into it. Whatever happens, exactly one event that ends it is sent.
+/// The most events beside the tokens': the start, text that was held back, the end.
+const BESIDE_TOKENS: usize = 3;
+
+/// The engine's end of a [`Generation`]. It has room for all events that a request can have, so that a slow client
+/// holds nobody up. Whatever happens, exactly one event that ends it is sent.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    events: UnboundedSender<Event>,
+    events: Sender<Event>,
     ended: bool,
 }
 
-/// Both ends.
-pub(super) fn channel() -> (Outbox, Generation) {
-    let (sender, receiver) = unbounded_channel();
+/// Both ends, for an answer of at most `max_tokens`. Room is taken as events come, not before.
+pub(super) fn channel(max_tokens: usize) -> (Outbox, Generation) {
+    let (sender, receiver) = bounded(max_tokens + BESIDE_TOKENS);
     (Outbox { events: sender, ended: false }, Generation { events: receiver })
 }
 
@@ -112,7 +138,10 @@ impl Outbox {
     /// Sends an event; a client that is gone misses it.
     pub(super) fn send(&mut self, event: Event) {
         self.ended |= matches!(event, Event::Finished { .. } | Event::Failed(_));
-        let _ = self.events.send(event);
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::error!(?event, "a request had more events than it can have; this one is lost");
+            debug_assert!(false, "more than max_tokens + {BESIDE_TOKENS} events");
+        }
     }
 
     /// Whether the client is gone.
@@ -124,7 +153,7 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         if !self.ended {
-            self.send(Event::Failed("the engine ended before the answer did".into()));
+            self.send(Event::Failed(Failure::Ended));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::generation::{Event, channel};
+use super::generation::{Event, Failure, channel};
 use super::job::Job;
 use super::scheduler::{Limits, Scheduler};
 use super::shared::{EngineStats, Phase, Place, Shared};
@@ -61,6 +61,16 @@ pub enum DrainOutcome {
     },
     /// The step under way did not end; its thread and the model are still there.
     Stuck,
+}
+
+impl DrainOutcome {
+    /// How many requests were cut off, as far as is known.
+    pub fn cut_off(self) -> usize {
+        match self {
+            Self::Finished | Self::Stuck => 0,
+            Self::Cancelled { requests } => requests,
+        }
+    }
 }
 
 /// Marks the engine dead however its thread ends.
@@ -123,10 +133,13 @@ impl Engine {
         })))
     }
 
-    /// Hands a request in. Never blocks. A request that makes no sense (no prompt, a token outside the vocabulary)
-    /// gives a generation that has failed.
+    /// Hands a request in. Never blocks. What is taken in is answered, also when the engine is being drained. A request
+    /// that makes no sense (no prompt, a token outside the vocabulary) gives a generation that has failed.
     pub fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         let Inner { shared, commands, limits, .. } = &*self.0;
+        let full = || SubmitError::QueueFull { retry_after: shared.retry_after() };
+        let place = Place::take(shared, self.0.queue).ok_or_else(full)?;
+        // After the place: a thread that ends looks for places last.
         if shared.phase() != Phase::Open || !shared.is_alive() {
             return Err(SubmitError::Closed);
         }
@@ -134,13 +147,11 @@ impl Engine {
         if tokens > limit {
             return Err(SubmitError::TooLong { tokens, limit });
         }
-        let (mut outbox, generation) = channel();
+        let (mut outbox, generation) = channel(request.max_tokens);
         if let Err(why) = request.check(self.0.vocab) {
-            outbox.send(Event::Failed(why));
+            outbox.send(Event::Failed(Failure::Invalid(why)));
             return Ok(generation);
         }
-        let full = || SubmitError::QueueFull { retry_after: shared.retry_after() };
-        let place = Place::take(shared, self.0.queue).ok_or_else(full)?;
         let work = Box::new(Job::new(request, outbox, place));
         // Places are fewer than the channel's, so it is full only for a moment, if ever.
         commands.try_send(Command::Generate(work)).map_err(|error| match error {

@@ -1,11 +1,11 @@
 //! What the engine's thread keeps of a request beside its sequence: settings, text so far, the way to the client.
 
 use super::detokenizer::{Detokenizer, Piece, Search};
-use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Usage};
+use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Unusable, Usage};
 use super::logprobs::{Score, score};
 use super::penalties::History;
 use super::request::{GenerateRequest, SamplingParams, StopInclusion};
-use super::sampler::{Draw, Unusable, sample};
+use super::sampler::{Draw, Scratch, sample};
 use super::shared::Place;
 use crate::model::{SpecialText, Tokenizer};
 
@@ -29,6 +29,13 @@ pub(super) struct Job {
     prompt_scores: Vec<TokenLogprob>,
     started: bool,
     usage: Usage,
+}
+
+/// How an answer stands after a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    GoesOn,
+    Ended,
 }
 
 /// A chosen token with its score, if asked for.
@@ -58,14 +65,12 @@ impl Job {
         (job, request.prompt)
     }
 
-    /// Chooses the next token. `scratch` is room for a copy of the logits.
-    pub(super) fn choose(&self, logits: &[f32], scratch: &mut Vec<f32>) -> Result<Chosen, Unusable> {
+    /// Chooses the next token.
+    pub(super) fn choose(&self, logits: &[f32], scratch: &mut Scratch) -> Result<Chosen, Unusable> {
         let index = self.usage.completion_tokens;
         let banned: &[u32] = if index < self.min_tokens { &self.stop_tokens } else { &[] };
-        scratch.clear();
-        scratch.extend_from_slice(logits);
         let draw = Draw { params: &self.sampling, history: self.history.as_ref(), index, banned };
-        let token = sample(scratch, &draw)?;
+        let token = sample(logits, &draw, scratch)?;
         let score = self.logprobs.map(|n| score(logits, token, n)).transpose()?;
         Ok((token, score))
     }
@@ -89,8 +94,8 @@ impl Job {
         true
     }
 
-    /// Adds a token to the answer and tells the client. Whether that was the last, and if so, the client knows.
-    pub(super) fn accept(&mut self, (token, score): Chosen, tokenizer: &Tokenizer) -> bool {
+    /// Adds a token to the answer and tells the client, also of the end if this was the last.
+    pub(super) fn accept(&mut self, (token, score): Chosen, tokenizer: &Tokenizer) -> Progress {
         self.usage.completion_tokens += 1;
         if let Some(history) = &mut self.history {
             history.push(token);
@@ -112,9 +117,9 @@ impl Job {
         } else if self.usage.completion_tokens == self.max_tokens {
             self.finish(FinishReason::Length);
         } else {
-            return false;
+            return Progress::GoesOn;
         }
-        true
+        Progress::Ended
     }
 
     /// Ends the answer with what is left of its text.

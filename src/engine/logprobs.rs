@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::sampler::Unusable;
+use super::generation::Unusable;
 
 /// The least score: JSON has no minus infinity.
 const LEAST: f32 = -9999.0;

@@ -36,7 +36,7 @@ mod tests;
 
 pub use config::{EngineConfig, PrefixCache};
 pub use error::{EngineError, SubmitError};
-pub use generation::{Event, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
+pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
 pub use handle::{DrainOutcome, Engine, EngineLimits};
 pub use request::{EosPolicy, GenerateRequest, SamplingParams, StopInclusion, StopParams};
 pub use shared::EngineStats;

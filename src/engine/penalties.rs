@@ -37,6 +37,8 @@ impl History {
             if *count > 0 {
                 *logit -= params.presence_penalty + params.frequency_penalty * *count as f32;
             }
+            // A logit that grows past the floats stays the greatest, and a number.
+            *logit = logit.min(f32::MAX);
         }
     }
 }
@@ -60,5 +62,13 @@ mod tests {
         history.penalize(&mut logits, &params);
         assert_eq!(logits.map(f32::to_bits), [2.0f32, -9.0, 1.0].map(f32::to_bits));
         assert!(History::of(&[0], &SamplingParams::default()).is_none());
+    }
+
+    #[test]
+    fn a_logit_that_would_pass_the_floats_stays_a_number() {
+        let params = SamplingParams { repetition_penalty: 1e-40, ..SamplingParams::default() };
+        let mut logits = [4.0];
+        History::of(&[0], &params).unwrap().penalize(&mut logits, &params);
+        assert_eq!(logits.map(f32::to_bits), [f32::MAX.to_bits()]);
     }
 }

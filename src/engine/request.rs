@@ -90,7 +90,7 @@ pub struct StopParams {
     /// Each of these tokens ends it.
     pub token_ids: Vec<u32>,
     /// What end-of-text tokens do.
-    pub ignore_eos: EosPolicy,
+    pub eos: EosPolicy,
     /// Whether what stopped it is part of it.
     pub include_stop: StopInclusion,
 }
@@ -100,7 +100,7 @@ impl Default for StopParams {
         Self {
             strings: Vec::new(),
             token_ids: Vec::new(),
-            ignore_eos: EosPolicy::Ignore,
+            eos: EosPolicy::Ignore,
             include_stop: StopInclusion::Exclude,
         }
     }
@@ -109,7 +109,7 @@ impl Default for StopParams {
 impl StopParams {
     /// All tokens that end the text.
     pub(super) fn tokens(&self) -> Vec<u32> {
-        let eos = match &self.ignore_eos {
+        let eos = match &self.eos {
             EosPolicy::Stop(eos) => eos.as_slice(),
             EosPolicy::Ignore => &[],
         };

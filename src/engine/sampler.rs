@@ -7,6 +7,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::generation::Unusable;
 use super::logprobs::by_rank;
 use super::penalties::History;
 use super::request::SamplingParams;
@@ -16,11 +17,6 @@ const GREEDY: f32 = 1e-5;
 
 /// How many candidates are sorted first for `top_p`; more only where these do not have the mass.
 const FIRST_SORTED: usize = 256;
-
-/// Logits that nothing can be chosen from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the model gave logits that are not finite numbers, so no token can be chosen")]
-pub(super) struct Unusable;
 
 /// Which token of which request is chosen.
 #[derive(Debug)]
@@ -44,10 +40,37 @@ pub(super) fn greatest(logits: &[f32]) -> Result<f32, Unusable> {
     if nan || !max.is_finite() { Err(Unusable) } else { Ok(max) }
 }
 
-/// Chooses a token. The logits are worked on in place.
-pub(super) fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, Unusable> {
+/// Room that one choice after another works in.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    logits: Vec<f32>,
+    candidates: Vec<(u32, f32)>,
+}
+
+impl Draw<'_> {
+    /// Whether the choice is from the logits as the model gave them.
+    fn takes_them_as_they_are(&self) -> bool {
+        self.params.logit_bias.is_empty() && self.history.is_none() && self.banned.is_empty()
+    }
+}
+
+/// Chooses a token.
+pub(super) fn sample(logits: &[f32], draw: &Draw<'_>, scratch: &mut Scratch) -> Result<u32, Unusable> {
+    let max = greatest(logits)?;
+    let Scratch { logits: copy, candidates } = scratch;
+    if draw.takes_them_as_they_are() {
+        return choose(logits, max, draw, candidates);
+    }
+    copy.clear();
+    copy.extend_from_slice(logits);
+    adjust(copy, draw);
+    let max = greatest(copy)?;
+    choose(copy, max, draw, candidates)
+}
+
+/// Bias, penalties, and what may not be chosen.
+fn adjust(logits: &mut [f32], draw: &Draw<'_>) {
     let params = draw.params;
-    greatest(logits)?;
     for (token, bias) in &params.logit_bias {
         if let Some(logit) = logits.get_mut(*token as usize) {
             *logit += bias;
@@ -61,24 +84,32 @@ pub(super) fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, Unusabl
             *logit = f32::NEG_INFINITY;
         }
     }
-    let max = greatest(logits)?;
+}
+
+/// Temperature, filters, draw. `max` is the greatest of the logits.
+fn choose(
+    logits: &[f32],
+    max: f32,
+    draw: &Draw<'_>,
+    candidates: &mut Vec<(u32, f32)>,
+) -> Result<u32, Unusable> {
+    let params = draw.params;
     if params.temperature < GREEDY {
         let best = logits.iter().position(|l| *l >= max).ok_or(Unusable)?;
         return Ok(best as u32);
     }
     // Relative to the greatest, whose weight is 1.
     let least = params.min_p.max(f32::MIN_POSITIVE);
-    let mut candidates: Vec<(u32, f32)> = (0u32..)
-        .zip(logits.iter().map(|logit| ((logit - max) / params.temperature).exp()))
-        .filter(|(_, weight)| *weight >= least)
-        .collect();
+    let weights = logits.iter().map(|logit| ((logit - max) / params.temperature).exp());
+    candidates.clear();
+    candidates.extend((0u32..).zip(weights).filter(|(_, weight)| *weight >= least));
     if let Some(k) = params.top_k {
-        keep_best(&mut candidates, k.get() as usize);
+        keep_best(candidates, k.get() as usize);
     }
     if params.top_p < 1.0 {
-        keep_mass(&mut candidates, f64::from(params.top_p));
+        keep_mass(candidates, f64::from(params.top_p));
     }
-    Ok(pick(&candidates, uniform(params.seed, draw.index)))
+    Ok(pick(candidates, uniform(params.seed, draw.index)))
 }
 
 fn keep_best(candidates: &mut Vec<(u32, f32)>, k: usize) {
@@ -143,9 +174,10 @@ mod tests {
     use super::*;
 
     fn drawn(logits: &[f32], params: &SamplingParams, banned: &[u32]) -> BTreeSet<u32> {
-        let one =
-            |index| sample(&mut logits.to_vec(), &Draw { params, history: None, index, banned }).unwrap();
-        (0..400).map(one).collect()
+        let mut scratch = Scratch::default();
+        let mut one =
+            |index| sample(logits, &Draw { params, history: None, index, banned }, &mut scratch).unwrap();
+        (0..400).map(&mut one).collect()
     }
 
     fn hot() -> SamplingParams {
@@ -177,10 +209,10 @@ mod tests {
     #[test]
     fn frequencies_follow_the_probabilities() {
         let logits = [0.5f32, 0.3, 0.2].map(f32::ln);
-        let mut counts = [0u32; 3];
+        let (mut counts, mut scratch) = ([0u32; 3], Scratch::default());
         for index in 0..20_000 {
             let draw = Draw { params: &hot(), history: None, index, banned: &[] };
-            counts[sample(&mut logits.to_vec(), &draw).unwrap() as usize] += 1;
+            counts[sample(&logits, &draw, &mut scratch).unwrap() as usize] += 1;
         }
         for (count, p) in counts.iter().zip([0.5, 0.3, 0.2]) {
             assert!((f64::from(*count) / 20_000.0 - p).abs() < 0.015, "{counts:?}");
@@ -200,9 +232,9 @@ mod tests {
     fn logits_that_are_no_numbers_are_refused() {
         for bad in [f32::NAN, f32::INFINITY] {
             let draw = Draw { params: &hot(), history: None, index: 0, banned: &[] };
-            assert_eq!(sample(&mut [0.0, bad], &draw), Err(Unusable));
+            assert_eq!(sample(&[0.0, bad], &draw, &mut Scratch::default()), Err(Unusable));
         }
         let draw = Draw { params: &hot(), history: None, index: 0, banned: &[0] };
-        assert_eq!(sample(&mut [0.0, f32::NEG_INFINITY], &draw), Err(Unusable));
+        assert_eq!(sample(&[0.0, f32::NEG_INFINITY], &draw, &mut Scratch::default()), Err(Unusable));
     }
 }

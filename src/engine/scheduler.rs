@@ -13,7 +13,7 @@ use super::config::PrefixCache;
 use super::sequence::{Sequence, SequenceId, State};
 use crate::model::{Batch, Span};
 
-/// Rows whose whole vocabulary is scored at once are few, because each takes `vocab` numbers.
+/// The most prompt rows of a step that are scored over the whole vocabulary: each takes `vocab` numbers.
 const SCORED_ROWS: usize = 64;
 
 /// The limits that a schedule keeps to.
@@ -121,22 +121,19 @@ impl Scheduler {
         let mut plan = Plan { preempted: self.make_room(), ..Plan::default() };
         let ready = self.running.iter().filter(|s| s.remaining() == 1).count();
         // Prompts go on even where the tokens of running sequences fill the budget.
-        let mut budget = self.limits.max_step_tokens.saturating_sub(ready).max(1);
+        let mut budget =
+            Budget { rows: self.limits.max_step_tokens.saturating_sub(ready).max(1), scored: SCORED_ROWS };
         for sequence in &self.running {
             let rows = match sequence.remaining() {
                 1 => 1,
-                more => chunk(sequence, more.min(budget)),
+                _ => budget.spend(sequence),
             };
-            if sequence.remaining() > 1 {
-                budget -= rows;
-            }
             plan.push(sequence, rows, self.limits.block_size);
         }
         // Who was just set aside would come straight back and be set aside again.
-        while plan.preempted == 0 && budget > 0 && self.running.len() < self.limits.max_running {
+        while plan.preempted == 0 && budget.rows > 0 && self.running.len() < self.limits.max_running {
             let Some(sequence) = self.admit() else { break };
-            let rows = chunk(&sequence, sequence.remaining().min(budget));
-            budget -= rows;
+            let rows = budget.spend(&sequence);
             plan.push(&sequence, rows, self.limits.block_size);
             self.running.push(sequence);
         }
@@ -220,8 +217,24 @@ impl Scheduler {
     }
 }
 
-fn chunk(sequence: &Sequence, rows: usize) -> usize {
-    if sequence.wants_scores() { rows.min(SCORED_ROWS) } else { rows }
+/// What a step may still spend on prompts.
+struct Budget {
+    rows: usize,
+    /// Of these, rows of prompts whose every token is scored.
+    scored: usize,
+}
+
+impl Budget {
+    /// How many rows of this sequence's prompt the step computes; they are taken from the budget.
+    fn spend(&mut self, sequence: &Sequence) -> usize {
+        let mut rows = sequence.remaining().min(self.rows);
+        if sequence.wants_scores() {
+            rows = rows.min(self.scored);
+            self.scored -= rows;
+        }
+        self.rows -= rows;
+        rows
+    }
 }
 
 impl Plan {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Counters of an engine. Those in the second half only grow.
+/// Counters of an engine: gauges of this moment, then totals since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineStats {
     /// Requests that are being computed.
@@ -39,7 +39,7 @@ pub(super) enum Phase {
     Stopping,
 }
 
-/// See the module.
+/// One for each engine, behind an `Arc` that its thread and all of its handles hold.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     phase: AtomicU8,

@@ -43,7 +43,7 @@ pub(super) struct Gate {
 impl Gate {
     /// Waits until the model is at the gate.
     pub(super) fn wait(&self) {
-        self.entered.recv().unwrap();
+        self.entered.recv_timeout(std::time::Duration::from_mins(1)).unwrap();
     }
 
     /// Lets one forward pass happen. A gate that is dropped stays open.

@@ -57,7 +57,12 @@ struct Told {
     end: Option<Result<(FinishReason, Usage), String>>,
 }
 
-async fn listen(mut generation: Generation) -> Told {
+/// All that a generation says; an engine that stands still fails the test.
+async fn listen(generation: Generation) -> Told {
+    tokio::time::timeout(SOON, told(generation)).await.expect("the engine stands still")
+}
+
+async fn told(mut generation: Generation) -> Told {
     let mut told = Told::default();
     while let Some(event) = generation.next().await {
         assert!(told.end.is_none(), "{event:?} after the end");
@@ -73,7 +78,7 @@ async fn listen(mut generation: Generation) -> Told {
             }
             Event::Text(text) => told.text.push_str(&text),
             Event::Finished { reason, usage } => told.end = Some(Ok((reason, usage))),
-            Event::Failed(why) => told.end = Some(Err(why)),
+            Event::Failed(why) => told.end = Some(Err(why.to_string())),
         }
     }
     assert!(told.end.is_some(), "a stream without an end");
@@ -216,10 +221,10 @@ async fn a_stop_string_over_several_tokens_ends_the_text_before_it() {
 #[tokio::test]
 async fn end_of_text_stops_but_not_before_the_least_tokens() {
     let engine = plain(config());
-    let eos = |ignore_eos, min_tokens| {
+    let eos = |eos, min_tokens| {
         let mut request = request(&[5, 6], 12);
         request.sampling.logit_bias = vec![(EOS, 100.0)];
-        request.stop.ignore_eos = ignore_eos;
+        request.stop.eos = eos;
         request.min_tokens = min_tokens;
         request.logprobs = Some(0);
         request
@@ -284,14 +289,40 @@ async fn a_drain_finishes_what_is_there_and_takes_nothing_new() {
     assert_eq!(engine.drain(SOON).await, DrainOutcome::Finished, "a second drain finds it done");
 }
 
+/// Requests come from another thread while an idle engine is drained: each is answered or refused, none is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_in_while_an_engine_drains_is_answered() {
+    for _ in 0..200 {
+        let engine = plain(EngineConfig { kv_tokens: 64, ..config() });
+        let late = engine.clone();
+        let submitting = std::thread::spawn(move || {
+            let mut taken = Vec::new();
+            loop {
+                match late.submit(request(&[1], 1)) {
+                    Ok(generation) => taken.push(generation),
+                    Err(SubmitError::Closed) => break taken,
+                    Err(_) => std::thread::yield_now(),
+                }
+            }
+        });
+        assert_eq!(engine.drain(SOON).await, DrainOutcome::Finished);
+        for generation in submitting.join().unwrap() {
+            assert_eq!(listen(generation).await.tokens, greedy(&[1], 1));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_drain_cuts_off_at_its_deadline() {
     let (engine, gate) = gated(config());
     let endless = engine.submit(request(&[1], 10_000)).unwrap();
     gate.wait();
-    // What is left of the request takes far longer than the deadline.
-    drop(gate);
-    let outcome = engine.drain(Duration::ZERO).await;
+    // The gate opens when the deadline has passed: were both due at once, the drain is polled first.
+    let opens = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(gate);
+    };
+    let (outcome, ()) = futures::join!(engine.drain(Duration::ZERO), opens);
     assert_eq!(outcome, DrainOutcome::Cancelled { requests: 1 });
     assert_eq!(listen(endless).await.end.unwrap().unwrap().0, FinishReason::Cancelled);
 }

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::generation::{Event, FinishReason};
-use super::job::{Chosen, Job};
+use super::generation::{Event, Failure, FinishReason, Unusable};
+use super::job::{Chosen, Job, Progress};
 use super::logprobs::{Score, score};
-use super::sampler::Unusable;
+use super::sampler::Scratch;
 use super::scheduler::{Plan, Scheduler, Step};
 use super::sequence::{PromptScores, Sequence, SequenceId};
 use super::shared::{Phase, Shared};
@@ -34,7 +34,7 @@ enum Inbox {
     Closed,
 }
 
-/// See the module.
+/// What the thread owns.
 pub(super) struct Worker {
     pub(super) name: String,
     pub(super) lm: Box<dyn CausalLm>,
@@ -63,8 +63,16 @@ impl Worker {
             self.drop_abandoned();
             self.publish();
             if self.jobs.is_empty() {
-                if inbox == Inbox::Closed || self.shared.phase() != Phase::Open {
+                if inbox == Inbox::Closed {
                     return;
+                }
+                if self.shared.phase() != Phase::Open {
+                    // Who takes a place looks at the phase afterwards, and we look for places after the phase: so
+                    // either he finds the engine closed, or his request is found here.
+                    if self.shared.queued.load(Ordering::SeqCst) == 0 {
+                        return;
+                    }
+                    std::thread::yield_now();
                 }
                 continue;
             }
@@ -74,7 +82,7 @@ impl Worker {
                 // First of all, so that nobody who hears of the failure finds the engine alive.
                 self.shared.mark_dead();
                 for (_, mut job) in self.jobs.drain() {
-                    job.outbox.send(Event::Failed(why.clone()));
+                    job.outbox.send(Event::Failed(Failure::Model(why.clone())));
                 }
                 return;
             }
@@ -162,7 +170,7 @@ impl Worker {
     /// Chooses and scores for all sequences at once; each depends on its own rows and job only.
     fn outcomes(&self, plan: &Plan, logits: &Logits) -> Vec<Result<Outcome, Unusable>> {
         let (jobs, scheduler) = (&self.jobs, &self.scheduler);
-        let outcome = |scratch: &mut Vec<f32>, step: &Step| {
+        let outcome = |scratch: &mut Scratch, step: &Step| {
             let Some((job, sequence)) = jobs.get(&step.id).zip(scheduler.get(step.id)) else {
                 return Ok(Outcome { scores: Vec::new(), chosen: None });
             };
@@ -174,7 +182,7 @@ impl Worker {
             let chosen = step.sample.map(|row| job.choose(logits.row(row), scratch)).transpose()?;
             Ok(Outcome { scores, chosen })
         };
-        plan.steps.par_iter().map_init(Vec::new, outcome).collect()
+        plan.steps.par_iter().map_init(Scratch::default, outcome).collect()
     }
 
     /// Gives a sequence and its client what the step brought.
@@ -183,10 +191,10 @@ impl Worker {
             return;
         };
         let shared = &self.shared;
-        let ended = match outcome {
+        let progress = match outcome {
             Err(unusable) => {
-                job.outbox.send(Event::Failed(unusable.to_string()));
-                true
+                job.outbox.send(Event::Failed(unusable.into()));
+                Progress::Ended
             }
             Ok(Outcome { scores, chosen }) => {
                 job.add_prompt_scores(scores, &self.tokenizer);
@@ -201,7 +209,7 @@ impl Worker {
                 job.accept(chosen, &self.tokenizer)
             }
         };
-        if ended {
+        if progress == Progress::Ended {
             self.shared.ended_requests.fetch_add(1, Ordering::Relaxed);
             self.scheduler.remove(step.id);
             self.jobs.remove(&step.id);

@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 
 use super::GatewayError;
 use super::backend::Backend;
-use crate::engine::{Event, FinishReason, Generation, TokenLogprob, Usage};
+use crate::engine::{Event, Failure, FinishReason, Generation, TokenLogprob, Usage};
 use crate::ids::VersionRef;
 use crate::telemetry::{Metrics, Outcome, RequestSample};
 
@@ -202,13 +202,12 @@ impl AnswerStream {
                     self.completed += usage.completion_tokens;
                 }
                 if reason == FinishReason::Cancelled {
-                    let why = "the version was unloaded before the answer was finished".into();
-                    return Some(self.fail(Outcome::Failed, GatewayError::Engine { why }));
+                    return Some(self.fail(Outcome::Unavailable, GatewayError::CutOff));
                 }
                 let reason = if self.keep_tokens { reason } else { FinishReason::Length };
                 Some(Ok(Delta::Finished { choice, reason }))
             }
-            Event::Failed(why) => Some(self.fail(Outcome::Failed, GatewayError::Engine { why })),
+            Event::Failed(why) => Some(self.fail(Outcome::Failed, GatewayError::Engine(why))),
         }
     }
 
@@ -246,8 +245,8 @@ impl Stream for AnswerStream {
                     }
                 }
                 Poll::Ready(Some((choice, None))) if self.open[choice] => {
-                    let why = "its thread ended before the answer did".into();
-                    return Poll::Ready(Some(self.fail(Outcome::Failed, GatewayError::Engine { why })));
+                    let error = GatewayError::Engine(Failure::Ended);
+                    return Poll::Ready(Some(self.fail(Outcome::Failed, error)));
                 }
                 Poll::Ready(Some((_, None))) => {}
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::Failure;
 use crate::ids::{ModelName, VersionRef};
 
 /// Why a request has no answer, in words for the client.
@@ -62,12 +63,14 @@ pub enum GatewayError {
         /// How long it had.
         after: Duration,
     },
+    /// The version was unloaded, or the server stopped, before the answer was finished.
+    #[error(
+        "the answer was cut off: its version was being stopped, and the drain deadline passed; ask again"
+    )]
+    CutOff,
     /// The engine failed under the request.
-    #[error("the engine failed: {why}")]
-    Engine {
-        /// What it said.
-        why: String,
-    },
+    #[error("the engine failed: {0}")]
+    Engine(Failure),
     /// A defect of ours.
     #[error("{why}")]
     Internal {

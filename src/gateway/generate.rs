@@ -168,9 +168,11 @@ impl Gateway {
     fn count_refusal(&self, address: &Address, error: &GatewayError) {
         let outcome = match error {
             GatewayError::QueueFull { .. } => Outcome::QueueFull,
-            GatewayError::NotReady { .. } | GatewayError::ShuttingDown => Outcome::Unavailable,
+            GatewayError::NotReady { .. } | GatewayError::ShuttingDown | GatewayError::CutOff => {
+                Outcome::Unavailable
+            }
             GatewayError::Deadline { .. } => Outcome::Timeout,
-            GatewayError::Engine { .. } | GatewayError::Internal { .. } => Outcome::Failed,
+            GatewayError::Engine(_) | GatewayError::Internal { .. } => Outcome::Failed,
             _ => Outcome::Invalid,
         };
         let model = address.target.model();
@@ -399,7 +401,7 @@ fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
     StopParams {
         strings: decoding.stop.clone(),
         token_ids: decoding.stop_token_ids.clone(),
-        ignore_eos: match decoding.end_of_text {
+        eos: match decoding.end_of_text {
             EndOfText::Obey => EosPolicy::Stop(backend.eos.clone()),
             EndOfText::Ignore => EosPolicy::Ignore,
         },
