@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
-use switchback::release::{Change, Declared, Readiness, ReleaseError, Releases, StickyKey};
+use switchback::release::{Change, Declared, Readiness, ReleaseError, Releases, StickyKey, Withdrawn};
 use switchback::store::{Store, StoreError};
 
 /// v1 and v2 are hot; v3 is while the switch is on.
@@ -72,6 +72,44 @@ async fn a_version_that_died_may_lose_traffic_but_not_get_more() {
     assert!(matches!(more, Err(ReleaseError::NotHot { .. })));
     releases.set_weights(model(), weights("v1=90 v3=10"), by("anna")).await.unwrap();
     assert_eq!(releases.rollback(model(), by("anna")).await.unwrap().weights, weights("v1=100"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_withdrawn_gets_no_weight_and_one_with_weight_is_not_withdrawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
+    let v3 = VersionRef { model: model(), version: "v3".parse().unwrap() };
+    releases.set_weights(model(), weights("v3=100"), by("anna")).await.unwrap();
+    let refused = releases.withdraw(v3.clone(), by("anna"), || panic!("it has weight")).await;
+    assert!(matches!(refused, Err(ReleaseError::HasWeight { .. })));
+    releases.set_weights(model(), weights("v2=100"), by("anna")).await.unwrap();
+
+    // A rollback would lead to v3. Asked for while v3 is being withdrawn, it comes after that.
+    let (entered, begun) = tokio::sync::oneshot::channel();
+    let (go_on, may_end) = std::sync::mpsc::channel::<()>();
+    let withdraw = {
+        let (releases, hot) = (releases.clone(), Arc::clone(&hot));
+        tokio::spawn(async move {
+            let leave = move || {
+                entered.send(()).unwrap();
+                may_end.recv().unwrap();
+                hot.v3.store(false, Ordering::Relaxed);
+                Withdrawn::Yes
+            };
+            releases.withdraw(v3, by("anna"), leave).await
+        })
+    };
+    begun.await.unwrap();
+    let rollback = {
+        let releases = releases.clone();
+        tokio::spawn(async move { releases.rollback(model(), by("ben")).await })
+    };
+    go_on.send(()).unwrap();
+    withdraw.await.unwrap().unwrap();
+    assert!(matches!(rollback.await.unwrap(), Err(ReleaseError::NotHot { .. })));
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v2=100"));
+    assert_eq!(releases.audit(1, None).await.unwrap()[0].action, "unload");
 }
 
 #[tokio::test]

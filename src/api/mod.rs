@@ -13,6 +13,7 @@ mod caller;
 mod error;
 mod extract;
 mod fields;
+mod listener;
 mod openai;
 mod openapi;
 mod ops;
@@ -20,7 +21,7 @@ mod public;
 
 pub use admin::{
     AuditAnswer, AuditLine, ChangeBody, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget,
-    RouteAnswer, RouteBody, VersionAnswer, admin_router,
+    RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer, admin_router,
 };
 pub use app::{App, AppError, RunningApp};
 pub use error::{ApiError, ErrorBody, ErrorDetail};

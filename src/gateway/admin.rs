@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
 use super::residency::{ResidencyError, State};
 use super::{Gateway, StickyKey};
 use crate::config::ImageRef;
 use crate::ids::{Digest, ModelName, VersionName, VersionRef, Weight};
-use crate::release::{AuditEntry, Change, ReleaseError, RouteView};
+use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Withdrawn};
 
 /// Why an operator's wish was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +17,6 @@ pub enum AdminError {
     /// The model is not configured.
     #[error("the model `{0}` is not in the configuration")]
     UnknownModel(ModelName),
-    /// The version may not be unloaded: users are on it.
-    #[error("`{version}` has {weight} % of its model's traffic; set its weight to 0 first")]
-    HasWeight {
-        /// The version.
-        version: VersionRef,
-        /// Its weight.
-        weight: Weight,
-    },
     /// The route was not changed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -54,6 +49,15 @@ pub struct VersionStatus {
     pub state: State,
     /// Its share of the model's traffic.
     pub weight: Weight,
+}
+
+/// A version after it was unloaded.
+#[derive(Debug, Clone)]
+pub struct Unloaded {
+    /// The version.
+    pub status: VersionStatus,
+    /// Requests that were not finished at the drain deadline.
+    pub cut_off: usize,
 }
 
 impl VersionStatus {
@@ -110,7 +114,6 @@ impl Gateway {
         weights: BTreeMap<VersionName, Weight>,
         change: Change,
     ) -> Result<RouteView, AdminError> {
-        let _order = self.inner().changes.lock().await;
         Ok(self.inner().releases.set_weights(model.clone(), weights, change).await?)
     }
 
@@ -119,35 +122,53 @@ impl Gateway {
         Ok(self.inner().releases.rollback(model.clone(), change).await?)
     }
 
-    /// Loads a version and returns when it is hot.
+    /// Loads a version and returns when it is hot. Goes on, and is written down, if the caller leaves.
     pub async fn load(&self, version: &VersionRef, change: Change) -> Result<VersionStatus, AdminError> {
-        let result = self.inner().residency.load(version).await;
-        let (action, failure) = match &result {
-            Ok(_) => ("load", None),
-            Err(error) => ("load_failed", Some(error.to_string())),
-        };
-        self.inner().releases.record(version.clone(), action, failure, change).await?;
-        result?;
-        self.version(version).ok_or_else(|| AdminError::UnknownModel(version.model.clone()))
+        let (this, version) = (self.clone(), version.clone());
+        finished(tokio::spawn(async move {
+            let result = this.inner().residency.load(&version).await;
+            let (action, failure) = match &result {
+                Ok(_) => (AuditAction::Load, None),
+                Err(error) => (AuditAction::LoadFailed, Some(error.to_string())),
+            };
+            this.inner().releases.record(version.clone(), action, failure, change).await?;
+            result?;
+            this.status(&version)
+        }))
+        .await
     }
 
-    /// Withdraws a version without weight, lets it finish what it has, and frees it.
-    pub async fn unload(&self, version: &VersionRef, change: Change) -> Result<VersionStatus, AdminError> {
-        let order = self.inner().changes.lock().await;
-        let weight = self.weights(&version.model).get(&version.version).copied().unwrap_or(Weight::ZERO);
-        if weight > Weight::ZERO {
-            return Err(AdminError::HasWeight { version: version.clone(), weight });
-        }
-        let unloading = self.inner().residency.unload(version, self.inner().drain_deadline);
-        // The first poll withdraws the version; from then on `is_ready` refuses it weight, and others may go on.
-        let mut unloading = std::pin::pin!(unloading);
-        let first = futures::poll!(unloading.as_mut());
-        drop(order);
-        match first {
-            std::task::Poll::Ready(result) => result?,
-            std::task::Poll::Pending => unloading.await?,
+    /// Withdraws a version without weight, lets it finish what it has, and frees it. Goes on if the caller leaves.
+    pub async fn unload(&self, version: &VersionRef, change: Change) -> Result<Unloaded, AdminError> {
+        let (this, version) = (self.clone(), version.clone());
+        finished(tokio::spawn(async move { this.finish_unload(version, change).await })).await
+    }
+
+    async fn finish_unload(&self, version: VersionRef, change: Change) -> Result<Unloaded, AdminError> {
+        let inner = self.inner();
+        let (tell, told) = oneshot::channel();
+        let (residency, leaving) = (inner.residency.clone(), version.clone());
+        let withdraw = move || {
+            let result = residency.withdraw(&leaving);
+            let withdrawn = if result.is_ok() { Withdrawn::Yes } else { Withdrawn::No };
+            // The receiver waits just below.
+            let _ = tell.send(result);
+            withdrawn
         };
-        self.inner().releases.record(version.clone(), "unload", None, change).await?;
+        inner.releases.withdraw(version.clone(), change.clone(), withdraw).await?;
+        let backend = told.await.map_err(|_| ReleaseError::Stopping)??;
+        let mut cut_off = 0;
+        if let Some(backend) = backend {
+            cut_off = inner.residency.drain(backend, inner.drain_deadline).await.cut_off();
+        }
+        if cut_off > 0 {
+            let detail = format!("{}: {cut_off} requests", version.version);
+            inner.releases.record(version.clone(), AuditAction::CutOff, Some(detail), change).await?;
+        }
+        Ok(Unloaded { status: self.status(&version)?, cut_off })
+    }
+
+    fn status(&self, version: &VersionRef) -> Result<VersionStatus, AdminError> {
         self.version(version).ok_or_else(|| AdminError::UnknownModel(version.model.clone()))
     }
 
@@ -155,4 +176,10 @@ impl Gateway {
     pub async fn audit(&self, limit: u32, model: Option<ModelName>) -> Result<Vec<AuditEntry>, AdminError> {
         Ok(self.inner().releases.audit(limit, model).await?)
     }
+}
+
+/// What a task of an operator's came to. It was spawned only so that it outlives its caller.
+async fn finished<T>(task: JoinHandle<Result<T, AdminError>>) -> Result<T, AdminError> {
+    // A task that was not finished means that the runtime is being taken down.
+    task.await.unwrap_or_else(|_| Err(ReleaseError::Stopping.into()))
 }

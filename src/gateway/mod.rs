@@ -19,7 +19,7 @@ mod resolve;
 mod shutdown;
 mod start;
 
-pub use admin::{AdminError, ModelStatus, VersionStatus};
+pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
 pub use backend::Backend;
 pub use command::{

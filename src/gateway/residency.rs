@@ -265,12 +265,8 @@ impl Residency {
         })
     }
 
-    /// Withdraws a version from new requests, lets it finish what it has, and frees it.
-    pub async fn unload(
-        &self,
-        version: &VersionRef,
-        deadline: Duration,
-    ) -> Result<Option<DrainOutcome>, ResidencyError> {
+    /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.
+    pub(super) fn withdraw(&self, version: &VersionRef) -> Result<Option<Arc<Backend>>, ResidencyError> {
         let mut leaving = None;
         self.change(version, "unloaded", |state| match state {
             State::Hot(backend) => {
@@ -283,23 +279,38 @@ impl Residency {
             }
             State::Loading(_) | State::Draining(_) => None,
         })?;
-        let Some(backend) = leaving else { return Ok(None) };
-        let (this, version) = (self.clone(), version.clone());
-        // Also this goes on if the caller leaves.
-        let drained = tokio::spawn(async move {
-            let outcome = backend.engine.drain(deadline).await;
-            this.put(&version, &State::Cold);
-            tracing::info!(%version, ?outcome, "version is cold");
-            outcome
-        });
-        Ok(drained.await.ok())
+        Ok(leaving)
     }
 
-    /// Drains every hot version at once; for the end of the server.
-    pub(super) async fn drain_all(&self, deadline: Duration) {
+    /// Lets a version that was withdrawn finish what it has, within the deadline, and frees it.
+    pub(super) async fn drain(&self, backend: Arc<Backend>, deadline: Duration) -> DrainOutcome {
+        let version = &backend.version;
+        let outcome = backend.engine.drain(deadline).await;
+        let state = match outcome {
+            DrainOutcome::Finished | DrainOutcome::Cancelled { .. } => State::Cold,
+            DrainOutcome::Stuck => State::Failed {
+                why: "its last step does not end; its memory is held until it does, or the process ends"
+                    .into(),
+            },
+        };
+        tracing::info!(%version, ?outcome, state = state.name(), "version was drained");
+        self.leave(&backend, &state);
+        outcome
+    }
+
+    /// Drains every version at once, those that an operator is unloading too; for the end of the server. How many
+    /// requests were cut off.
+    pub(super) async fn drain_all(&self, deadline: Duration) -> usize {
         let table = self.table();
-        let hot = table.iter().filter(|(_, state)| matches!(state, State::Hot(_)));
-        futures::future::join_all(hot.map(|(version, _)| self.unload(version, deadline))).await;
+        let leaving = table.iter().filter_map(|(version, state)| match state {
+            State::Hot(_) => self.withdraw(version).ok().flatten(),
+            // An engine may be drained twice; whoever comes second waits with the first.
+            State::Draining(backend) => Some(Arc::clone(backend)),
+            State::Cold | State::Loading(_) | State::Failed { .. } => None,
+        });
+        let drains = leaving.map(|backend| self.drain(backend, deadline));
+        let outcomes = futures::future::join_all(drains).await;
+        outcomes.into_iter().map(DrainOutcome::cut_off).sum()
     }
 
     /// Puts a state in the place of the present one if `next` allows it from there.
@@ -327,7 +338,19 @@ impl Residency {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Ends a transition that this caller began: from `Loading` and `Draining` no other leads away.
+    /// Ends a draining, unless another that waited for the same engine has ended it already.
+    fn leave(&self, drained: &Arc<Backend>, state: &State) {
+        self.0.table.rcu(|table| match table.get(&drained.version) {
+            Some(State::Draining(backend)) if Arc::ptr_eq(backend, drained) => {
+                let mut table = Table::clone(table);
+                table.insert(drained.version.clone(), state.clone());
+                Arc::new(table)
+            }
+            _ => Arc::clone(table),
+        });
+    }
+
+    /// Ends a load that this caller began: from `Loading` nothing else leads away.
     fn put(&self, version: &VersionRef, state: &State) {
         self.0.table.rcu(|table| {
             let mut table = Table::clone(table);

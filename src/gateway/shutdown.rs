@@ -10,9 +10,10 @@ impl Gateway {
         self.inner().closed.store(true, Ordering::Release);
     }
 
-    /// Closes, and waits until all engines have finished or the drain deadline has passed.
-    pub async fn shut_down(&self) {
+    /// Closes, and waits until all engines have finished or the drain deadline has passed. How many requests were cut
+    /// off at the deadline.
+    pub async fn shut_down(&self) -> usize {
         self.close();
-        self.inner().residency.drain_all(self.inner().drain_deadline).await;
+        self.inner().residency.drain_all(self.inner().drain_deadline).await
     }
 }

@@ -45,9 +45,6 @@ pub(super) struct Inner {
     pub(super) closed: AtomicBool,
     /// Set once, when every version that was to be hot at the start is hot or has failed.
     settled: AtomicBool,
-    /// Guards nothing but the order of operators' changes: while a version is being judged fit to be unloaded, no
-    /// route may give it weight. A message would not do, as the caller needs the answer before it goes on.
-    pub(super) changes: tokio::sync::Mutex<()>,
     started: SystemTime,
 }
 
@@ -74,7 +71,6 @@ impl Gateway {
             drain_deadline: config.server.drain_deadline,
             closed: AtomicBool::new(false),
             settled: AtomicBool::new(false),
-            changes: tokio::sync::Mutex::new(()),
             started: SystemTime::now(),
         })))
     }
@@ -149,13 +145,14 @@ impl Gateway {
         if !self.0.settled.load(Ordering::Acquire) {
             return vec!["the first loads are not over".into()];
         }
-        let serves = |model: &ModelName| {
-            self.weights(model).iter().filter(|(_, weight)| **weight > Weight::ZERO).any(|(name, _)| {
-                self.0.residency.hot(&VersionRef { model: model.clone(), version: name.clone() }).is_some()
-            })
-        };
-        let silent = self.0.models.keys().filter(|model| !serves(model));
-        silent.map(|model| format!("no version on the route of `{model}` is hot")).collect()
+        let routes = self.0.routes.snapshot();
+        let stable = self.0.models.keys().filter_map(|model| {
+            let version = routes.get(model)?.stable().clone();
+            Some(VersionRef { model: model.clone(), version })
+        });
+        // A canary alone must not get the traffic that balancers send to who is ready.
+        let missing = stable.filter(|version| self.0.residency.hot(version).is_none());
+        missing.map(|version| format!("the stable version `{version}` is not hot")).collect()
     }
 
     /// The text of `/metrics`.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::ReleaseError;
 use super::route::{Route, whole};
 use super::table::{RouteTable, Routes};
-use super::view::{AuditEntry, RouteView};
+use super::view::{AuditAction, AuditEntry, RouteView};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::store::{NewAudit, RouteRow, Store};
 
@@ -45,11 +45,30 @@ enum Kind {
     Rollback,
 }
 
-struct Command {
-    model: ModelName,
-    kind: Kind,
-    change: Change,
-    reply: oneshot::Sender<Result<RouteView, ReleaseError>>,
+enum Command {
+    /// Another route.
+    Change {
+        model: ModelName,
+        kind: Kind,
+        change: Change,
+        reply: oneshot::Sender<Result<RouteView, ReleaseError>>,
+    },
+    /// A version leaves. What is done about it is done here, so that no route gives it weight meanwhile.
+    Withdraw {
+        version: VersionRef,
+        withdraw: Box<dyn FnOnce() -> Withdrawn + Send>,
+        change: Change,
+        reply: oneshot::Sender<Result<(), ReleaseError>>,
+    },
+}
+
+/// Whether a version was withdrawn; only that is written to the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// It takes no new requests.
+    Yes,
+    /// It could not be withdrawn; nothing has changed.
+    No,
 }
 
 /// Changes that may wait; operators make few.
@@ -92,10 +111,8 @@ impl Releases {
         let (commands, mut inbox) = mpsc::channel::<Command>(QUEUE);
         let owner = Owner { store: store.clone(), routes: routes.clone(), declared, readiness };
         tokio::spawn(async move {
-            while let Some(Command { model, kind, change, reply }) = inbox.recv().await {
-                let outcome = owner.apply(&model, kind, &change).await;
-                // the caller may have gone; the change stands and is in the log
-                let _ = reply.send(outcome);
+            while let Some(command) = inbox.recv().await {
+                owner.obey(command).await;
             }
         });
         Ok(Self { commands, routes, store })
@@ -129,17 +146,36 @@ impl Releases {
     }
 
     async fn send(&self, model: ModelName, kind: Kind, change: Change) -> Result<RouteView, ReleaseError> {
+        self.ask(|reply| Command::Change { model, kind, change, reply }).await
+    }
+
+    /// Lets a version be withdrawn by `withdraw` if it has no weight, in order with all changes of routes: no route can
+    /// give it weight between the look and the deed. The audit log has it when this returns.
+    pub async fn withdraw(
+        &self,
+        version: VersionRef,
+        change: Change,
+        withdraw: impl FnOnce() -> Withdrawn + Send + 'static,
+    ) -> Result<(), ReleaseError> {
+        let withdraw = Box::new(withdraw);
+        self.ask(|reply| Command::Withdraw { version, withdraw, change, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, ReleaseError>>) -> Command,
+    ) -> Result<T, ReleaseError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command { model, kind, change, reply };
-        self.commands.send(command).await.map_err(|_| ReleaseError::Stopping)?;
+        self.commands.send(command(reply)).await.map_err(|_| ReleaseError::Stopping)?;
         answer.await.map_err(|_| ReleaseError::Stopping)?
     }
 
-    /// Writes what was done to a version, such as a load, to the audit log.
+    /// Writes what was done to a version, such as a load, to the audit log. The detail is the version's name unless
+    /// there is more to tell.
     pub async fn record(
         &self,
         version: VersionRef,
-        action: &str,
+        action: AuditAction,
         detail: Option<String>,
         change: Change,
     ) -> Result<(), ReleaseError> {
@@ -155,6 +191,37 @@ impl Releases {
 }
 
 impl Owner {
+    async fn obey(&self, command: Command) {
+        // The caller may have gone; what was done stands and is in the log.
+        match command {
+            Command::Change { model, kind, change, reply } => {
+                let _ = reply.send(self.apply(&model, kind, &change).await);
+            }
+            Command::Withdraw { version, withdraw, change, reply } => {
+                let _ = reply.send(self.withdraw(version, withdraw, &change).await);
+            }
+        }
+    }
+
+    async fn withdraw(
+        &self,
+        version: VersionRef,
+        withdraw: Box<dyn FnOnce() -> Withdrawn + Send>,
+        change: &Change,
+    ) -> Result<(), ReleaseError> {
+        let table = self.routes.snapshot();
+        let weight = table.get(&version.model).and_then(|route| route.weights().get(&version.version));
+        if let Some(weight) = weight.copied() {
+            return Err(ReleaseError::HasWeight { version, weight });
+        }
+        if withdraw() == Withdrawn::Yes {
+            let detail = version.version.to_string();
+            let line = audit_line(&version.model, AuditAction::Unload, detail, change);
+            self.store.record(&line).await?;
+        }
+        Ok(())
+    }
+
     async fn apply(&self, model: &ModelName, kind: Kind, change: &Change) -> Result<RouteView, ReleaseError> {
         let table = self.routes.snapshot();
         let unknown = || ReleaseError::UnknownModel { model: model.clone() };
@@ -167,11 +234,11 @@ impl Owner {
                 if let Some(version) = weights.keys().find(|v| !declared.versions.contains(v)) {
                     return Err(ReleaseError::UnknownVersion { version: named(version) });
                 }
-                ("set_weights", current.reweighted(whole(weights)?)?)
+                (AuditAction::SetWeights, current.reweighted(whole(weights)?)?)
             }
             Kind::Rollback => {
                 let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
-                ("rollback", current.rolled_back().ok_or_else(nothing)?)
+                (AuditAction::Rollback, current.rolled_back().ok_or_else(nothing)?)
             }
         };
         for version in next.weights().keys() {
@@ -204,7 +271,7 @@ async fn first_route(store: &Store, model: &ModelName, declared: &Declared) -> R
     let route = Route::first(declared.first_route.clone())?;
     let change =
         Change { actor: "switchback".to_owned(), reason: "first route of the configuration".to_owned() };
-    append(store, model, &route, "first_route", &change).await?;
+    append(store, model, &route, AuditAction::FirstRoute, &change).await?;
     Ok(route)
 }
 
@@ -212,7 +279,7 @@ async fn append(
     store: &Store,
     model: &ModelName,
     route: &Route,
-    action: &str,
+    action: AuditAction,
     change: &Change,
 ) -> Result<(), ReleaseError> {
     let shares: Vec<String> = route.weights().iter().map(|(v, w)| format!("{v}={w}")).collect();
@@ -230,11 +297,11 @@ async fn append(
     Ok(store.append_route(&row, &line).await?)
 }
 
-fn audit_line(model: &ModelName, action: &str, detail: String, change: &Change) -> NewAudit {
+fn audit_line(model: &ModelName, action: AuditAction, detail: String, change: &Change) -> NewAudit {
     NewAudit {
         at: Timestamp::now(),
         actor: change.actor.clone(),
-        action: action.to_owned(),
+        action: action.as_str().to_owned(),
         model: model.to_string(),
         detail: Some(detail),
         reason: Some(change.reason.clone()).filter(|r| !r.is_empty()),

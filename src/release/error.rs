@@ -1,6 +1,6 @@
 //! Why a change of a route was refused.
 
-use crate::ids::{ModelName, VersionName, VersionRef};
+use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::store::StoreError;
 
 /// A refused change; nothing has changed.
@@ -19,10 +19,18 @@ pub enum ReleaseError {
         version: VersionRef,
     },
     /// A version that cannot answer must not take traffic.
-    #[error("{version} is not hot; load it first, then give it traffic")]
+    #[error("{version} is not hot; load it first (`switchback load {version}`), then give it traffic")]
     NotHot {
         /// The version.
         version: VersionRef,
+    },
+    /// A version that has traffic must not be withdrawn.
+    #[error("{version} has {weight} % of its model's traffic; set its weight to 0 first")]
+    HasWeight {
+        /// The version.
+        version: VersionRef,
+        /// Its weight.
+        weight: Weight,
     },
     /// Shares that are not a whole.
     #[error("the weights sum to {sum} %, not 100 %")]

@@ -15,9 +15,9 @@ mod sticky;
 mod table;
 mod view;
 
-pub use changes::{Change, Declared, Readiness, Releases};
+pub use changes::{Change, Declared, Readiness, Releases, Withdrawn};
 pub use error::ReleaseError;
 pub use route::Route;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of};
 pub use table::{Resolution, RouteTable, Routes};
-pub use view::{AuditEntry, RouteView};
+pub use view::{AuditAction, AuditEntry, RouteView};

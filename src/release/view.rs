@@ -40,6 +40,40 @@ impl RouteView {
     }
 }
 
+/// What the audit log tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditAction {
+    /// A model got the route of the configuration.
+    FirstRoute,
+    /// A model got other weights.
+    SetWeights,
+    /// A model went back to its last stable route.
+    Rollback,
+    /// A version was loaded.
+    Load,
+    /// A version could not be loaded.
+    LoadFailed,
+    /// A version was withdrawn from new requests, and is being drained.
+    Unload,
+    /// Requests of a version that was being drained were cut off at the deadline.
+    CutOff,
+}
+
+impl AuditAction {
+    /// As it is written down.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstRoute => "first_route",
+            Self::SetWeights => "set_weights",
+            Self::Rollback => "rollback",
+            Self::Load => "load",
+            Self::LoadFailed => "load_failed",
+            Self::Unload => "unload",
+            Self::CutOff => "cut_off",
+        }
+    }
+}
+
 /// A line of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEntry {
@@ -49,7 +83,7 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// Who.
     pub actor: String,
-    /// What: `first_route`, `set_weights`, `rollback`, `load`, `unload`.
+    /// What: an [`AuditAction`], or the word of another release of this program.
     pub action: String,
     /// The model.
     pub model: String,

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 
 use super::types::{
-    AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, VersionAnswer,
+    AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
+    VersionAnswer,
 };
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
@@ -189,7 +190,7 @@ pub(in crate::api) async fn load(
         ("version" = String, Path, description = "The version"),
     ),
     responses(
-        (status = 200, description = "The version is cold", body = VersionAnswer),
+        (status = 200, description = "The version is cold", body = UnloadAnswer),
         (status = 409, description = "It has weight, or is on its way in or out already", body = ErrorBody),
     ),
 )]
@@ -198,7 +199,7 @@ pub(in crate::api) async fn unload(
     Path((model, version)): Path<(String, String)>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
-) -> Result<Json<VersionAnswer>, ApiError> {
+) -> Result<Json<UnloadAnswer>, ApiError> {
     let version = version_of(&state.gateway, &model, &version)?;
     Ok(Json(state.gateway.unload(&version, actor.change(body.reason)).await?.into()))
 }
@@ -276,6 +277,7 @@ impl From<AdminError> for ApiError {
                 Self::parameter("invalid_value", "weights", message)
             }
             AdminError::Release(ReleaseError::NotHot { .. }) => conflict("version_not_hot"),
+            AdminError::Release(ReleaseError::HasWeight { .. }) => conflict("version_has_weight"),
             AdminError::Release(ReleaseError::NothingToRollBackTo { .. }) => {
                 conflict("nothing_to_roll_back_to")
             }
@@ -283,7 +285,6 @@ impl From<AdminError> for ApiError {
                 tracing::error!(%message, "a change could not be stored");
                 Self::internal(message)
             }
-            AdminError::HasWeight { .. } => conflict("version_has_weight"),
             AdminError::Residency(ResidencyError::Busy { .. }) => conflict("version_busy"),
             AdminError::Residency(ResidencyError::Failed { .. }) => {
                 Self::request(StatusCode::UNPROCESSABLE_ENTITY, "load_failed", message)

@@ -11,5 +11,5 @@ pub(super) use handlers::{
 pub use handlers::admin_router;
 pub use types::{
     AuditAnswer, AuditLine, ChangeBody, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget,
-    RouteAnswer, RouteBody, VersionAnswer,
+    RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer,
 };

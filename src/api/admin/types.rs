@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gateway::{ModelStatus, State, VersionStatus};
+use crate::gateway::{ModelStatus, State, Unloaded, VersionStatus};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// All models.
@@ -51,6 +51,16 @@ pub struct VersionAnswer {
     pub shared_bytes: Option<u64>,
     /// The most tokens of prompt and answer.
     pub max_context: Option<usize>,
+}
+
+/// A version after it was unloaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UnloadAnswer {
+    /// The version.
+    #[serde(flatten)]
+    pub version: VersionAnswer,
+    /// Requests that were not finished at `server.drain_deadline`, and were cut off.
+    pub cut_off: usize,
 }
 
 /// Where a version is.
@@ -151,6 +161,12 @@ impl From<ModelStatus> for ModelAnswer {
     fn from(status: ModelStatus) -> Self {
         let versions = status.versions.into_iter().map(VersionAnswer::from).collect();
         Self { model: status.model, versions, revision: status.revision }
+    }
+}
+
+impl From<Unloaded> for UnloadAnswer {
+    fn from(unloaded: Unloaded) -> Self {
+        Self { version: unloaded.status.into(), cut_off: unloaded.cut_off }
     }
 }
 
