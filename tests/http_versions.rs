@@ -174,8 +174,9 @@ async fn a_shutdown_finishes_what_was_begun_and_takes_nothing_new() {
     assert_eq!(response.status(), 503);
     assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "shutting_down");
     let address = server.app.public;
-    let (text, ()) = tokio::join!(begun.text(), server.app.shut_down());
+    let (text, cut_off) = tokio::join!(begun.text(), server.app.shut_down());
     let text = text.unwrap();
+    assert_eq!(cut_off, 0);
     assert_eq!(text.matches(r#""finish_reason":"length""#).count(), 8, "{text}");
     assert!(text.trim_end().ends_with("data: [DONE]"), "the stream broke off: {text}");
     assert!(std::net::TcpStream::connect(address).is_err());

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::caller::Connection;
+use super::listener::{self, Limits};
 use super::{admin_router, public_router};
 use crate::config::Config;
 use crate::gateway::{Gateway, StartError};
@@ -51,7 +51,7 @@ pub struct RunningApp {
     /// Where operators call.
     pub admin: SocketAddr,
     stop: CancellationToken,
-    servers: Vec<JoinHandle<std::io::Result<()>>>,
+    servers: Vec<JoinHandle<()>>,
     loading: JoinHandle<()>,
 }
 
@@ -63,15 +63,12 @@ impl App {
         let gateway = Gateway::start(&config, Metrics::new()?).await?;
         let stop = CancellationToken::new();
         let (public_at, admin_at) = (address(&public, "listen")?, address(&admin, "admin")?);
-        let routed = public_router(gateway.clone(), &config.server);
-        let service = routed.into_make_service_with_connect_info::<Connection>();
-        let ended = stop.clone().cancelled_owned();
-        let clients = axum::serve(public, service).with_graceful_shutdown(ended);
-        let ended = stop.clone().cancelled_owned();
-        let operators =
-            axum::serve(admin, admin_router(gateway.clone(), &config.server)).with_graceful_shutdown(ended);
-        let servers =
-            vec![tokio::spawn(async move { clients.await }), tokio::spawn(async move { operators.await })];
+        let clients = public_router(gateway.clone(), &config.server);
+        let operators = admin_router(gateway.clone(), &config.server);
+        let servers = vec![
+            tokio::spawn(listener::serve(public, clients, Limits::default(), stop.clone())),
+            tokio::spawn(listener::serve(admin, operators, Limits::default(), stop.clone())),
+        ];
         let loader = gateway.clone();
         let loading = tokio::spawn(async move { loader.load_initial().await });
         tracing::info!(public = %public_at, admin = %admin_at, "listening");
@@ -87,16 +84,18 @@ impl RunningApp {
         }
     }
 
-    /// Ends in order: no new requests, answers finished within the drain deadline, connections closed.
-    pub async fn shut_down(mut self) {
+    /// Ends in order: no new requests, answers finished within the drain deadline, connections closed. How many answers
+    /// were cut off at the deadline.
+    pub async fn shut_down(mut self) -> usize {
         self.loading.abort();
-        self.gateway.shut_down().await;
+        let cut_off = self.gateway.shut_down().await;
         self.stop.cancel();
         for server in &mut self.servers {
             if tokio::time::timeout(CLOSING, &mut *server).await.is_err() {
                 server.abort();
             }
         }
+        cut_off
     }
 }
 

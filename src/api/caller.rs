@@ -4,15 +4,12 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpListener;
 
 use super::error::ApiError;
 use super::public::PublicState;
@@ -72,14 +69,9 @@ pub(super) async fn authenticate(
 pub(super) struct Connection(Arc<str>);
 
 impl Connection {
-    fn new() -> Self {
+    /// A new connection, with a key that no other has.
+    pub(super) fn new() -> Self {
         Self(format!("conn-{:016x}", crate::gateway::random_u64()).into())
-    }
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Connection {
-    fn connect_info(_: IncomingStream<'_, TcpListener>) -> Self {
-        Self::new()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands and how each is dispatched.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -33,6 +34,9 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// How long blocking work that nobody waits for may hold up the end of the process.
+const LEFTOVERS: Duration = Duration::from_millis(500);
+
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,7 +47,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(cli.command)) {
+    let outcome = runtime.block_on(run(cli.command));
+    // A load that was under way reads on in a thread of its own; nobody wants its end.
+    runtime.shutdown_timeout(LEFTOVERS);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

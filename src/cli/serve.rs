@@ -42,8 +42,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         stop.wait().await;
     }
     eprintln!("stopping: no new requests; those under way may finish");
-    app.shut_down().await;
-    eprintln!("stopped");
+    match app.shut_down().await {
+        0 => eprintln!("stopped"),
+        cut_off => eprintln!("stopped; {cut_off} answers were cut off at `server.drain_deadline`"),
+    }
     Ok(())
 }
 
@@ -134,6 +136,13 @@ fn stop_signal() -> Result<StopSignal, CliError> {
             _ = interrupt.recv() => {}
         }
         told.cancel();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        eprintln!("told to stop again: ending at once");
+        // As a shell tells of a process that a signal ended.
+        std::process::exit(128 + SignalKind::terminate().as_raw_value());
     });
     Ok(StopSignal(stop))
 }
