@@ -3,8 +3,13 @@
 
 mod common;
 
-use common::{Server, chat, start, with};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use common::{Server, chat, client, process, serve, start, with};
 use reqwest::Method;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -26,7 +31,7 @@ async fn split(server: &Server, v1: u8) {
 async fn a_user_keeps_his_version_by_whatever_names_him() {
     let server = start().await;
     split(&server, 50).await;
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for i in 0..20 {
         let user = format!("user-{i}");
         let first = version_for(&server, &user).await;
@@ -37,11 +42,11 @@ async fn a_user_keeps_his_version_by_whatever_names_him() {
 
     // A connection is given a key; sent back on another connection, it leads to the same version.
     for _ in 0..10 {
-        let response = reqwest::Client::new().post(server.url(CHAT)).json(&chat()).send().await.unwrap();
+        let response = client().post(server.url(CHAT)).json(&chat()).send().await.unwrap();
         let key = response.headers()["x-switchback-sticky-key"].clone();
         let first = response.headers()["x-switchback-version"].clone();
         for header in ["x-switchback-sticky-key", "x-user-id"] {
-            let again = reqwest::Client::new().post(server.url(CHAT)).header(header, &key).json(&chat());
+            let again = client().post(server.url(CHAT)).header(header, &key).json(&chat());
             let again = again.send().await.unwrap();
             assert_eq!(again.headers()["x-switchback-version"], first);
             assert!(!again.headers().contains_key("x-switchback-sticky-key"));
@@ -125,6 +130,53 @@ async fn a_failed_load_says_why_and_leaves_the_others_serving() {
     assert_eq!(broken["residency"]["state"], "failed");
     assert_eq!(server.get("/ready").await.status(), 200);
     server.ask(CHAT, &chat()).await;
+}
+
+#[tokio::test]
+async fn damaged_weights_are_refused_with_file_and_cause_and_load_once_mended() {
+    let server = start().await;
+    let path = server.folder.path().join("v3/model.safetensors");
+    let load = "/admin/models/desk/versions/v3/load";
+    let whole = std::fs::read(&path).unwrap();
+    let mut corrupt = whole.clone();
+    corrupt[8] = b'x';
+    for (damaged, cause) in [(&whole[..whole.len() / 2], "cut short"), (&corrupt[..], "header")] {
+        std::fs::write(&path, damaged).unwrap();
+        let (status, answer) = server.admin(Method::POST, load, None).await;
+        assert_eq!((status.as_u16(), &answer["error"]["code"]), (422, &json!("load_failed")), "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("v3/model.safetensors") && message.contains(cause), "{message}");
+        assert_eq!(server.get("/ready").await.status(), 200);
+        server.ask(CHAT, &chat()).await;
+    }
+    std::fs::write(&path, &whole).unwrap();
+    let (status, answer) = server.admin(Method::POST, load, None).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// Bytes of the tensors of one weight file that another holds, too.
+fn bytes_in_common(one: &[u8], other: &[u8]) -> usize {
+    let (one, other) = (SafeTensors::deserialize(one).unwrap(), SafeTensors::deserialize(other).unwrap());
+    let content = |t: &TensorView<'_>| (t.shape().to_vec(), t.data().to_vec());
+    let held: BTreeSet<_> = other.tensors().iter().map(|(_, tensor)| content(tensor)).collect();
+    let shared: BTreeSet<_> = one.tensors().iter().map(|(_, tensor)| content(tensor)).collect();
+    shared.intersection(&held).map(|(_, data)| data.len()).sum()
+}
+
+#[tokio::test]
+async fn operators_see_how_many_bytes_a_version_shares() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = process::demo_config(folder.path());
+    let server = serve(folder, &config).await;
+    let (_, answer) = server.admin(Method::GET, "/admin/models", None).await;
+    let bytes = |version: usize, key: &str| answer["models"][0]["versions"][version][key].as_u64().unwrap();
+    let weights = |version: &str| {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        std::fs::read(models.join(version).join("model.safetensors")).unwrap()
+    };
+    let expected = bytes_in_common(&weights("v2"), &weights("v1")) as u64;
+    assert!(expected > 0 && expected < bytes(1, "weight_bytes"), "{expected}: {answer}");
+    assert_eq!((bytes(0, "shared_bytes"), bytes(1, "shared_bytes")), (0, expected), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

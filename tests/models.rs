@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
+use switchback::config;
+use switchback::image::Store;
 use switchback::model::SpecialTokenText;
 use switchback::prompt::{ChatTemplate, GenerationPrompt};
 
@@ -50,4 +52,16 @@ fn the_template_that_ships_renders_a_conversation() {
     let messages = [serde_json::json!({ "role": "user", "content": "Hi" })];
     let text = template.render(&messages, &serde_json::Map::new(), GenerationPrompt::Add).unwrap();
     assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+}
+
+#[test]
+fn the_configuration_that_ships_names_the_digests_of_what_ships() {
+    let config = config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("switchback.yaml")).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(scratch.path()).unwrap();
+    for (name, version) in config.models.values().flat_map(|model| &model.versions) {
+        assert!(version.digest.is_some(), "{name} is not pinned");
+        let found = store.resolve(&version.image, version.digest, &|_, _| ());
+        found.unwrap_or_else(|e| panic!("{name}, as `switchback serve` meets it: {e}"));
+    }
 }

@@ -88,13 +88,19 @@ impl Scene {
     }
 
     async fn pull(&self, commit: &str) -> Result<LocatedImage, ImageError> {
+        let last = Mutex::new((0, 0));
         let progress = |done, total| {
             assert!(done <= total, "{done} of {total}");
+            *last.lock().unwrap() = (done, total);
             if done >= HALF as u64 {
                 self.played.arrived.notify_one();
             }
         };
-        self.store.pull_hub(&self.hub, &repo(), &Commit::parse(commit).unwrap(), &progress).await
+        let pulled =
+            self.store.pull_hub(&self.hub, &repo(), &Commit::parse(commit).unwrap(), &progress).await;
+        let (done, total) = last.into_inner().unwrap();
+        assert!(pulled.is_err() || done == total, "it ended at {done} of {total}");
+        pulled
     }
 
     /// The ranges under which a file was asked for since the last look.
@@ -216,7 +222,7 @@ async fn a_second_pull_downloads_nothing_and_needs_no_hub() {
     assert!(scene.played.downloads.lock().unwrap().is_empty());
 
     let image = ImageRef::Hub { repo: repo(), revision: Commit::parse(COMMIT).unwrap() };
-    assert_eq!(scene.store.resolve(&image, Some(first.digest)).unwrap(), first);
+    assert_eq!(scene.store.resolve(&image, Some(first.digest), &|_, _| ()).unwrap(), first);
     let listed = scene.store.list().unwrap();
     assert_eq!(listed[0].sources, [format!("hf://org/name@{COMMIT}")]);
 }

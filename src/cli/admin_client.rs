@@ -1,4 +1,4 @@
-//! The thin client of the admin API that `models`, `route` and `rollback` share.
+//! The thin client of the admin API that the commands for operators share.
 
 use std::time::Duration;
 
@@ -33,11 +33,40 @@ fn login() -> String {
     std::env::var("USER").unwrap_or_else(|_| "cli".to_owned())
 }
 
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// A route is read or changed in milliseconds.
+    Short,
+    /// A load reads gigabytes, and an unload waits for answers under way: the server says when they end.
+    Unlimited,
+}
+
+impl Patience {
+    fn deadline(self) -> Option<Duration> {
+        match self {
+            Self::Short => Some(Duration::from_secs(30)),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+/// One request, ready to send.
+struct Ask<'a> {
+    method: Method,
+    path: &'a str,
+    body: Option<Value>,
+    actor: Option<&'a str>,
+    patience: Patience,
+}
 
 impl Target {
     pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
-        self.send(Method::GET, path, None, None).await
+        let patience = Patience::Short;
+        self.send(Ask { method: Method::GET, path, body: None, actor: None, patience }).await
     }
 
     /// Sends a change; its `reason` joins the body, its `actor` travels as a header.
@@ -47,36 +76,34 @@ impl Target {
         path: &str,
         mut body: Value,
         change: &Change,
+        patience: Patience,
     ) -> Result<Value, CliError> {
         if !change.reason.is_empty() {
             body["reason"] = change.reason.clone().into();
         }
-        self.send(method, path, Some(body), Some(&change.actor)).await
+        self.send(Ask { method, path, body: Some(body), actor: Some(&change.actor), patience }).await
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-        actor: Option<&str>,
-    ) -> Result<Value, CliError> {
+    async fn send(&self, ask: Ask<'_>) -> Result<Value, CliError> {
         let base = self.admin.trim_end_matches('/');
         let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-        let address = format!("{base}{path}");
-        let unreachable =
-            |e: reqwest::Error| CliError::Unreachable { address: base.clone(), cause: innermost(&e) };
-        let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().map_err(unreachable)?;
-        let mut request = client.request(method, &address);
-        if let Some(body) = body {
-            request = request.json(&body);
+        let address = format!("{base}{}", ask.path);
+        let method = ask.method.clone();
+        let failed = |e: reqwest::Error| failure(&method, &base, &e);
+        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build();
+        let mut request = client.map_err(failed)?.request(ask.method, &address);
+        if let Some(deadline) = ask.patience.deadline() {
+            request = request.timeout(deadline);
         }
-        if let Some(actor) = actor {
+        if let Some(body) = &ask.body {
+            request = request.json(body);
+        }
+        if let Some(actor) = ask.actor {
             request = request.header("x-switchback-actor", actor);
         }
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        let text = response.text().await.map_err(unreachable)?;
+        let text = response.text().await.map_err(failed)?;
         let answer: Value = serde_json::from_str(&text).map_err(|e| CliError::Answer {
             address: address.clone(),
             cause: format!("status {status}, not JSON: {e}"),
@@ -86,6 +113,22 @@ impl Target {
         }
         let message = answer["error"]["message"].as_str().unwrap_or(&text);
         Err(CliError::Refused(message.to_owned()))
+    }
+}
+
+/// A server that was never reached has changed nothing; of one that was, only its answer could tell.
+fn failure(method: &Method, base: &str, error: &reqwest::Error) -> CliError {
+    let (address, cause) = (base.to_owned(), innermost(error));
+    if error.is_builder() {
+        CliError::Usage(format!(
+            "--admin {base:?} is not an address: {cause}; write one such as http://127.0.0.1:8081"
+        ))
+    } else if error.is_connect() {
+        CliError::Unreachable { address, cause }
+    } else if *method == Method::GET {
+        CliError::Unanswered { address, cause }
+    } else {
+        CliError::Uncertain { address, cause }
     }
 }
 
@@ -100,4 +143,41 @@ fn innermost(error: &dyn std::error::Error) -> String {
 /// Prints an answer as one JSON document.
 pub(super) fn print_json(value: &Value) {
     println!("{value:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that takes one request and hangs up without an answer.
+    async fn hangs_up() -> Target {
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+        });
+        Target { admin, json: false }
+    }
+
+    #[tokio::test]
+    async fn a_change_without_an_answer_may_have_been_made_and_a_question_changed_nothing() {
+        let change = Change { reason: String::new(), actor: "ada".to_owned() };
+        let target = hangs_up().await;
+        let sent = target.change(Method::PUT, "/route", serde_json::json!({}), &change, Patience::Short);
+        let text = sent.await.unwrap_err().to_string();
+        assert!(text.contains("may have been made") && text.contains("switchback models"), "{text}");
+
+        let text = hangs_up().await.get("/admin/models").await.unwrap_err().to_string();
+        assert!(text.contains("did not answer") && !text.contains("may have been made"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_named() {
+        let target = Target { admin: "127.0.0.1:port".to_owned(), json: false };
+        let text = target.get("/admin/models").await.unwrap_err().to_string();
+        assert!(text.contains("127.0.0.1:port") && text.contains("such as http://"), "{text}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::error::CliError;
-use super::{bench, images, models, pull, rollback, route, serve};
+use super::{bench, images, models, pull, residency, rollback, route, serve};
 
 /// An LLM inference server with versions, weights and instant rollback built in.
 #[derive(Debug, Parser)]
@@ -26,6 +26,10 @@ enum Command {
     Route(route::Args),
     /// Put a model back on its last stable route, at once
     Rollback(rollback::Args),
+    /// Load a version, so that it can take traffic
+    Load(residency::Args),
+    /// Unload a version that has no traffic, and free its memory
+    Unload(residency::Args),
     /// List, verify and dedupe images
     Images(images::Args),
     /// Bring an image from the Hugging Face Hub, pinned to a commit
@@ -65,6 +69,8 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Models(args) => models::run(args).await,
         Command::Route(args) => route::run(args).await,
         Command::Rollback(args) => rollback::run(args).await,
+        Command::Load(args) => residency::load(args).await,
+        Command::Unload(args) => residency::unload(args).await,
         Command::Images(args) => Ok(images::run(args)?),
         Command::Pull(args) => Ok(pull::run(args).await?),
         Command::Bench(args) => bench::run(args).await,

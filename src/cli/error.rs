@@ -16,6 +16,24 @@ pub(super) enum CliError {
         /// The transport's error.
         cause: String,
     },
+    /// A server was reached with a question, and no answer came.
+    #[error("the server at {address} did not answer: {cause}\n  try again; its log may say more")]
+    Unanswered {
+        /// The admin address.
+        address: String,
+        /// The transport's error.
+        cause: String,
+    },
+    /// A server was reached with a change, and no answer came.
+    #[error(
+        "the server at {address} did not answer: {cause}\n  the change may have been made: look with `switchback models` or `switchback route MODEL` before you repeat it"
+    )]
+    Uncertain {
+        /// The admin address.
+        address: String,
+        /// The transport's error.
+        cause: String,
+    },
     /// The admin API refused.
     #[error("{0}")]
     Refused(String),

@@ -138,7 +138,7 @@ pub(super) fn report(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync {
 /// A bar on standard error that counts bytes; silent where nobody looks.
 pub(super) fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    let line = "{bar:32} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    let line = "{bar:32} {binary_bytes} of {binary_total_bytes} read, {binary_bytes_per_sec}, {eta} left";
     if let Ok(style) = ProgressStyle::with_template(line) {
         bar.set_style(style);
     }

@@ -1,8 +1,8 @@
 //! The command line: one file a command, each a thin shell over the library or the admin API.
 //!
 //! In: arguments. Out: text for people on standard output (or one JSON document with `--json`),
-//! progress and errors on standard error. Exit status: 0 done, 1 failed, 2 the arguments are off.
-//! May import every room below `api`; nothing imports `cli`.
+//! progress and errors on standard error. Exit status: 0 done, 1 failed, 2 the arguments are wrong.
+//! May import `api` and what lies below it; nothing imports `cli`.
 
 mod admin_client;
 mod args;
@@ -11,6 +11,7 @@ mod error;
 mod images;
 mod models;
 mod pull;
+mod residency;
 mod rollback;
 mod route;
 mod serve;

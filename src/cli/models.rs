@@ -18,23 +18,31 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         print_json(&answer);
         return Ok(());
     }
-    let mut table = Table::new(&["version", "residency", "weight", "bytes", "shared", "digest"]);
-    for model in answer["models"].as_array().into_iter().flatten() {
-        for version in model["versions"].as_array().into_iter().flatten() {
-            table.row(cells(model, version));
-        }
-    }
-    print!("{table}");
+    let models = answer["models"].as_array().into_iter().flatten();
+    let versions = models.flat_map(|model| {
+        let name = model["model"].as_str().unwrap_or("?");
+        model["versions"].as_array().into_iter().flatten().map(move |version| (name, version))
+    });
+    print!("{}", version_table(versions));
     Ok(())
 }
 
-fn cells(model: &Value, version: &Value) -> [String; 6] {
+/// Versions as the admin API gives them, each with the name of its model.
+pub(super) fn version_table<'a>(versions: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Table {
+    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest"]);
+    for (model, version) in versions {
+        table.row(cells(model, version));
+    }
+    table
+}
+
+fn cells(model: &str, version: &Value) -> [String; 6] {
     let name = version["version"].as_str().unwrap_or("?");
     let weight = version["weight"].as_f64().unwrap_or(0.0);
     let size = |key: &str| version[key].as_u64().map(bytes).unwrap_or_default();
     let digest = version["digest"].as_str().unwrap_or("").trim_start_matches("sha256:");
     [
-        format!("{}@{name}", model["model"].as_str().unwrap_or("?")),
+        format!("{model}@{name}"),
         version["residency"]["state"].as_str().unwrap_or("?").to_owned(),
         format!("{weight} %"),
         size("weight_bytes"),

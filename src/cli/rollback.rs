@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use super::admin_client::{Change, Target};
+use super::admin_client::{Change, Patience, Target};
 use super::error::CliError;
 use super::route::print_route;
 use crate::ids::ModelName;
@@ -20,7 +20,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let path = format!("/admin/models/{}/rollback", args.model);
-    let answer = args.target.change(Method::POST, &path, json!({}), &args.change).await?;
+    let answer = args.target.change(Method::POST, &path, json!({}), &args.change, Patience::Short).await?;
     print_route(&answer, &args.target);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::admin_client::{Change, Target, print_json};
+use super::admin_client::{Change, Patience, Target, print_json};
 use super::error::CliError;
 use super::table::Table;
 use crate::ids::{ModelName, VersionName, Weight};
@@ -43,7 +43,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
                 )));
             }
         }
-        args.target.change(Method::PUT, &path, json!({ "weights": weights }), &args.change).await?
+        let body = json!({ "weights": weights });
+        args.target.change(Method::PUT, &path, body, &args.change, Patience::Short).await?
     };
     print_route(&answer, &args.target);
     Ok(())
@@ -60,10 +61,9 @@ pub(super) fn print_route(route: &Value, target: &Target) {
         table.row([version.clone(), format!("{weight} %")]);
     }
     print!("{table}");
-    let back = route["rollback_target"]["version"].as_str().unwrap_or("nothing");
-    println!(
-        "revision {}, stable {}, rolls back to {back}",
-        route["revision"],
-        route["stable"].as_str().unwrap_or("?")
-    );
+    let back = match route["rollback_target"]["version"].as_str() {
+        Some(version) => format!("rolls back to {version}"),
+        None => "no rollback target".to_owned(),
+    };
+    println!("revision {}, stable {}, {back}", route["revision"], route["stable"].as_str().unwrap_or("?"));
 }

@@ -1,5 +1,6 @@
 //! `switchback serve`: starts the server of a configuration and stays until it is told to stop.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::error::CliError;
 use super::table::{Table, bytes};
 use crate::api::{App, RunningApp};
+use crate::config::{Config, ModelConfig};
 use crate::gateway::Gateway;
+use crate::ids::{ModelName, VersionName, VersionRef};
 use crate::{config, telemetry};
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logging(args.log, &args.log_filter).map_err(|e| CliError::Usage(e.to_string()))?;
     let config = config::load(&args.config)?;
+    let unpinned = unpinned(&config);
     if let Some(threads) = config.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
         pool.map_err(|e| CliError::Server(format!("engine.threads cannot be {threads}: {e}")))?;
@@ -38,7 +42,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         () = stop.wait() => true,
     };
     if !stopped_early {
-        summary(&app);
+        summary(&app, &unpinned);
         stop.wait().await;
     }
     eprintln!("stopping: no new requests; those under way may finish");
@@ -51,7 +55,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 
 /// Waits for the first loads behind a bar of the bytes read.
 async fn watched_loads(app: &mut RunningApp) {
-    let style = ProgressStyle::with_template("loading {msg} [{bar:40}] {bytes}/{total_bytes}");
+    let style = ProgressStyle::with_template("loading {msg} [{bar:40}] {bytes}/{total_bytes} read");
     let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let gateway = app.gateway.clone();
     let loads = app.loaded();
@@ -75,14 +79,27 @@ fn show_progress(bar: &ProgressBar, gateway: &Gateway) {
     }
 }
 
+/// The versions whose content nothing holds fast.
+fn unpinned(config: &Config) -> BTreeSet<VersionRef> {
+    let of = |(model, settings): (&ModelName, &ModelConfig)| {
+        let model = model.clone();
+        let named =
+            move |version: &VersionName| VersionRef { model: model.clone(), version: version.clone() };
+        settings.unpinned().map(named).collect::<Vec<_>>()
+    };
+    config.models.iter().flat_map(of).collect()
+}
+
 /// What is being served, where, and what it takes; for the person who just started it.
-fn summary(app: &RunningApp) {
-    let mut table = Table::new(&["version", "residency", "weight", "weights", "shared", "digest"]);
+fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
+    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest"]);
     let mut failures = Vec::new();
     for version in app.gateway.models().into_iter().flat_map(|model| model.versions) {
         if let Some(why) = version.state.failure() {
             failures.push(format!("{} is not served: {why}", version.version));
         }
+        let digest = version.digest.map(|d| d.short()).unwrap_or_default();
+        let mark = if unpinned.contains(&version.version) { " (unpinned)" } else { "" };
         let info = version.state.backend().map(|backend| backend.info.clone());
         let size = |n: Option<u64>| n.map(bytes).unwrap_or_default();
         table.row([
@@ -91,7 +108,7 @@ fn summary(app: &RunningApp) {
             format!("{} %", version.weight),
             size(info.as_ref().map(|i| i.weight_bytes)),
             size(info.as_ref().map(|i| i.shared_bytes)),
-            version.digest.map(|d| d.short()).unwrap_or_default(),
+            format!("{digest}{mark}").trim_start().to_owned(),
         ]);
     }
     eprintln!(

@@ -19,7 +19,7 @@ mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use valid::{
-    ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Residency,
-    ServerConfig, VersionConfig,
+    ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Pinning,
+    Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};

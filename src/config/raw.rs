@@ -39,12 +39,12 @@ impl Value {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Null => "nothing".to_owned(),
-            Self::Bool(b) => format!("the truth value `{b}`"),
+            Self::Bool(b) => format!("the boolean `{b}`"),
             Self::Integer(i) => format!("the number {i}"),
             Self::Float(x) => format!("the number {x}"),
             Self::Text(t) => format!("{t:?}"),
-            Self::List(items) => format!("a list of {}", items.len()),
-            Self::Map(entries) => format!("a mapping of {}", entries.len()),
+            Self::List(items) => format!("a list with {} items", items.len()),
+            Self::Map(entries) => format!("a mapping with {} keys", entries.len()),
         }
     }
 }

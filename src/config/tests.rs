@@ -57,6 +57,23 @@ fn one_version_needs_no_route_and_dev_mode_no_digest() {
 }
 
 #[test]
+fn in_dev_mode_a_folder_without_a_digest_is_unpinned_and_a_commit_is_not() {
+    let text = r#"
+server: { mode: dev }
+models:
+  m:
+    versions:
+      v1: { image: a }
+      v2: { image: a, digest: "DIGEST" }
+      v3: { image: "hf://org/name@0123456789abcdef0123456789abcdef01234567" }
+    route: { v1: 100 }
+"#;
+    let config = read(text).unwrap();
+    let model = &config.models[&"m".parse().unwrap()];
+    assert_eq!(model.unpinned().map(crate::ids::VersionName::as_str).collect::<Vec<_>>(), ["v1"]);
+}
+
+#[test]
 fn version_names_that_look_like_numbers_stay_as_written() {
     let config = read("server: { mode: dev }\nmodels: { m: { versions: { 1.10: { image: a }, 2: { image: b } }, route: { 1.10: 100 } } }").unwrap();
     let model = &config.models[&"m".parse().unwrap()];
@@ -90,22 +107,22 @@ models:
   empty:
 "#), @r#"
 /etc/sb.yaml:3: server.listen: "localhost" is not an address; write ip:port, such as 127.0.0.1:8080
-/etc/sb.yaml:4: server.admin: 127.0.0.1:8080 and server.listen 127.0.0.1:8080 are one port; give the admin API a port of its own
+/etc/sb.yaml:4: server.admin: 127.0.0.1:8080 and server.listen 127.0.0.1:8080 use the same port; give the admin API a port of its own
 /etc/sb.yaml:5: server.lisen: unknown key; did you mean `listen`?
 /etc/sb.yaml:6: server.body_limit: the number 2 is not a size; write a number and B, KiB, MiB or GiB: 2MiB
 /etc/sb.yaml:7: server.request_timeout: "5 minutes" is not a duration; write a number and ms, s, m or h: 30s
 /etc/sb.yaml:8: server.mode: found "fast"; write production or dev
 /etc/sb.yaml:9: server.api_keys[0]: the environment variable NOPE is not set; set NOPE or remove this entry
-/etc/sb.yaml:9: server.api_keys[1]: a variable within a longer text; write the whole entry as `${NAME}`
+/etc/sb.yaml:9: server.api_keys[1]: a variable inside a longer text; write the whole entry as `${NAME}`
 /etc/sb.yaml:9: server.api_keys[2]: not a text; put the key in quotes
 /etc/sb.yaml:10: engine.kv_cache: unknown key; known here: kv_tokens, block_size, max_running, max_step_tokens, queue, prefix_cache, threads
 /etc/sb.yaml:10: engine.kv_tokens: 8 is less than one block of 16; raise kv_tokens or lower block_size
-/etc/sb.yaml:10: engine.max_step_tokens: 512 is less than max_running 600, and each running sequence takes a token a step; raise max_step_tokens or lower max_running
+/etc/sb.yaml:10: engine.max_step_tokens: 512 is less than max_running 600, and each running sequence takes one token per step; raise max_step_tokens or lower max_running
 /etc/sb.yaml:10: engine.threads: found the number 0; give a whole number from 1 to 1024, or `auto`
 /etc/sb.yaml:12: models.bad name: "bad name" is not a usable name; use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit
 /etc/sb.yaml:14: models.support.sticky_header: "x user" is not a header name; write one such as x-user-id
 /etc/sb.yaml:15: models.support.sticky_header: the key is written twice, first on line 14; keep one of the two
-/etc/sb.yaml:17: models.support.versions.v1.image: revision "main" does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` tells it)
+/etc/sb.yaml:17: models.support.versions.v1.image: revision "main" does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` prints the commit)
 /etc/sb.yaml:18: models.support.versions.v2.image: s3:// is not a known source; give a folder or `hf://org/name@<commit>`
 /etc/sb.yaml:18: models.support.versions.v2.digest: "sha256:12" is not a digest; write `sha256:` and 64 lower-case hexadecimal digits; `switchback images add` prints it
 /etc/sb.yaml:19: models.support.versions.v3.image: missing; give a folder or `hf://org/name@<commit>`
@@ -128,10 +145,10 @@ models:
   b: { versions: { v1: { image: x }, v2: { image: y } } }
   c: { versions: { v1: { image: "hf://org/name" } } }
 "#), @r#"
-/etc/sb.yaml:2: server.admin: 127.0.0.1:80 and server.listen 0.0.0.0:80 are one port; give the admin API a port of its own
+/etc/sb.yaml:2: server.admin: 127.0.0.1:80 and server.listen 0.0.0.0:80 use the same port; give the admin API a port of its own
 /etc/sb.yaml:4: models.a.route: the weights sum to 95.5; make them sum to 100
 /etc/sb.yaml:5: models.b.route: missing; write `route: { v1: 100 }`
-/etc/sb.yaml:6: models.c.versions.v1.image: a reference without a commit does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` tells it)
+/etc/sb.yaml:6: models.c.versions.v1.image: a reference without a commit does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` prints the commit)
 "#);
 }
 
@@ -140,7 +157,7 @@ fn files_that_are_no_config_say_so() {
     assert_snapshot!(errors(""), @r#"/etc/sb.yaml: models: no model is declared; add `models:` with at least one model and version"#);
     assert!(errors("models: {}").contains("no model is declared"));
     assert!(errors("server: {}").contains("no model is declared"));
-    assert_snapshot!(errors("models: [1, 2]"), @r#"/etc/sb.yaml:1: models: found a list of 2; write a mapping of `key: value` lines"#);
+    assert_snapshot!(errors("models: [1, 2]"), @r#"/etc/sb.yaml:1: models: found a list with 2 items; write a mapping of `key: value` lines"#);
     assert_snapshot!(errors("just a text"), @r#"/etc/sb.yaml:1: found "just a text"; write a mapping of `key: value` lines"#);
     assert_snapshot!(errors("a: b: c"), @r#"/etc/sb.yaml:1: the file is not readable YAML: mapping values are not allowed in this context at line 1, column 5; check the indentation, the colons and the quotes near this line"#);
     assert_snapshot!(errors("server: { listen: 1\n"), @r#"/etc/sb.yaml:1: the file is not readable YAML: unclosed bracket '{' at line 1, column 9; check the indentation, the colons and the quotes near this line"#);

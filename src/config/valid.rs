@@ -87,6 +87,16 @@ pub struct ModelConfig {
     pub engine: EngineSettings,
 }
 
+impl ModelConfig {
+    /// The versions whose content may change from one load to the next; there are none outside dev mode.
+    pub fn unpinned(&self) -> impl Iterator<Item = &VersionName> {
+        self.versions
+            .iter()
+            .filter(|(_, version)| version.pinning() == Pinning::Unpinned)
+            .map(|(name, _)| name)
+    }
+}
+
 /// One version: which image, and whether it is loaded at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionConfig {
@@ -96,6 +106,25 @@ pub struct VersionConfig {
     pub digest: Option<Digest>,
     /// Loaded at start or on demand.
     pub residency: Residency,
+}
+
+/// Whether what a version serves can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinning {
+    /// A digest, or a commit on the Hub, says what its files are.
+    Pinned,
+    /// It serves what lies in its folder when it is loaded.
+    Unpinned,
+}
+
+impl VersionConfig {
+    /// Whether what it serves can change.
+    pub fn pinning(&self) -> Pinning {
+        match (&self.image, self.digest) {
+            (ImageRef::Local(_), None) => Pinning::Unpinned,
+            _ => Pinning::Pinned,
+        }
+    }
 }
 
 /// Whether a version is loaded at start.
@@ -171,7 +200,7 @@ pub enum ImageRefError {
     },
     /// No commit, or a branch or tag, which may move.
     #[error(
-        "{found} does not pin the model, so it may change under a running release; write the full commit: `hf://{repo}@<40 hex digits>` (`switchback pull hf://{repo}@{ask}` tells it)"
+        "{found} does not pin the model, so it may change under a running release; write the full commit: `hf://{repo}@<40 hex digits>` (`switchback pull hf://{repo}@{ask}` prints the commit)"
     )]
     Moving {
         /// The repository.

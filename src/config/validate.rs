@@ -106,7 +106,7 @@ fn read_server(
     let admin = r.field(s, "admin", address).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081)));
     if clash(listen, admin) {
         let problem = Problem::new(
-            format!("{admin} and server.listen {listen} are one port"),
+            format!("{admin} and server.listen {listen} use the same port"),
             "give the admin API a port of its own",
         );
         r.push(s.line_of("admin"), s.path_of("admin"), problem);
@@ -179,14 +179,14 @@ fn api_key(value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Result<ApiKey
         }
         None if written.contains("${") => {
             return Err(Problem::new(
-                "a variable within a longer text",
+                "a variable inside a longer text",
                 "write the whole entry as `${NAME}`",
             ));
         }
         None => written.clone(),
     };
     if secret.is_empty() || secret.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Problem::new("an empty key, or one with blanks", "use a key without blanks"));
+        return Err(Problem::new("an empty key, or one with whitespace", "use a key without whitespace"));
     }
     Ok(ApiKey::new(secret))
 }
@@ -213,7 +213,7 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
     {
         let problem = Problem::new(
             format!(
-                "{} is less than max_running {}, and each running sequence takes a token a step",
+                "{} is less than max_running {}, and each running sequence takes one token per step",
                 engine.max_step_tokens, engine.max_running
             ),
             "raise max_step_tokens or lower max_running",

@@ -182,11 +182,6 @@ impl Residency {
         self.0.table.load().get(version).and_then(State::serving).cloned()
     }
 
-    /// The configured digest of a version.
-    pub fn pinned_digest(&self, version: &VersionRef) -> Option<Digest> {
-        self.0.blueprints.get(version).and_then(|b| b.digest)
-    }
-
     /// Loads a version and returns when it is hot or has failed. A version that is hot stays as it is.
     ///
     /// The load goes on if the caller leaves, so no version is stranded on its way.
@@ -240,8 +235,11 @@ impl Residency {
     /// The way into memory: find and verify the image, read the model, compile its template, start its engine.
     fn load_blocking(&self, version: &VersionRef, progress: &Progress) -> Result<Backend, String> {
         let plan = self.0.blueprints.get(version).ok_or("it is not in the configuration")?;
-        let image = self.0.images.resolve(&plan.image, plan.digest).map_err(|e| e.to_string())?;
-        let report = |done, total| progress.set(done, total);
+        tracing::info!(%version, "loading");
+        // Every byte is read twice, to verify and to load; the first pass takes the second to be as long.
+        let verified = |done, total| progress.set(done, 2 * total);
+        let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
+        let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
         let loaded = model::load(&image.dir, &self.0.pool, &report).map_err(|e| e.to_string())?;
         let template = loaded
             .chat_template

@@ -82,6 +82,11 @@ impl Gateway {
     /// Loads what is configured hot, and what the routes give weight: a route that outlived a restart may weigh a
     /// version that is configured cold. The heaviest come first. A failed load leaves the others serving.
     pub async fn load_initial(&self) {
+        for (model, config) in &self.0.models {
+            for version in config.unpinned() {
+                tracing::warn!(%model, %version, "unpinned: serves whatever its folder holds; add its `digest`");
+            }
+        }
         for version in self.wanted_hot() {
             // The failure is in the version's state, in the log and in the metrics.
             let _ = self.0.residency.load(&version).await;

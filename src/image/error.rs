@@ -26,7 +26,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// A folder without files.
-    #[error("{} holds no files that count (hidden files do not)", path.display())]
+    #[error("{} contains no files (hidden files do not count)", path.display())]
     Empty {
         /// The folder.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum ImageError {
         why: &'static str,
     },
     /// A file changed while it was being read.
-    #[error("{} changed while it was read; try again when nobody writes to it", path.display())]
+    #[error("{} changed while it was being read; try again when nothing writes to it", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum ImageError {
         wanted: String,
     },
     /// A start of a digest that fits several images.
-    #[error("{prefix:?} is the start of {count} images; give more digits")]
+    #[error("{prefix:?} is the start of {count} digests; give more digits")]
     Ambiguous {
         /// What was given.
         prefix: String,
@@ -103,7 +103,7 @@ pub enum ImageError {
         root: PathBuf,
     },
     /// A file of the store that does not read as what it should be.
-    #[error("{} is not readable: {source}; delete it, then pull or add the image again", path.display())]
+    #[error("{} cannot be read: {source}; delete it, then pull or add the image again", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -114,7 +114,7 @@ pub enum ImageError {
     #[error(transparent)]
     Reference(#[from] ImageRefError),
     /// A moving reference, and the commit it stands for at this moment.
-    #[error("{moving} moves; pin the commit it stands for now:\n  hf://{repo}@{commit}")]
+    #[error("{moving} can change; pin the commit that it points to now:\n  hf://{repo}@{commit}")]
     Moving {
         /// What was asked for.
         moving: String,
@@ -125,7 +125,7 @@ pub enum ImageError {
     },
     /// The Hub wants a token, or refuses the one it got.
     #[error(
-        "the Hub refuses {url} ({status}): the model is private, gated or not there; check the spelling, accept its terms, and set HF_TOKEN to a token that may read it"
+        "the Hub refuses {url} ({status}): the model is private, gated or does not exist; check the spelling, accept its terms, and set HF_TOKEN to a token that may read it"
     )]
     Denied {
         /// What was asked.
@@ -143,7 +143,7 @@ pub enum ImageError {
     },
     /// The Hub could not be reached, or broke off too often.
     #[error(
-        "{url} does not answer: {cause}; check the network and HF_ENDPOINT, then run it again: it goes on where it stopped"
+        "{url} does not answer: {cause}; check the network and HF_ENDPOINT, then run the command again: it resumes where it stopped"
     )]
     Offline {
         /// The address.
@@ -160,7 +160,7 @@ pub enum ImageError {
         cause: String,
     },
     /// A download with another content than the Hub announced.
-    #[error("{file} arrived damaged: {cause}; it was discarded, run it again")]
+    #[error("{file} arrived damaged: {cause}; it was discarded; run the command again")]
     Corrupt {
         /// The file.
         file: String,

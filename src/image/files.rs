@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{ImageError, at};
+use super::progress::Step;
 use crate::ids::Digest;
 
 const CHUNK: usize = 1 << 20;
@@ -35,21 +36,21 @@ fn digest_of(
     Ok((Digest::from_bytes(hash.finalize().into()), bytes))
 }
 
-/// The digest and size of a file; `read` hears of each piece's bytes.
-pub(super) fn hash_file(path: &Path, read: &dyn Fn(u64)) -> Result<(Digest, u64), ImageError> {
+/// The digest and size of a file; `step` hears of each piece's bytes.
+pub(super) fn hash_file(path: &Path, step: Step<'_>) -> Result<(Digest, u64), ImageError> {
     let file = File::open(path).map_err(at("cannot open", path))?;
     digest_of(file, path, |piece| {
-        read(piece.len() as u64);
+        step(piece.len() as i64);
         Ok(())
     })
 }
 
 /// Copies a file to a new place, onto the disk, and tells the digest of what was written.
-pub(super) fn copy_hashed(from: &Path, to: &Path, read: &dyn Fn(u64)) -> Result<(Digest, u64), ImageError> {
+pub(super) fn copy_hashed(from: &Path, to: &Path, step: Step<'_>) -> Result<(Digest, u64), ImageError> {
     let source = File::open(from).map_err(at("cannot open", from))?;
     let mut target = File::create_new(to).map_err(at("cannot create", to))?;
     let result = digest_of(source, from, |piece| {
-        read(piece.len() as u64);
+        step(piece.len() as i64);
         target.write_all(piece).map_err(at("cannot write", to))
     })?;
     target.sync_all().map_err(at("cannot write", to))?;

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::error::{ImageError, at};
+use super::progress::Step;
 use crate::config::{Commit, HubRepo};
 use crate::ids::Digest;
 
@@ -134,9 +136,10 @@ impl Hub {
         let client = Client::builder()
             .user_agent(concat!("switchback/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_mins(1))
-            .build()
-            .map_err(|e| wrong(chain(&e)))?;
+            .read_timeout(Duration::from_mins(1));
+        // a proxy that the environment names cannot reach this machine's own addresses
+        let client = if is_loopback(&endpoint) { client.no_proxy() } else { client };
+        let client = client.build().map_err(|e| wrong(chain(&e)))?;
         Ok(Self { client, endpoint, token, backoff: Duration::from_millis(500) })
     }
 
@@ -167,7 +170,7 @@ impl Hub {
         let commit = info.sha.as_deref().and_then(Commit::parse);
         let commit = commit.ok_or_else(|| answer("it names no commit".to_owned()))?;
         if Commit::parse(revision).is_some_and(|asked| asked != commit) {
-            return Err(answer(format!("asked for {revision}, it speaks of {commit}")));
+            return Err(answer(format!("asked for {revision}, answered for {commit}")));
         }
         let files = info.siblings.into_iter().map(|s| {
             let lfs = s.lfs.as_ref();
@@ -189,7 +192,7 @@ impl Hub {
         commit: &Commit,
         file: &RemoteFile,
         part: &Path,
-        step: &(dyn Fn(i64) + Sync),
+        step: Step<'_>,
     ) -> Result<(), ImageError> {
         let url = self.url(&[], repo, &["resolve", commit.as_str(), &file.path]);
         let what = format!("file {} in {repo} at {commit}", file.path);
@@ -213,7 +216,7 @@ impl Hub {
                 Ok(()) if file.bytes.is_none_or(|size| size == have) => return Ok(()),
                 outcome => {
                     let failure = match outcome {
-                        Ok(()) => Failure::Transient(format!("{have} bytes came of {:?}", file.bytes)),
+                        Ok(()) => Failure::Transient(format!("{have} bytes arrived of {:?}", file.bytes)),
                         Err(failure) => failure,
                     };
                     if have > before {
@@ -233,7 +236,7 @@ impl Hub {
         out: &mut File,
         part: &Path,
         have: &mut u64,
-        step: &(dyn Fn(i64) + Sync),
+        step: Step<'_>,
     ) -> Result<(), Failure> {
         let answer = self.get(url, *have, what).await?;
         let goes_on = answer.status() == StatusCode::PARTIAL_CONTENT && range_start(&answer) == Some(*have);
@@ -311,7 +314,13 @@ impl std::fmt::Debug for Hub {
     }
 }
 
-fn restart(out: &File, part: &Path, have: &mut u64, step: &(dyn Fn(i64) + Sync)) -> Result<(), ImageError> {
+fn is_loopback(endpoint: &Url) -> bool {
+    let host = endpoint.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
+}
+
+fn restart(out: &File, part: &Path, have: &mut u64, step: Step<'_>) -> Result<(), ImageError> {
     out.set_len(0).map_err(at("cannot write", part))?;
     step(-(*have as i64));
     *have = 0;

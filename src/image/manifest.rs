@@ -14,15 +14,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Progress;
 use super::error::{ImageError, at};
 use super::files::hash_file;
+use super::progress::{Count, Progress};
 use crate::ids::Digest;
 
 /// One file's content.
@@ -72,12 +71,9 @@ impl Manifest {
 /// Hashes every file of a folder, several at once.
 pub fn manifest_of(dir: &Path, progress: Progress<'_>) -> Result<Manifest, ImageError> {
     let files = files_of(dir)?;
-    let total = files.iter().map(|f| f.bytes).sum();
-    let done = AtomicU64::new(0);
-    let read = |n| progress(done.fetch_add(n, Ordering::Relaxed) + n, total);
-    progress(0, total);
+    let count = Count::new(progress, files.iter().map(|f| f.bytes).sum());
     let hashed = files.par_iter().map(|file| {
-        let (sha256, bytes) = hash_file(&file.path, &read)?;
+        let (sha256, bytes) = hash_file(&file.path, &|change| count.step(change))?;
         if bytes != file.bytes {
             return Err(ImageError::Changed { path: file.path.clone() });
         }

@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod hub;
 mod manifest;
+mod progress;
 mod store;
 mod upkeep;
 
@@ -22,8 +23,6 @@ mod tests;
 pub use error::ImageError;
 pub use hub::{Hub, RemoteFile, Snapshot};
 pub use manifest::{FileEntry, Manifest, manifest_of};
+pub use progress::Progress;
 pub use store::{LocatedImage, Store};
 pub use upkeep::{Damage, DedupeReport, ListedImage};
-
-/// Told how many bytes are done and how many there are in all; called from several threads.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);

@@ -11,20 +11,20 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Progress;
 use super::error::{ImageError, at};
 use super::files::{
     copy_hashed, create_dir, hash_file, link, same_file, scratch, sync_folder_of, write_whole,
 };
 use super::hub::{Hub, RemoteFile};
 use super::manifest::{FileEntry, Manifest, manifest_of, newest_file};
+use super::progress::{Count, Progress, Step, counted};
 use crate::config::{Commit, HubRepo, ImageRef};
 use crate::ids::Digest;
 
@@ -74,7 +74,12 @@ impl Store {
     /// Finds an image and proves that it is what was asked for: every file is read and hashed.
     ///
     /// A Hub image must have been pulled; nothing is fetched here.
-    pub fn resolve(&self, image: &ImageRef, expected: Option<Digest>) -> Result<LocatedImage, ImageError> {
+    pub fn resolve(
+        &self,
+        image: &ImageRef,
+        expected: Option<Digest>,
+        progress: Progress<'_>,
+    ) -> Result<LocatedImage, ImageError> {
         let (dir, expected) = match image {
             ImageRef::Local(dir) => (dir.clone(), expected),
             ImageRef::Hub { repo, revision } => {
@@ -83,7 +88,7 @@ impl Store {
                 (self.files_dir(digest), Some(expected.unwrap_or(digest)))
             }
         };
-        let found = manifest_of(&dir, &|_, _| ())?;
+        let found = manifest_of(&dir, progress)?;
         let digest = found.digest();
         match expected {
             Some(expected) if expected != digest => Err(ImageError::Mismatch {
@@ -101,25 +106,27 @@ impl Store {
         let known = self.manifest(expected).ok();
         let difference = known.and_then(|known| found.first_difference(&known));
         difference.unwrap_or_else(|| match newest_file(dir) {
-            Some(name) => format!("{name}: it was written last (the store does not know the expected image)"),
+            Some(name) => {
+                format!("{name}: it was written most recently (the store does not know the expected image)")
+            }
             None => "the folder: it has no files".to_owned(),
         })
     }
 
     /// Takes a folder into the store and tells its digest. Files that the store has are not copied.
+    /// Each byte is read twice, to learn the digest and to copy it, and counts twice in `progress`.
     pub fn add_local(&self, dir: &Path, progress: Progress<'_>) -> Result<LocatedImage, ImageError> {
         let _lock = self.lock()?;
-        let manifest = manifest_of(dir, &|_, _| ())?;
-        let total = manifest.bytes();
-        let done = AtomicU64::new(0);
+        let manifest = manifest_of(dir, &|done, total| progress(done, 2 * total))?;
+        let copied = |done, total| progress(total + done, 2 * total);
+        let count = Count::new(&copied, manifest.bytes());
+        let step = |change| count.step(change);
         manifest.files.par_iter().try_for_each(|(name, entry)| {
-            let read = |n| progress(done.fetch_add(n, Ordering::Relaxed) + n, total);
-            if self.holds(entry) {
-                read(entry.bytes);
+            if self.holds(entry, &step) {
                 return Ok(());
             }
             let (path, tmp) = (dir.join(name), self.scratch());
-            let (sha256, _) = copy_hashed(&path, &tmp, &read).inspect_err(|_| drop(fs::remove_file(&tmp)))?;
+            let (sha256, _) = copy_hashed(&path, &tmp, &step).inspect_err(|_| drop(fs::remove_file(&tmp)))?;
             if sha256 != entry.sha256 {
                 let _ = fs::remove_file(&tmp);
                 return Err(ImageError::Changed { path });
@@ -131,6 +138,7 @@ impl Store {
 
     /// Fetches a commit's model files from the Hub, goes on where an earlier try stopped, and tells the
     /// digest. A commit that the store has whole is answered without asking the Hub.
+    /// Each byte counts twice in `progress`: once when it is here, once when it is checked.
     pub async fn pull_hub(
         &self,
         hub: &Hub,
@@ -138,14 +146,8 @@ impl Store {
         commit: &Commit,
         progress: Progress<'_>,
     ) -> Result<LocatedImage, ImageError> {
-        if let Some(digest) = self.pulled(repo, commit)? {
-            let store = self.clone();
-            let damage = blocking(move || store.verify(digest, &|_, _| ())).await?;
-            if damage.is_empty() {
-                let bytes = self.manifest(digest)?.bytes();
-                progress(bytes, bytes);
-                return Ok(LocatedImage { dir: self.files_dir(digest), digest, bytes });
-            }
+        if let Some(whole) = self.pulled_whole(repo, commit, progress).await? {
+            return Ok(whole);
         }
         let lock = self.lock()?;
         let remote = hub.snapshot(repo, commit.as_str()).await?;
@@ -153,21 +155,16 @@ impl Store {
         let partial = self.root.join("partial").join(repo.as_str().replace('/', "--")).join(commit.as_str());
         create_dir(&partial)?;
 
-        let total = files.iter().filter_map(|f| f.bytes).sum();
-        let done = AtomicU64::new(0);
-        // Steps back, where a server does not go on but starts anew, wrap around and come out right.
-        let step = |n: i64| {
-            let before = done.fetch_add(n as u64, Ordering::Relaxed);
-            progress(before.wrapping_add(n as u64), total);
-        };
+        let count = Count::new(progress, 2 * files.iter().filter_map(|f| f.bytes).sum::<u64>());
+        let step = |change| count.step(change);
         let fetches = files.iter().map(|file| self.fetch(hub, repo, commit, file, &partial, &step));
         let fetched: Vec<Fetched> =
             futures::stream::iter(fetches).buffer_unordered(DOWNLOADS).try_collect().await?;
         let store = self.clone();
         // The lock goes along: whoever drops this future does not stop the work on the disk.
-        let image = blocking(move || {
+        let image = counted(&step, move |step| {
             let _lock = lock;
-            let accepted = fetched.par_iter().map(|file| store.accept(file));
+            let accepted = fetched.par_iter().map(|file| store.accept(file, step));
             store.publish(&Manifest { files: accepted.collect::<Result<_, _>>()? })
         })
         .await?;
@@ -180,6 +177,22 @@ impl Store {
         Ok(image)
     }
 
+    /// The image of a commit, if it was pulled and its files are as they should be.
+    async fn pulled_whole(
+        &self,
+        repo: &HubRepo,
+        commit: &Commit,
+        progress: Progress<'_>,
+    ) -> Result<Option<LocatedImage>, ImageError> {
+        let Some(digest) = self.pulled(repo, commit)? else { return Ok(None) };
+        let (store, manifest) = (self.clone(), self.manifest(digest)?);
+        let bytes = manifest.bytes();
+        let count = Count::new(progress, bytes);
+        let check = move |step: Step<'_>| store.damage_of(digest, &manifest, step);
+        let damage = counted(&|change| count.step(change), check).await;
+        Ok(damage.is_empty().then(|| LocatedImage { dir: self.files_dir(digest), digest, bytes }))
+    }
+
     /// Brings one file, unless the store has it.
     async fn fetch(
         &self,
@@ -188,11 +201,12 @@ impl Store {
         commit: &Commit,
         file: &RemoteFile,
         partial: &Path,
-        step: &(dyn Fn(i64) + Sync),
+        step: Step<'_>,
     ) -> Result<Fetched, ImageError> {
         if let (Some(sha256), Some(bytes)) = (file.sha256, file.bytes) {
             let (store, entry) = (self.clone(), FileEntry { sha256, bytes });
-            if blocking(move || store.holds(&entry)).await {
+            if counted(step, move |step| store.holds(&entry, step)).await {
+                // what need not be fetched is here, too
                 step(bytes as i64);
                 return Ok(Fetched::Held(file.path.clone(), entry));
             }
@@ -203,12 +217,12 @@ impl Store {
     }
 
     /// Checks a finished download and makes it a blob.
-    fn accept(&self, fetched: &Fetched) -> Result<(String, FileEntry), ImageError> {
+    fn accept(&self, fetched: &Fetched, step: Step<'_>) -> Result<(String, FileEntry), ImageError> {
         let (file, part) = match fetched {
             Fetched::Held(name, entry) => return Ok((name.clone(), *entry)),
             Fetched::Part(file, part) => (file, part),
         };
-        let (sha256, bytes) = hash_file(part, &|_| ())?;
+        let (sha256, bytes) = hash_file(part, step)?;
         let cause = match (file.sha256, file.bytes) {
             (Some(want), _) if want != sha256 => Some(format!("expected {want}, found {sha256}")),
             (_, Some(want)) if want != bytes => Some(format!("expected {want} bytes, found {bytes}")),
@@ -298,11 +312,23 @@ impl Store {
         }
     }
 
-    /// Whether a blob is there and whole. It is read, as a damaged one must be brought again.
-    fn holds(&self, entry: &FileEntry) -> bool {
+    /// Whether a blob is there and whole. It is read, as a damaged one must be brought again; `step` is told
+    /// of its bytes only where it is whole, in the end.
+    fn holds(&self, entry: &FileEntry, step: Step<'_>) -> bool {
         let blob = self.blob(entry.sha256);
-        blob.metadata().is_ok_and(|m| m.len() == entry.bytes)
-            && hash_file(&blob, &|_| ()).is_ok_and(|(found, _)| found == entry.sha256)
+        if blob.metadata().is_ok_and(|m| m.len() != entry.bytes) {
+            return false;
+        }
+        let told = AtomicI64::new(0);
+        let telling = |change| {
+            told.fetch_add(change, Ordering::Relaxed);
+            step(change);
+        };
+        let whole = hash_file(&blob, &telling).is_ok_and(|(found, _)| found == entry.sha256);
+        if !whole {
+            step(-told.into_inner());
+        }
+        whole
     }
 
     pub(super) fn blob(&self, sha256: Digest) -> PathBuf {
@@ -324,12 +350,6 @@ impl Store {
     fn hub_record(&self, repo: &HubRepo, commit: &Commit) -> PathBuf {
         self.root.join("hub").join(repo.as_str()).join(format!("{commit}.json"))
     }
-}
-
-/// Hashing gigabytes on an async thread would hold up the other downloads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 fn json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>, ImageError> {

@@ -64,6 +64,27 @@ fn progress_ends_at_the_total() {
     assert_eq!(last.into_inner(), 7);
 }
 
+#[test]
+fn progress_of_resolving_and_adding_grows_to_all_bytes_that_are_read() {
+    let (_root, store) = store();
+    let dir = folder(&[("config.json", "{}"), ("model.safetensors", "weights")]);
+    let seen = std::sync::Mutex::new(Vec::new());
+    let watch = |done, total| seen.lock().unwrap().push((done, total));
+    let last = || seen.lock().unwrap().drain(..).max().unwrap();
+    let image = store.resolve(&local(&dir), None, &watch).unwrap();
+    assert_eq!((last(), image.bytes), ((9, 9), 9));
+    // hashed, then copied; the second time hashed, then compared with what the store has
+    store.add_local(dir.path(), &watch).unwrap();
+    assert_eq!(last(), (18, 18));
+    overwrite(&image_file(&store, image.digest, "model.safetensors"), "wEights");
+    store.add_local(dir.path(), &watch).unwrap();
+    assert_eq!(last(), (18, 18));
+}
+
+fn image_file(store: &Store, image: Digest, name: &str) -> std::path::PathBuf {
+    store.files_dir(image).join(name)
+}
+
 #[cfg(unix)]
 #[test]
 fn links_count_inside_the_folder_and_are_refused_beyond_it() {
@@ -92,18 +113,18 @@ fn a_folder_that_is_none_or_empty_says_so() {
 fn a_changed_folder_is_refused_with_both_digests_and_the_file() {
     let (_root, store) = store();
     let dir = folder(&[("config.json", "{}"), ("model.safetensors", "weights")]);
-    let good = store.resolve(&local(&dir), None).unwrap();
-    assert_eq!(store.resolve(&local(&dir), Some(good.digest)).unwrap(), good);
+    let good = store.resolve(&local(&dir), None, &quiet).unwrap();
+    assert_eq!(store.resolve(&local(&dir), Some(good.digest), &quiet).unwrap(), good);
 
     fs::write(dir.path().join("model.safetensors"), "WEIGHTS").unwrap();
-    let guess = store.resolve(&local(&dir), Some(good.digest)).unwrap_err().to_string();
+    let guess = store.resolve(&local(&dir), Some(good.digest), &quiet).unwrap_err().to_string();
     assert!(guess.contains(&good.digest.to_string()), "{guess}");
     assert!(guess.contains("the store does not know"), "{guess}");
 
     fs::write(dir.path().join("model.safetensors"), "weights").unwrap();
     store.add_local(dir.path(), &quiet).unwrap();
     fs::write(dir.path().join("config.json"), "[]").unwrap();
-    let exact = store.resolve(&local(&dir), Some(good.digest)).unwrap_err().to_string();
+    let exact = store.resolve(&local(&dir), Some(good.digest), &quiet).unwrap_err().to_string();
     assert!(exact.contains("look at config.json: its content differs"), "{exact}");
 }
 
@@ -174,6 +195,6 @@ fn a_store_that_another_changes_is_busy_but_readable() {
 fn a_hub_image_that_was_not_pulled_says_how_to_pull_it() {
     let (_root, store) = store();
     let image = ImageRef::parse(&format!("hf://org/name@{}", "a".repeat(40)), "".as_ref()).unwrap();
-    let error = store.resolve(&image, None).unwrap_err().to_string();
+    let error = store.resolve(&image, None, &quiet).unwrap_err().to_string();
     assert!(error.contains(&format!("switchback pull hf://org/name@{}", "a".repeat(40))), "{error}");
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::Progress;
 use super::error::{ImageError, at};
 use super::files::{hash_file, link, same_file};
+use super::manifest::Manifest;
+use super::progress::{Count, Progress, Step};
 use super::store::{HubRecord, Store, read_json};
 use crate::ids::Digest;
 
@@ -95,22 +95,25 @@ impl Store {
     /// Reads every file of an image again and tells which are not what they should be.
     pub fn verify(&self, digest: Digest, progress: Progress<'_>) -> Result<Vec<Damage>, ImageError> {
         let manifest = self.manifest(digest)?;
+        let count = Count::new(progress, manifest.bytes());
+        Ok(self.damage_of(digest, &manifest, &|change| count.step(change)))
+    }
+
+    /// What is wrong with the files of an image that `manifest` should describe.
+    pub(super) fn damage_of(&self, digest: Digest, manifest: &Manifest, step: Step<'_>) -> Vec<Damage> {
         let damage = |file: &str, why: String| Damage { image: digest, file: file.to_owned(), why };
         let found = manifest.digest();
         if found != digest {
-            return Ok(vec![damage("manifest.json", format!("it describes {found}"))]);
+            return vec![damage("manifest.json", format!("it describes {found}"))];
         }
-        let total = manifest.bytes();
-        let done = AtomicU64::new(0);
-        let read = |n| progress(done.fetch_add(n, Ordering::Relaxed) + n, total);
         let dir = self.files_dir(digest);
         let checked =
-            manifest.files.par_iter().filter_map(|(name, want)| match hash_file(&dir.join(name), &read) {
+            manifest.files.par_iter().filter_map(|(name, want)| match hash_file(&dir.join(name), step) {
                 Ok((sha256, _)) if sha256 == want.sha256 => None,
                 Ok((sha256, _)) => Some(damage(name, format!("expected {}, found {sha256}", want.sha256))),
                 Err(e) => Some(damage(name, e.to_string())),
             });
-        Ok(checked.collect())
+        checked.collect()
     }
 
     /// Turns copies into links (a store that was copied has them) and removes what no image needs.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The folder of the file cannot be made.
-    #[error("cannot make the folder of the store {}: {source}", path.display())]
+    #[error("cannot create the folder of the store {}: {source}", path.display())]
     Folder {
         /// The store's file.
         path: PathBuf,
@@ -14,15 +14,29 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The file is no store, or cannot be opened.
-    #[error("cannot open the store {}: {source}; if the file is damaged, move it away and a new one is made", path.display())]
+    #[error("cannot open the store {}: {source}; if the file is damaged, move it away and a new one is created", path.display())]
     Open {
         /// The store's file.
         path: PathBuf,
         /// Why.
         source: sqlx::Error,
     },
+    /// Another process has the store.
+    #[error("{}: another server uses this store; give this one its own `server.store`", path.display())]
+    InUse {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The lock beside the file cannot be taken, so nobody knows whether another process has the store.
+    #[error("cannot lock {}: {source}; put `server.store` on a file system that has locks", path.display())]
+    Lock {
+        /// The lock's file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file was written by another release of the program.
-    #[error("the store {} does not fit this program: {source}; use the release that wrote it, or a newer one", path.display())]
+    #[error("the store {} was written by another release: {source}; use that release, or a newer one", path.display())]
     Schema {
         /// The store's file.
         path: PathBuf,

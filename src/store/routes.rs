@@ -60,14 +60,6 @@ impl Store {
         sqlx::query(select).fetch_all(&self.pool).await?.iter().map(route_row).collect()
     }
 
-    /// The newest `limit` revisions of a model, the newest first.
-    pub async fn route_history(&self, model: &ModelName, limit: u32) -> Result<Vec<RouteRow>, StoreError> {
-        let select = "SELECT * FROM route_revisions WHERE model = $1 ORDER BY revision DESC LIMIT $2";
-        let rows =
-            sqlx::query(select).bind(model.as_str()).bind(i64::from(limit)).fetch_all(&self.pool).await?;
-        rows.iter().map(route_row).collect()
-    }
-
     /// Adds a revision and its audit line, both or neither.
     pub async fn append_route(&self, route: &RouteRow, line: &NewAudit) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;

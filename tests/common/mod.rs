@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 mod model;
+pub mod process;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -38,11 +39,20 @@ pub async fn start_with(setup: Setup) -> Server {
         model::write(&folder.path().join(version), version);
     }
     let config = config(folder.path(), &setup);
-    let mut app = App::start(switchback::config::load(&config).unwrap()).await.unwrap();
+    serve(folder, &config).await
+}
+
+/// The server of a configuration in `folder`, once its first loads are over.
+pub async fn serve(folder: TempDir, config: &Path) -> Server {
+    let mut app = App::start(switchback::config::load(config).unwrap()).await.unwrap();
     app.loaded().await;
-    // a server that hangs fails its test instead of hanging it too
-    let client = Client::builder().timeout(Duration::from_mins(1)).build().unwrap();
-    Server { app, client, folder }
+    Server { app, client: client(), folder }
+}
+
+/// A client with connections of its own. A server that hangs fails its test instead of hanging it too, and a proxy
+/// of the machine's environment is not asked for loopback addresses.
+pub fn client() -> Client {
+    Client::builder().no_proxy().timeout(Duration::from_mins(1)).build().unwrap()
 }
 
 fn config(folder: &Path, setup: &Setup) -> std::path::PathBuf {

@@ -53,7 +53,9 @@ impl Harness {
         };
         match answer["models"].as_array().map(Vec::as_slice) {
             Some([model]) => Ok(model.clone()),
-            _ => Err(CliError::Bench("this benchmark wants a configuration with one model".to_owned())),
+            _ => {
+                Err(CliError::Bench("this benchmark needs a configuration with exactly one model".to_owned()))
+            }
         }
     }
 

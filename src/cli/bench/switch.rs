@@ -72,7 +72,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let shifted = shift(&harness, &name, [from, to], args.switches).await;
     load.stop.store(true, Ordering::Release);
     for client in clients {
-        client.await.map_err(|e| CliError::Bench(format!("a client died: {e}")))?;
+        client.await.map_err(|e| CliError::Bench(format!("a client task failed: {e}")))?;
     }
     let mut visible = shifted?;
     visible.sort_by(f64::total_cmp);
@@ -142,7 +142,8 @@ async fn shift(
             return Err(CliError::Bench(answer.text().await.unwrap_or_default()));
         }
         let seen = probe.await.map_err(|e| CliError::Bench(e.to_string()))?;
-        let seen = seen.ok_or_else(|| CliError::Bench(format!("{target} was never seen")))?;
+        let seen =
+            seen.ok_or_else(|| CliError::Bench(format!("{target} was not seen within 10 s of the change")))?;
         visible.push(seen.as_secs_f64() * 1e6);
         bar.inc(1);
     }
