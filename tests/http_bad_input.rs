@@ -97,6 +97,8 @@ fn chat_cases() -> Vec<Case> {
         ),
         c(json!({"min_tokens": 5}), "invalid_value", "min_tokens"),
         c(json!({"n": 0}), "integer_below_min_value", "n"),
+        c(json!({"repetition_penalty": 1e-40}), "decimal_below_min_value", "repetition_penalty"),
+        c(json!({"repetition_penalty": 0.009}), "decimal_below_min_value", "repetition_penalty"),
         c(json!({"n": 1000}), "integer_above_max_value", "n"),
         c(json!({"seed": "x"}), "invalid_type", "seed"),
         c(json!({"stop": 5}), "invalid_type", "stop"),

@@ -25,6 +25,10 @@ const MAX_STOP_BYTES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 256;
 /// The most biased tokens.
 const MAX_BIASED: usize = 1024;
+/// The least repetition penalty: logits are divided by it, and must stay numbers.
+const MIN_REPETITION_PENALTY: f64 = 0.01;
+/// The greatest repetition penalty.
+const MAX_REPETITION_PENALTY: f64 = 10.0;
 
 /// Parameters that say how an answer is decoded; the same for chat and completions.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
@@ -40,7 +44,7 @@ pub struct DecodingBody {
     pub top_k: Option<i64>,
     /// 0 to 1.
     pub min_p: Option<f64>,
-    /// Above 0, up to 10; 1 changes nothing.
+    /// 0.01 to 10; 1 changes nothing.
     pub repetition_penalty: Option<f64>,
     /// -2 to 2.
     pub presence_penalty: Option<f64>,
@@ -195,7 +199,12 @@ impl DecodingBody {
             top_k: whole("top_k", self.top_k, -1, i64::from(u32::MAX))?
                 .map(|k| u32::try_from(k).ok().and_then(NonZeroU32::new).map_or(TopK::All, TopK::Best)),
             min_p: within("min_p", self.min_p, 0.0, 1.0)?.unwrap_or(0.0),
-            repetition_penalty: positive("repetition_penalty", self.repetition_penalty, 10.0)?,
+            repetition_penalty: within(
+                "repetition_penalty",
+                self.repetition_penalty,
+                MIN_REPETITION_PENALTY,
+                MAX_REPETITION_PENALTY,
+            )?,
             presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0)?.unwrap_or(0.0),
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?.unwrap_or(0.0),
             logit_bias: self.biases()?,
@@ -314,11 +323,10 @@ fn within(param: &str, value: Option<f64>, least: f64, most: f64) -> Result<Opti
 
 /// Above zero, also after rounding to the `f32` that the sampler works in.
 fn positive(param: &str, value: Option<f64>, most: f64) -> Result<Option<f32>, ApiError> {
-    match within(param, value, 0.0, most)? {
-        Some(0.0) => {
-            let message = format!("`{param}` must be above 0 and at most {most}");
-            Err(ApiError::parameter("decimal_below_min_value", param, message))
-        }
-        other => Ok(other),
+    let Some(found) = within(param, value, 0.0, most)? else { return Ok(None) };
+    if found == 0.0 {
+        let message = format!("`{param}` must be above 0 and at most {most}; found {}", value.unwrap_or(0.0));
+        return Err(ApiError::parameter("decimal_below_min_value", param, message));
     }
+    Ok(Some(found))
 }
