@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use common::{Setup, chat, completion, start, start_with, with};
+use common::{Server, Setup, chat, completion, start, start_with, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -306,4 +306,41 @@ async fn keys_are_asked_for_where_they_are_configured() {
     assert_eq!(server.get("/v1/models").await.status(), 401);
     assert_eq!(server.get("/health").await.status(), 200);
     assert_eq!(server.get("/metrics").await.status(), 200);
+}
+
+/// The number behind `series` on `/metrics`; 0 where it is not there.
+async fn counted(server: &Server, series: &str) -> u64 {
+    let text = server.get("/metrics").await.text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(series));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_is_refused_at_the_door_is_counted() {
+    let setup = Setup { server: "  api_keys: [sk-one]\n  body_limit: 4KiB\n", ..Setup::default() };
+    let server = start_with(setup).await;
+    let send = |key: &str, path: &str, body: String| {
+        let request = server.client.post(server.url(path)).bearer_auth(key);
+        request.header("content-type", "application/json").body(body).send()
+    };
+    let unknown = with(chat(), json!({"model": "nobody"})).to_string();
+    for (key, path, body, status) in [
+        ("sk-two", CHAT, chat().to_string(), 401),
+        ("sk-one", CHAT, "{".into(), 400),
+        ("sk-one", CHAT, "x".repeat(5000), 413),
+        ("sk-one", CHAT, unknown, 404),
+        ("sk-one", CHAT, chat().to_string(), 200),
+        ("sk-one", "/v1/anything/at/all", "{}".into(), 404),
+    ] {
+        let path_label = if path == CHAT { CHAT } else { "other" };
+        let series = format!(r#"switchback_http_requests_total{{path="{path_label}",status="{status}"}}"#);
+        let before = counted(&server, &series).await;
+        assert_eq!(send(key, path, body).await.unwrap().status(), status);
+        assert_eq!(counted(&server, &series).await, before + 1, "{series}");
+    }
+    server.admin(reqwest::Method::GET, "/admin/models/nobody/route", None).await;
+    let series = r#"switchback_http_requests_total{path="/admin/models/{model}/route",status="404"}"#;
+    assert_eq!(counted(&server, series).await, 1);
+    let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(!text.contains("anything"), "a client has made a time series: {text}");
 }

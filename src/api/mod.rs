@@ -4,8 +4,9 @@
 //! May import: `gateway`, `config`, `telemetry`. Decides nothing about versions.
 //!
 //! Invariants: no request is answered with a 500 for what a client did; no parameter is ignored in silence; a client
-//! that leaves cancels its generation; `/metrics`, `/health` and `/ready` need no key.
+//! that leaves cancels its generation; `/metrics`, `/health` and `/ready` need no key; every answer is counted.
 
+mod access;
 mod admin;
 mod app;
 mod body;

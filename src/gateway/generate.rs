@@ -17,7 +17,7 @@ use crate::engine::{
 };
 use crate::model::{SpecialText, SpecialTokens};
 use crate::prompt::{GenerationPrompt, PromptError};
-use crate::telemetry::Outcome;
+use crate::telemetry::{Metrics, Outcome};
 
 /// How often a request may meet a version that is just closing before it is told to come back. Each time the route
 /// is read anew, so that twice is already rare.
@@ -99,6 +99,11 @@ impl Gateway {
         in_vocabulary(&backend, tokens, "tokens")?;
         let text = decode(&backend, tokens, "tokens")?;
         Ok((backend, text))
+    }
+
+    /// The server's metrics, for what is counted before a request comes here.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner().metrics
     }
 
     async fn answer(&self, work: Work) -> Result<Answer, GatewayError> {

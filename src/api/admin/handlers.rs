@@ -43,7 +43,7 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/audit", get(audit))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
         .method_not_allowed_fallback(wrong_method);
-    framed(router).with_state(state)
+    framed(router, &state.gateway).with_state(state)
 }
 
 /// Who changes something: the header `x-switchback-actor`, else `admin`.
