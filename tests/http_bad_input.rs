@@ -218,6 +218,7 @@ async fn wrong_paths_methods_and_types_are_told_apart() {
         ("GET", "/v1/nothing", None, 404, "unknown_url"),
         ("POST", "/", Some("application/json"), 404, "unknown_url"),
         ("GET", "/v1/models/nobody", None, 404, "model_not_found"),
+        ("GET", "/v1/models/%FF", None, 400, "invalid_path"),
         ("POST", CHAT, Some("text/plain"), 415, "unsupported_media_type"),
         ("POST", CHAT, Some("application/x-www-form-urlencoded"), 415, "unsupported_media_type"),
         ("POST", CHAT, None, 415, "unsupported_media_type"),

@@ -61,12 +61,17 @@ impl ApiError {
         Self { kind: SERVER, ..Self::request(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message) }
     }
 
+    /// A defect whose details are in the log.
+    pub fn defect() -> Self {
+        Self::internal("the server hit a defect of its own; its log says more")
+    }
+
     /// A path that is not served: 404.
     pub fn unknown_path(path: &str) -> Self {
         Self::request(
             StatusCode::NOT_FOUND,
             "unknown_url",
-            format!("there is nothing at {}; see /openapi.json for what there is", shown(path)),
+            format!("there is no endpoint at {}; /openapi.json lists those that exist", shown(path)),
         )
     }
 
@@ -75,7 +80,11 @@ impl ApiError {
         Self::request(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            format!("{} does not take {}; the Allow header names what it takes", shown(path), shown(method)),
+            format!(
+                "{} does not accept {}; the header `Allow` lists what it accepts",
+                shown(path),
+                shown(method)
+            ),
         )
     }
 

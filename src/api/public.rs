@@ -79,5 +79,5 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words");
     tracing::error!(panic = what, "a handler panicked");
-    ApiError::internal("the server has a defect; its log says more").into_response()
+    ApiError::defect().into_response()
 }

@@ -1,6 +1,6 @@
 //! The operators' endpoints. A handler parses, calls the gateway, and writes what it says.
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +17,7 @@ use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::openapi::AdminApi;
 use crate::api::public::{framed, wrong_method};
+use crate::api::extract::PathParam;
 use crate::config::ServerConfig;
 use crate::gateway::{AdminError, AuditEntry, Change, Gateway, ReleaseError, ResidencyError, RouteView};
 use crate::ids::{ModelName, VersionRef};
@@ -119,7 +120,7 @@ pub(in crate::api) async fn list_models(State(state): State<AdminState>) -> Json
 ))]
 pub(in crate::api) async fn get_route(
     State(state): State<AdminState>,
-    Path(model): Path<String>,
+    PathParam(model): PathParam<String>,
 ) -> Result<Json<RouteAnswer>, ApiError> {
     let model = model_of(&state.gateway, &model)?;
     Ok(Json(state.gateway.route(&model)?.into()))
@@ -133,7 +134,7 @@ pub(in crate::api) async fn get_route(
 ))]
 pub(in crate::api) async fn put_route(
     State(state): State<AdminState>,
-    Path(model): Path<String>,
+    PathParam(model): PathParam<String>,
     actor: Actor,
     Body(body): Body<RouteBody>,
 ) -> Result<Json<RouteAnswer>, ApiError> {
@@ -150,7 +151,7 @@ pub(in crate::api) async fn put_route(
 ))]
 pub(in crate::api) async fn rollback(
     State(state): State<AdminState>,
-    Path(model): Path<String>,
+    PathParam(model): PathParam<String>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
 ) -> Result<Json<RouteAnswer>, ApiError> {
@@ -173,7 +174,7 @@ pub(in crate::api) async fn rollback(
 )]
 pub(in crate::api) async fn load(
     State(state): State<AdminState>,
-    Path((model, version)): Path<(String, String)>,
+    PathParam((model, version)): PathParam<(String, String)>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
 ) -> Result<Json<VersionAnswer>, ApiError> {
@@ -195,7 +196,7 @@ pub(in crate::api) async fn load(
 )]
 pub(in crate::api) async fn unload(
     State(state): State<AdminState>,
-    Path((model, version)): Path<(String, String)>,
+    PathParam((model, version)): PathParam<(String, String)>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
 ) -> Result<Json<VersionAnswer>, ApiError> {

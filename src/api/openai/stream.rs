@@ -100,12 +100,14 @@ pub(super) trait Chunks: Send + 'static {
     fn on(&mut self, delta: Delta) -> Vec<Event>;
 }
 
+const UNWRITTEN: &str = r#"{"error":{"message":"a chunk could not be written","type":"server_error","param":null,"code":"internal_error"}}"#;
+
 /// An event of one JSON object.
 pub(super) fn json_event(value: &impl Serialize) -> Event {
     Event::default().json_data(value).unwrap_or_else(|e| {
         // Our own types always have a JSON; should one not, the client is told rather than left waiting.
         tracing::error!(error = %e, "a chunk has no JSON");
-        Event::default().data(r#"{"error":{"message":"a chunk could not be written","type":"server_error"}}"#)
+        Event::default().data(UNWRITTEN)
     })
 }
 
