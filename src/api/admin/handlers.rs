@@ -3,6 +3,7 @@
 use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -10,14 +11,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 
+use super::guard::{Hosts, refuse_web_pages};
 use super::types::{
     AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, VersionAnswer,
 };
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
+use crate::api::extract::PathParam;
 use crate::api::openapi::AdminApi;
 use crate::api::public::{framed, wrong_method};
-use crate::api::extract::PathParam;
 use crate::config::ServerConfig;
 use crate::gateway::{AdminError, AuditEntry, Change, Gateway, ReleaseError, ResidencyError, RouteView};
 use crate::ids::{ModelName, VersionRef};
@@ -32,8 +34,10 @@ pub(in crate::api) struct AdminState {
     body_limit: usize,
 }
 
-/// The operators' router. It asks for no key: bind it where only operators reach it.
+/// The operators' router. It asks for no key: bind it where only operators reach it. It refuses what a web page in
+/// an operator's browser sends.
 pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
+    let guard = from_fn_with_state(Hosts::reaching(server.admin), refuse_web_pages);
     let state = AdminState { gateway, body_limit: server.body_limit };
     let router = Router::new()
         .route("/admin/models", get(list_models))
@@ -43,7 +47,8 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/models/{model}/versions/{version}/unload", post(unload))
         .route("/admin/audit", get(audit))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
-        .method_not_allowed_fallback(wrong_method);
+        .method_not_allowed_fallback(wrong_method)
+        .layer(guard);
     framed(router, &state.gateway).with_state(state)
 }
 
