@@ -42,6 +42,15 @@ pub struct ApiError {
     retry_after: Option<Duration>,
 }
 
+/// What is wrong with a request's API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFault {
+    /// There is none.
+    Missing,
+    /// The server does not know it.
+    Unknown,
+}
+
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
@@ -89,11 +98,10 @@ impl ApiError {
     }
 
     /// No API key, or one that is not known: 401.
-    pub fn wrong_key(given: bool) -> Self {
-        let message = if given {
-            "this API key is not known to the server"
-        } else {
-            "no API key was given: send the header `Authorization: Bearer <key>`"
+    pub fn wrong_key(fault: KeyFault) -> Self {
+        let message = match fault {
+            KeyFault::Missing => "no API key was given: send the header `Authorization: Bearer <key>`",
+            KeyFault::Unknown => "this API key is not one of the server's `server.api_keys`",
         };
         Self::request(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
     }

@@ -24,7 +24,7 @@ pub use admin::{
     RouteAnswer, RouteBody, VersionAnswer, admin_router,
 };
 pub use app::{App, AppError, RunningApp};
-pub use error::{ApiError, ErrorBody, ErrorDetail};
+pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};
 pub use openai::*;
 pub use ops::{HealthAnswer, ReadyAnswer};
 pub use public::public_router;
