@@ -159,6 +159,7 @@ fn other_cases() -> Vec<Case> {
         whole("/tokenize", json!({"model": "desk"}), "missing_required_parameter", "prompt"),
         whole("/tokenize", json!({"prompt": "x", "messages": []}), "invalid_value", "messages"),
         whole("/detokenize", json!({"tokens": [99_999]}), "invalid_value", "tokens"),
+        whole("/detokenize", json!({"tokens": vec![99_999; 10_000]}), "invalid_value", "tokens"),
         whole("/detokenize", json!({"tokens": "x"}), "invalid_type", "tokens"),
         whole("/detokenize", json!({}), "missing_required_parameter", "tokens"),
     ]

@@ -153,6 +153,9 @@ async fn tokens_and_text_turn_into_each_other() {
     assert_eq!(plain["tokens"], json!([104, 105]));
     let text = server.ask("/detokenize", &json!({"model": "desk", "tokens": [104, 105, 195, 169]})).await;
     assert_eq!(text["prompt"], "hié");
+    let many = vec![104; 10_000];
+    let text = server.ask("/detokenize", &json!({"model": "desk", "tokens": many})).await;
+    assert_eq!(text["prompt"], "h".repeat(10_000));
     let messages = json!({"model": "desk", "messages": [{"role": "user", "content": "x"}]});
     assert_eq!(server.ask("/tokenize", &messages).await["count"], "user:x\nassistant:".len());
 }
