@@ -132,9 +132,21 @@ async fn values_that_ask_for_nothing_are_taken() {
     let server = start().await;
     let harmless = json!({
         "tools": null, "tool_choice": "none", "response_format": {"type": "text"}, "temperature": null, "stop": null,
-        "top_k": -1, "store": false, "service_tier": "auto", "stream": false, "logit_bias": {}
+        "top_k": -1, "store": false, "service_tier": "auto", "stream": false, "logit_bias": {}, "metadata": {},
+        "parallel_tool_calls": false, "prompt_cache_key": "desk", "reasoning_effort": null, "verbosity": null,
+        "max_completion_tokens": 4, "function_call": "none"
     });
     server.ask(CHAT, &with(chat(), harmless)).await;
+    server.ask(CHAT, &with(chat(), json!({"tools": [], "functions": [], "metadata": null}))).await;
+    server.ask(CHAT, &with(chat(), json!({"repetition_penalty": 0.01}))).await;
+    // An answer, sent back as clients do.
+    let said = json!({
+        "role": "assistant", "content": "x", "refusal": null, "audio": null, "annotations": [], "tool_calls": null,
+        "function_call": null, "reasoning_content": null
+    });
+    let again =
+        json!({"role": "assistant", "content": "x", "tool_calls": [], "reasoning_content": "", "name": null});
+    server.ask(CHAT, &with(chat(), json!({"messages": [said, again]}))).await;
     let parts = json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]});
     server.ask(CHAT, &with(chat(), parts)).await;
 }
