@@ -130,8 +130,17 @@ impl<'de> Deserialize<'de> for Stop {
 pub(super) enum Delivery {
     /// As one JSON object.
     Whole,
-    /// As events, with a last one for the usage or without.
-    Events { usage: bool },
+    /// As events.
+    Events(UsageChunk),
+}
+
+/// Whether a stream tells the usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UsageChunk {
+    /// In a last chunk of its own.
+    Send,
+    /// Not at all.
+    Omit,
 }
 
 impl DecodingBody {
@@ -171,10 +180,9 @@ impl DecodingBody {
                 "stream_options.include_obfuscation",
                 "`stream_options.include_obfuscation` is not supported by this server",
             )),
-            options if streams => {
-                Ok(Delivery::Events { usage: options.and_then(|o| o.include_usage).unwrap_or(false) })
-            }
-            _ => Ok(Delivery::Whole),
+            _ if !streams => Ok(Delivery::Whole),
+            Some(StreamOptions { include_usage: Some(true), .. }) => Ok(Delivery::Events(UsageChunk::Send)),
+            _ => Ok(Delivery::Events(UsageChunk::Omit)),
         }
     }
 
@@ -189,7 +197,9 @@ impl DecodingBody {
             return Err(ApiError::parameter(
                 "invalid_value",
                 "min_tokens",
-                format!("`min_tokens` is {min_tokens}, more than the {max} tokens allowed"),
+                format!(
+                    "`min_tokens` is {min_tokens}, but the answer may have {max} tokens at most; lower it"
+                ),
             ));
         }
         let choices = whole("n", self.n, 1, MAX_CHOICES as i64)?.unwrap_or(1) as usize;
@@ -291,7 +301,7 @@ fn too_many(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
     if count <= most {
         return Ok(());
     }
-    let message = format!("`{param}` has {count} entries; at most {most} are taken");
+    let message = format!("`{param}` has {count} entries; it may have at most {most}");
     Err(ApiError::parameter("array_above_max_length", param, message))
 }
 

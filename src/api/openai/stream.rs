@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
-use crate::gateway::{Answer, Delta, FinishReason, GatewayError, Usage};
+use crate::gateway::{Answer, Decoding, Delta, FinishReason, GatewayError, Usage};
 use crate::ids::VersionRef;
 
 /// The version that answered, as `model@version`.
@@ -71,6 +71,26 @@ impl Envelope {
             model: model.to_owned(),
             fingerprint: fingerprint.to_owned(),
         }
+    }
+}
+
+/// Whether an answer reports the log-probabilities of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logprobs {
+    /// It does, if only by an empty list.
+    Report,
+    /// It does not.
+    Omit,
+}
+
+impl Logprobs {
+    pub(super) fn of(decoding: &Decoding) -> Self {
+        if decoding.logprobs.is_some() { Self::Report } else { Self::Omit }
+    }
+
+    /// An empty list to report in, if there is to be one.
+    pub(super) fn list<T: Default>(self) -> Option<T> {
+        (self == Self::Report).then(T::default)
     }
 }
 
