@@ -127,6 +127,42 @@ async fn a_streamed_completion_ends_with_its_reason() {
     assert!(events.iter().all(|e| e["object"] == "text_completion" && e.get("usage").is_none()));
 }
 
+/// What a client of chat puts together from the log-probabilities of a stream's chunks.
+fn chat_logprobs(events: &[Value]) -> Vec<Value> {
+    let lists = events.iter().filter_map(|event| event["choices"][0]["logprobs"]["content"].as_array());
+    lists.flatten().cloned().collect()
+}
+
+#[tokio::test]
+async fn a_streamed_chat_has_the_log_probabilities_of_the_whole_one() {
+    let server = start().await;
+    let request = with(chat(), json!({"logprobs": true, "top_logprobs": 2, "ignore_eos": true}));
+    let whole = server.ask(CHAT, &request).await;
+    let events = server.events(CHAT, &with(request, json!({"stream": true}))).await;
+    let streamed = chat_logprobs(&events);
+    assert_eq!(streamed.len(), 4);
+    assert_eq!(json!(streamed), whole["choices"][0]["logprobs"]["content"]);
+}
+
+#[tokio::test]
+async fn a_streamed_completion_has_the_log_probabilities_of_the_whole_one() {
+    let server = start().await;
+    for (echo, count) in [(false, 4), (true, 10)] {
+        let request = with(completion(), json!({"logprobs": 2, "echo": echo, "ignore_eos": true}));
+        let whole = server.ask(TEXT, &request).await;
+        let events = server.events(TEXT, &with(request, json!({"stream": true}))).await;
+        let choices = || events.iter().map(|event| &event["choices"][0]);
+        let text: String = choices().map(|choice| choice["text"].as_str().unwrap()).collect();
+        assert_eq!(whole["choices"][0]["text"], json!(text));
+        for column in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+            let lists = choices().filter_map(|choice| choice["logprobs"][column].as_array());
+            let streamed: Vec<&Value> = lists.flatten().collect();
+            assert_eq!(streamed.len(), count, "{column}");
+            assert_eq!(json!(streamed), whole["choices"][0]["logprobs"][column], "{column} with echo {echo}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn values_that_ask_for_nothing_are_taken() {
     let server = start().await;
@@ -206,8 +242,10 @@ async fn a_client_that_leaves_frees_its_place() {
 
 #[tokio::test]
 async fn a_request_past_its_deadline_is_told_so() {
-    let server = start_with(Setup { server: "  request_timeout: 1ms\n", ..Setup::default() }).await;
-    let long = with(chat(), json!({"max_tokens": 200, "ignore_eos": true}));
+    // Long enough for a body to arrive, which the timeout bounds too; too short for so many tokens.
+    let server = start_with(Setup { server: "  request_timeout: 100ms\n", ..Setup::default() }).await;
+    let long = json!({"max_tokens": 200, "ignore_eos": true, "n": 128, "logprobs": true, "top_logprobs": 20});
+    let long = with(chat(), long);
     let response = server.post(CHAT, &long).await;
     assert_eq!(response.status(), 504);
     let answer: Value = response.json().await.unwrap();
