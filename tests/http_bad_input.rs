@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use common::{Setup, chat, completion, start, start_with, with};
+use common::{Server, Setup, chat, completion, start, start_with, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -61,9 +61,30 @@ fn chat_cases() -> Vec<Case> {
             "messages[0].content[0].type",
         ),
         said(
-            json!({"role": "assistant", "content": "x", "tool_calls": []}),
+            json!({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function"}]}),
             "unsupported_parameter",
             "messages[0].tool_calls",
+        ),
+        said(
+            json!({"role": "assistant", "content": "x", "function_call": {"name": "f"}}),
+            "unsupported_parameter",
+            "messages[0].function_call",
+        ),
+        said(
+            json!({"role": "assistant", "content": "x", "reasoning_content": "hm"}),
+            "unsupported_parameter",
+            "messages[0].reasoning_content",
+        ),
+        said(
+            json!({"role": "assistant", "content": "x", "refusal": "no"}),
+            "unsupported_parameter",
+            "messages[0].refusal",
+        ),
+        said(json!({"role": "user", "content": "x", "weight": 1}), "unknown_parameter", "messages[0].weight"),
+        said(
+            json!({"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}),
+            "unknown_parameter",
+            "messages[0].content[0].cache_control",
         ),
         said(json!({"role": "developer", "content": "x"}), "invalid_value", "messages"),
         c(json!({"temperature": "hot"}), "invalid_type", "temperature"),
@@ -76,6 +97,8 @@ fn chat_cases() -> Vec<Case> {
         c(json!({"top_k": 1.5}), "invalid_type", "top_k"),
         c(json!({"min_p": 2}), "decimal_above_max_value", "min_p"),
         c(json!({"repetition_penalty": 0}), "decimal_below_min_value", "repetition_penalty"),
+        c(json!({"repetition_penalty": 1e-40}), "decimal_below_min_value", "repetition_penalty"),
+        c(json!({"repetition_penalty": 0.009}), "decimal_below_min_value", "repetition_penalty"),
         c(json!({"repetition_penalty": 1e300}), "decimal_above_max_value", "repetition_penalty"),
         c(json!({"presence_penalty": 3}), "decimal_above_max_value", "presence_penalty"),
         c(json!({"frequency_penalty": -3}), "decimal_below_min_value", "frequency_penalty"),
@@ -84,6 +107,7 @@ fn chat_cases() -> Vec<Case> {
         c(json!({"max_tokens": 1e30}), "invalid_type", "max_tokens"),
         c(json!({"max_tokens": i64::MAX}), "integer_above_max_value", "max_tokens"),
         c(json!({"max_completion_tokens": 0}), "integer_below_min_value", "max_completion_tokens"),
+        c(json!({"max_completion_tokens": 3}), "invalid_value", "max_tokens"),
         c(json!({"max_tokens": 4000}), "context_length_exceeded", "messages"),
         c(
             json!({"messages": [{"role": "user", "content": "x".repeat(5000)}]}),
@@ -120,6 +144,13 @@ fn chat_cases() -> Vec<Case> {
             "stream_options.usage",
         ),
         c(json!({"tools": [{"type": "function"}]}), "unsupported_parameter", "tools"),
+        c(json!({"functions": [{"name": "f"}]}), "unsupported_parameter", "functions"),
+        c(json!({"tool_choice": "required"}), "unsupported_parameter", "tool_choice"),
+        c(json!({"parallel_tool_calls": "yes"}), "unsupported_parameter", "parallel_tool_calls"),
+        c(json!({"metadata": {"run": "7"}}), "unsupported_parameter", "metadata"),
+        c(json!({"store": true}), "unsupported_parameter", "store"),
+        c(json!({"prompt_cache_key": 7}), "unsupported_parameter", "prompt_cache_key"),
+        c(json!({"reasoning_effort": "low"}), "unsupported_parameter", "reasoning_effort"),
         c(json!({"response_format": {"type": "json_object"}}), "unsupported_parameter", "response_format"),
         c(json!({"echo": true}), "unsupported_parameter", "echo"),
         c(json!({"temprature": 1}), "unknown_parameter", "temprature"),
@@ -156,7 +187,14 @@ fn other_cases() -> Vec<Case> {
         c(json!({"max_tokens": 9999}), "context_length_exceeded", "prompt"),
         whole("/tokenize", json!({"model": "desk"}), "missing_required_parameter", "prompt"),
         whole("/tokenize", json!({"prompt": "x", "messages": []}), "invalid_value", "messages"),
+        whole(
+            "/tokenize",
+            json!({"messages": [{"role": "user", "content": "x", "weight": 1}]}),
+            "unknown_parameter",
+            "messages[0].weight",
+        ),
         whole("/detokenize", json!({"tokens": [99_999]}), "invalid_value", "tokens"),
+        whole("/detokenize", json!({"tokens": vec![99_999; 10_000]}), "invalid_value", "tokens"),
         whole("/detokenize", json!({"tokens": "x"}), "invalid_type", "tokens"),
         whole("/detokenize", json!({}), "missing_required_parameter", "tokens"),
     ]
@@ -216,6 +254,7 @@ async fn wrong_paths_methods_and_types_are_told_apart() {
         ("GET", "/v1/nothing", None, 404, "unknown_url"),
         ("POST", "/", Some("application/json"), 404, "unknown_url"),
         ("GET", "/v1/models/nobody", None, 404, "model_not_found"),
+        ("GET", "/v1/models/%FF", None, 400, "invalid_path"),
         ("POST", CHAT, Some("text/plain"), 415, "unsupported_media_type"),
         ("POST", CHAT, Some("application/x-www-form-urlencoded"), 415, "unsupported_media_type"),
         ("POST", CHAT, None, 415, "unsupported_media_type"),
@@ -304,4 +343,41 @@ async fn keys_are_asked_for_where_they_are_configured() {
     assert_eq!(server.get("/v1/models").await.status(), 401);
     assert_eq!(server.get("/health").await.status(), 200);
     assert_eq!(server.get("/metrics").await.status(), 200);
+}
+
+/// The number behind `series` on `/metrics`; 0 where it is not there.
+async fn counted(server: &Server, series: &str) -> u64 {
+    let text = server.get("/metrics").await.text().await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(series));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_is_refused_at_the_door_is_counted() {
+    let setup = Setup { server: "  api_keys: [sk-one]\n  body_limit: 4KiB\n", ..Setup::default() };
+    let server = start_with(setup).await;
+    let send = |key: &str, path: &str, body: String| {
+        let request = server.client.post(server.url(path)).bearer_auth(key);
+        request.header("content-type", "application/json").body(body).send()
+    };
+    let unknown = with(chat(), json!({"model": "nobody"})).to_string();
+    for (key, path, body, status) in [
+        ("sk-two", CHAT, chat().to_string(), 401),
+        ("sk-one", CHAT, "{".into(), 400),
+        ("sk-one", CHAT, "x".repeat(5000), 413),
+        ("sk-one", CHAT, unknown, 404),
+        ("sk-one", CHAT, chat().to_string(), 200),
+        ("sk-one", "/v1/anything/at/all", "{}".into(), 404),
+    ] {
+        let path_label = if path == CHAT { CHAT } else { "other" };
+        let series = format!(r#"switchback_http_requests_total{{path="{path_label}",status="{status}"}}"#);
+        let before = counted(&server, &series).await;
+        assert_eq!(send(key, path, body).await.unwrap().status(), status);
+        assert_eq!(counted(&server, &series).await, before + 1, "{series}");
+    }
+    server.admin(reqwest::Method::GET, "/admin/models/nobody/route", None).await;
+    let series = r#"switchback_http_requests_total{path="/admin/models/{model}/route",status="404"}"#;
+    assert_eq!(counted(&server, series).await, 1);
+    let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(!text.contains("anything"), "a client has made a time series: {text}");
 }

@@ -127,14 +127,62 @@ async fn a_streamed_completion_ends_with_its_reason() {
     assert!(events.iter().all(|e| e["object"] == "text_completion" && e.get("usage").is_none()));
 }
 
+/// What a client of chat puts together from the log-probabilities of a stream's chunks.
+fn chat_logprobs(events: &[Value]) -> Vec<Value> {
+    let lists = events.iter().filter_map(|event| event["choices"][0]["logprobs"]["content"].as_array());
+    lists.flatten().cloned().collect()
+}
+
+#[tokio::test]
+async fn a_streamed_chat_has_the_log_probabilities_of_the_whole_one() {
+    let server = start().await;
+    let request = with(chat(), json!({"logprobs": true, "top_logprobs": 2, "ignore_eos": true}));
+    let whole = server.ask(CHAT, &request).await;
+    let events = server.events(CHAT, &with(request, json!({"stream": true}))).await;
+    let streamed = chat_logprobs(&events);
+    assert_eq!(streamed.len(), 4);
+    assert_eq!(json!(streamed), whole["choices"][0]["logprobs"]["content"]);
+}
+
+#[tokio::test]
+async fn a_streamed_completion_has_the_log_probabilities_of_the_whole_one() {
+    let server = start().await;
+    for (echo, count) in [(false, 4), (true, 10)] {
+        let request = with(completion(), json!({"logprobs": 2, "echo": echo, "ignore_eos": true}));
+        let whole = server.ask(TEXT, &request).await;
+        let events = server.events(TEXT, &with(request, json!({"stream": true}))).await;
+        let choices = || events.iter().map(|event| &event["choices"][0]);
+        let text: String = choices().map(|choice| choice["text"].as_str().unwrap()).collect();
+        assert_eq!(whole["choices"][0]["text"], json!(text));
+        for column in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+            let lists = choices().filter_map(|choice| choice["logprobs"][column].as_array());
+            let streamed: Vec<&Value> = lists.flatten().collect();
+            assert_eq!(streamed.len(), count, "{column}");
+            assert_eq!(json!(streamed), whole["choices"][0]["logprobs"][column], "{column} with echo {echo}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn values_that_ask_for_nothing_are_taken() {
     let server = start().await;
     let harmless = json!({
         "tools": null, "tool_choice": "none", "response_format": {"type": "text"}, "temperature": null, "stop": null,
-        "top_k": -1, "store": false, "service_tier": "auto", "stream": false, "logit_bias": {}
+        "top_k": -1, "store": false, "service_tier": "auto", "stream": false, "logit_bias": {}, "metadata": {},
+        "parallel_tool_calls": false, "prompt_cache_key": "desk", "reasoning_effort": null, "verbosity": null,
+        "max_completion_tokens": 4, "function_call": "none"
     });
     server.ask(CHAT, &with(chat(), harmless)).await;
+    server.ask(CHAT, &with(chat(), json!({"tools": [], "functions": [], "metadata": null}))).await;
+    server.ask(CHAT, &with(chat(), json!({"repetition_penalty": 0.01}))).await;
+    // An answer, sent back as clients do.
+    let said = json!({
+        "role": "assistant", "content": "x", "refusal": null, "audio": null, "annotations": [], "tool_calls": null,
+        "function_call": null, "reasoning_content": null
+    });
+    let again =
+        json!({"role": "assistant", "content": "x", "tool_calls": [], "reasoning_content": "", "name": null});
+    server.ask(CHAT, &with(chat(), json!({"messages": [said, again]}))).await;
     let parts = json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]});
     server.ask(CHAT, &with(chat(), parts)).await;
 }
@@ -153,6 +201,9 @@ async fn tokens_and_text_turn_into_each_other() {
     assert_eq!(plain["tokens"], json!([104, 105]));
     let text = server.ask("/detokenize", &json!({"model": "desk", "tokens": [104, 105, 195, 169]})).await;
     assert_eq!(text["prompt"], "hié");
+    let many = vec![104; 10_000];
+    let text = server.ask("/detokenize", &json!({"model": "desk", "tokens": many})).await;
+    assert_eq!(text["prompt"], "h".repeat(10_000));
     let messages = json!({"model": "desk", "messages": [{"role": "user", "content": "x"}]});
     assert_eq!(server.ask("/tokenize", &messages).await["count"], "user:x\nassistant:".len());
 }
@@ -191,8 +242,10 @@ async fn a_client_that_leaves_frees_its_place() {
 
 #[tokio::test]
 async fn a_request_past_its_deadline_is_told_so() {
-    let server = start_with(Setup { server: "  request_timeout: 1ms\n", ..Setup::default() }).await;
-    let long = with(chat(), json!({"max_tokens": 200, "ignore_eos": true}));
+    // Long enough for a body to arrive, which the timeout bounds too; too short for so many tokens.
+    let server = start_with(Setup { server: "  request_timeout: 100ms\n", ..Setup::default() }).await;
+    let long = json!({"max_tokens": 200, "ignore_eos": true, "n": 128, "logprobs": true, "top_logprobs": 20});
+    let long = with(chat(), long);
     let response = server.post(CHAT, &long).await;
     assert_eq!(response.status(), 504);
     let answer: Value = response.json().await.unwrap();

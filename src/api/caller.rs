@@ -1,7 +1,9 @@
 //! Who calls: the API key, and what keeps the caller on one version.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
@@ -11,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 
-use super::error::ApiError;
+use super::error::{ApiError, KeyFault};
 use super::public::PublicState;
 use crate::gateway::{Address, Gateway, StickyKey, Target};
 
@@ -21,8 +23,8 @@ pub(super) const STICKY_HEADER: HeaderName = HeaderName::from_static("x-switchba
 /// Longer keys are cut: they are hashed, and nobody needs more to tell users apart.
 const MAX_KEY_BYTES: usize = 512;
 
-/// The keys that may call; empty lets everybody in. Only hashes are kept, so that neither a comparison's time nor a
-/// dump of memory tells a key.
+/// The keys that may call; empty lets everybody in. Keys are compared by their hashes, so that the time of a
+/// comparison tells nothing about a key. (The keys themselves stay in memory, in the configuration.)
 #[derive(Clone, Default)]
 pub(super) struct ApiKeys(Arc<HashSet<[u8; 32]>>);
 
@@ -38,8 +40,15 @@ impl ApiKeys {
 }
 
 /// The API key of an admitted request, where keys are asked for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct AdmittedKey(Arc<str>);
+
+/// Does not tell the key: logs are read by many.
+impl fmt::Debug for AdmittedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdmittedKey(..)")
+    }
+}
 
 /// Lets a request pass if its key is known, or if none is asked for.
 pub(super) async fn authenticate(
@@ -60,7 +69,8 @@ pub(super) async fn authenticate(
             request.extensions_mut().insert(admitted);
             next.run(request).await
         }
-        other => ApiError::wrong_key(other.is_some()).into_response(),
+        Some(_) => ApiError::wrong_key(KeyFault::Unknown).into_response(),
+        None => ApiError::wrong_key(KeyFault::Missing).into_response(),
     }
 }
 
@@ -75,14 +85,21 @@ impl Connection {
     }
 }
 
-/// Where a request comes from.
-#[derive(Debug)]
+/// Where a request comes from. Has no `Debug`: its headers hold the API key.
 pub(super) struct Caller {
     headers: HeaderMap,
     key: Option<AdmittedKey>,
     connection: Connection,
-    /// Whether the connection's key was used, so that the client is told it.
-    given: bool,
+    origin: KeyOrigin,
+}
+
+/// Who chose the sticky key of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyOrigin {
+    /// The client.
+    Client,
+    /// The server, for the connection; the client is told it.
+    Connection,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
@@ -94,7 +111,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             headers: parts.headers.clone(),
             key: parts.extensions.get::<AdmittedKey>().cloned(),
             connection: connection.unwrap_or_else(Connection::new),
-            given: false,
+            origin: KeyOrigin::Client,
         })
     }
 }
@@ -113,24 +130,26 @@ impl Caller {
         let sticky = if let Some(user) = end_user {
             StickyKey::from_user(cut(user))
         } else if let Some(value) = configured.or_else(|| self.header(STICKY_HEADER.as_str())) {
-            StickyKey::from_header(cut(value))
+            StickyKey::from_header(cut(&value))
         } else if let Some(key) = &self.key {
             StickyKey::from_api_key(&key.0)
         } else {
-            self.given = true;
+            self.origin = KeyOrigin::Connection;
             // As if from a header: sent back as one, it must choose the same version.
             StickyKey::from_header(&self.connection.0)
         };
         Ok(Address { target, sticky })
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty())
+    /// A header's value. HTTP allows any bytes in one, and a name such as `jürgen` names a user too.
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        let value = String::from_utf8_lossy(self.headers.get(name)?.as_bytes());
+        (!value.is_empty()).then_some(value)
     }
 
     /// Tells the client the key that its connection was given, if it was used.
     pub(super) fn tell_given_key(&self, headers: &mut HeaderMap) {
-        if self.given
+        if self.origin == KeyOrigin::Connection
             && let Ok(value) = HeaderValue::try_from(&*self.connection.0)
         {
             headers.insert(STICKY_HEADER, value);
@@ -151,6 +170,11 @@ mod tests {
         let long = "é".repeat(400);
         assert_eq!(cut(&long).len(), MAX_KEY_BYTES);
         assert_eq!(cut(&format!("x{long}")).len(), MAX_KEY_BYTES - 1);
+    }
+
+    #[test]
+    fn a_key_is_never_printed() {
+        assert_eq!(format!("{:?}", AdmittedKey("sk-1".into())), "AdmittedKey(..)");
     }
 
     #[test]

@@ -42,6 +42,15 @@ pub struct ApiError {
     retry_after: Option<Duration>,
 }
 
+/// What is wrong with a request's API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFault {
+    /// There is none.
+    Missing,
+    /// The server does not know it.
+    Unknown,
+}
+
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
@@ -61,12 +70,17 @@ impl ApiError {
         Self { kind: SERVER, ..Self::request(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message) }
     }
 
+    /// A defect whose details are in the log.
+    pub fn defect() -> Self {
+        Self::internal("the server hit a defect of its own; its log says more")
+    }
+
     /// A path that is not served: 404.
     pub fn unknown_path(path: &str) -> Self {
         Self::request(
             StatusCode::NOT_FOUND,
             "unknown_url",
-            format!("there is nothing at {}; see /openapi.json for what there is", shown(path)),
+            format!("there is no endpoint at {}; /openapi.json lists those that exist", shown(path)),
         )
     }
 
@@ -75,16 +89,19 @@ impl ApiError {
         Self::request(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            format!("{} does not take {}; the Allow header names what it takes", shown(path), shown(method)),
+            format!(
+                "{} does not accept {}; the header `Allow` lists what it accepts",
+                shown(path),
+                shown(method)
+            ),
         )
     }
 
     /// No API key, or one that is not known: 401.
-    pub fn wrong_key(given: bool) -> Self {
-        let message = if given {
-            "this API key is not known to the server"
-        } else {
-            "no API key was given: send the header `Authorization: Bearer <key>`"
+    pub fn wrong_key(fault: KeyFault) -> Self {
+        let message = match fault {
+            KeyFault::Missing => "no API key was given: send the header `Authorization: Bearer <key>`",
+            KeyFault::Unknown => "this API key is not one of the server's `server.api_keys`",
         };
         Self::request(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
     }

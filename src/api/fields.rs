@@ -1,20 +1,23 @@
-//! Which top-level parameters an endpoint takes. A parameter is never ignored in silence: one that we do not know
-//! is refused, and so is one that OpenAI or vLLM knows and we do not support, unless its value asks for nothing.
+//! Which parameters an endpoint takes, and which fields a message and a part of one. None is ignored in silence: one
+//! that we do not know is refused, and so is one that OpenAI or vLLM knows and we do not support, unless its value asks
+//! for nothing.
 
 use serde_json::{Map, Value as Json};
 
 use super::error::{ApiError, shown};
 
-/// The parameters of one endpoint.
+/// The fields of one kind of object: of an endpoint's body, of a message, of a part.
 pub(super) struct Fields {
+    /// What the object is, after "is not".
+    what: &'static str,
     /// What it takes, in groups.
-    pub(super) taken: &'static [&'static [&'static str]],
-    /// What its models elsewhere take and it does not.
-    pub(super) unsupported: &'static [Unsupported],
+    taken: &'static [&'static [&'static str]],
+    /// What its models elsewhere take and it does not, in groups.
+    unsupported: &'static [&'static [Unsupported]],
 }
 
-/// A parameter that is known and not supported.
-pub(super) struct Unsupported {
+/// A field that is known and not supported.
+struct Unsupported {
     name: &'static str,
     /// The values that ask for nothing and so do no harm; `null` always is one.
     harmless: fn(&Json) -> bool,
@@ -24,8 +27,23 @@ const fn never(name: &'static str) -> Unsupported {
     Unsupported { name, harmless: |_| false }
 }
 
+const fn unless_empty(name: &'static str) -> Unsupported {
+    Unsupported { name, harmless: is_empty }
+}
+
+fn is_empty(value: &Json) -> bool {
+    match value {
+        Json::String(text) => text.is_empty(),
+        Json::Array(items) => items.is_empty(),
+        Json::Object(members) => members.is_empty(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
+const PARAMETER: &str = "a parameter of this endpoint";
+
 /// How text is decoded: the same for chat and completions.
-pub(super) const DECODING: &[&str] = &[
+const DECODING: &[&str] = &[
     "model",
     "temperature",
     "top_p",
@@ -51,8 +69,30 @@ pub(super) const DECODING: &[&str] = &[
     "logprobs",
 ];
 
+/// What vLLM takes on chat and on completions.
+const VLLM: &[Unsupported] = &[
+    Unsupported { name: "response_format", harmless: |v| v["type"] == "text" },
+    never("guided_json"),
+    never("guided_regex"),
+    never("guided_choice"),
+    never("guided_grammar"),
+    never("structured_outputs"),
+    never("prompt_logprobs"),
+    never("use_beam_search"),
+    never("length_penalty"),
+    never("early_stopping"),
+    never("spaces_between_special_tokens"),
+    never("truncate_prompt_tokens"),
+    never("allowed_token_ids"),
+    never("bad_words"),
+    never("logits_processors"),
+    never("priority"),
+    never("request_id"),
+];
+
 /// Parameters of POST /v1/chat/completions.
 pub(super) const CHAT: Fields = Fields {
+    what: PARAMETER,
     taken: &[
         DECODING,
         &[
@@ -64,80 +104,56 @@ pub(super) const CHAT: Fields = Fields {
         ],
     ],
     unsupported: &[
-        Unsupported { name: "response_format", harmless: |v| v["type"] == "text" },
-        Unsupported { name: "tool_choice", harmless: |v| v == "none" },
-        Unsupported { name: "store", harmless: |v| v == false },
-        Unsupported {
-            name: "modalities",
-            harmless: |v| v.as_array().is_some_and(|a| a.iter().all(|m| m == "text")),
-        },
-        Unsupported { name: "service_tier", harmless: |v| v == "auto" || v == "default" },
-        never("tools"),
-        never("functions"),
-        never("function_call"),
-        never("parallel_tool_calls"),
-        never("audio"),
-        never("metadata"),
-        never("prediction"),
-        never("reasoning_effort"),
-        never("verbosity"),
-        never("web_search_options"),
-        never("prompt_cache_key"),
-        never("prompt_cache_retention"),
-        never("best_of"),
-        never("echo"),
-        never("continue_final_message"),
-        never("documents"),
-        never("chat_template"),
-        never("mm_processor_kwargs"),
-        never("guided_json"),
-        never("guided_regex"),
-        never("guided_choice"),
-        never("guided_grammar"),
-        never("structured_outputs"),
-        never("prompt_logprobs"),
-        never("use_beam_search"),
-        never("length_penalty"),
-        never("early_stopping"),
-        never("spaces_between_special_tokens"),
-        never("truncate_prompt_tokens"),
-        never("allowed_token_ids"),
-        never("bad_words"),
-        never("logits_processors"),
-        never("priority"),
-        never("request_id"),
+        VLLM,
+        &[
+            Unsupported { name: "tool_choice", harmless: |v| v == "none" },
+            Unsupported { name: "store", harmless: |v| v == false },
+            Unsupported {
+                name: "modalities",
+                harmless: |v| v.as_array().is_some_and(|a| a.iter().all(|m| m == "text")),
+            },
+            Unsupported { name: "service_tier", harmless: |v| v == "auto" || v == "default" },
+            unless_empty("tools"),
+            unless_empty("functions"),
+            Unsupported { name: "function_call", harmless: |v| v == "none" },
+            // It speaks of tools, and there are none: any that are given are refused.
+            Unsupported { name: "parallel_tool_calls", harmless: Json::is_boolean },
+            never("audio"),
+            unless_empty("metadata"),
+            never("prediction"),
+            never("reasoning_effort"),
+            never("verbosity"),
+            never("web_search_options"),
+            // The prefix cache works by itself: equal beginnings are found without a key.
+            Unsupported { name: "prompt_cache_key", harmless: Json::is_string },
+            never("prompt_cache_retention"),
+            never("best_of"),
+            never("echo"),
+            never("continue_final_message"),
+            never("documents"),
+            never("chat_template"),
+            never("mm_processor_kwargs"),
+        ],
     ],
 };
 
 /// Parameters of POST /v1/completions.
 pub(super) const COMPLETION: Fields = Fields {
+    what: PARAMETER,
     taken: &[DECODING, &["prompt", "echo", "best_of"]],
     unsupported: &[
-        Unsupported { name: "response_format", harmless: |v| v["type"] == "text" },
-        Unsupported { name: "suffix", harmless: |v| v == "" },
-        never("add_special_tokens"),
-        never("prompt_embeds"),
-        never("guided_json"),
-        never("guided_regex"),
-        never("guided_choice"),
-        never("guided_grammar"),
-        never("structured_outputs"),
-        never("prompt_logprobs"),
-        never("use_beam_search"),
-        never("length_penalty"),
-        never("early_stopping"),
-        never("spaces_between_special_tokens"),
-        never("truncate_prompt_tokens"),
-        never("allowed_token_ids"),
-        never("bad_words"),
-        never("logits_processors"),
-        never("priority"),
-        never("request_id"),
+        VLLM,
+        &[
+            Unsupported { name: "suffix", harmless: |v| v == "" },
+            never("add_special_tokens"),
+            never("prompt_embeds"),
+        ],
     ],
 };
 
 /// Parameters of POST /tokenize.
 pub(super) const TOKENIZE: Fields = Fields {
+    what: PARAMETER,
     taken: &[&[
         "model",
         "prompt",
@@ -147,37 +163,62 @@ pub(super) const TOKENIZE: Fields = Fields {
         "return_token_strs",
         "chat_template_kwargs",
     ]],
-    unsupported: &[never("tools"), never("continue_final_message"), never("chat_template")],
+    unsupported: &[&[unless_empty("tools"), never("continue_final_message"), never("chat_template")]],
 };
 
 /// Parameters of POST /detokenize.
-pub(super) const DETOKENIZE: Fields = Fields { taken: &[&["model", "tokens"]], unsupported: &[] };
+pub(super) const DETOKENIZE: Fields =
+    Fields { what: PARAMETER, taken: &[&["model", "tokens"]], unsupported: &[] };
+
+/// Fields of a message beyond those that [`Message`](super::openai::Message) has. Clients send an answer back as they
+/// got it, so what an answer of ours or of another server holds without meaning is harmless.
+pub(super) const MESSAGE: Fields = Fields {
+    what: "a field of a message",
+    taken: &[],
+    unsupported: &[&[
+        unless_empty("refusal"),
+        unless_empty("annotations"),
+        unless_empty("tool_calls"),
+        unless_empty("reasoning_content"),
+        unless_empty("reasoning"),
+        never("audio"),
+        never("function_call"),
+        never("tool_call_id"),
+    ]],
+};
+
+/// Fields of a part of text beyond those that [`Part`](super::openai::Part) has.
+pub(super) const PART: Fields =
+    Fields { what: "a field of a part of text", taken: &[], unsupported: &[&[unless_empty("annotations")]] };
 
 impl Fields {
-    /// Refuses the first parameter that this endpoint does not take.
+    /// Refuses the first parameter of a body that this endpoint does not take.
     pub(super) fn check(&self, map: &Map<String, Json>) -> Result<(), ApiError> {
-        for (name, value) in map {
-            if self.taken.iter().any(|group| group.contains(&name.as_str())) {
-                continue;
+        self.check_within(map, "")
+    }
+
+    /// Refuses the first field that the object at `place` does not take. `place` is a path, such as `messages[0].`.
+    pub(super) fn check_within(&self, map: &Map<String, Json>, place: &str) -> Result<(), ApiError> {
+        map.iter().try_for_each(|(name, value)| self.check_one(name, value, place))
+    }
+
+    fn check_one(&self, name: &str, value: &Json, place: &str) -> Result<(), ApiError> {
+        if self.taken.iter().any(|group| group.contains(&name)) {
+            return Ok(());
+        }
+        match self.unsupported.iter().copied().flatten().find(|u| u.name == name) {
+            Some(u) if value.is_null() || (u.harmless)(value) => Ok(()),
+            Some(u) => {
+                let param = format!("{place}{}", u.name);
+                let message = format!("this server does not support this value of `{param}`; leave it out");
+                Err(ApiError::parameter("unsupported_parameter", param, message))
             }
-            match self.unsupported.iter().find(|u| u.name == name) {
-                Some(u) if value.is_null() || (u.harmless)(value) => {}
-                Some(u) => {
-                    return Err(ApiError::parameter(
-                        "unsupported_parameter",
-                        u.name,
-                        format!("`{}` with this value is not supported by this server; leave it out", u.name),
-                    ));
-                }
-                None => {
-                    return Err(ApiError::parameter(
-                        "unknown_parameter",
-                        name.chars().take(80).collect::<String>(),
-                        format!("{} is not a parameter of this endpoint", shown(name)),
-                    ));
-                }
+            None => {
+                let name: String = name.chars().take(80).collect();
+                let param = format!("{place}{name}");
+                let message = format!("{} is not {}; leave it out", shown(&param), self.what);
+                Err(ApiError::parameter("unknown_parameter", param, message))
             }
         }
-        Ok(())
     }
 }

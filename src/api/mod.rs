@@ -4,8 +4,9 @@
 //! May import: `gateway`, `config`, `telemetry`. Decides nothing about versions.
 //!
 //! Invariants: no request is answered with a 500 for what a client did; no parameter is ignored in silence; a client
-//! that leaves cancels its generation; `/metrics`, `/health` and `/ready` need no key.
+//! that leaves cancels its generation; `/metrics`, `/health` and `/ready` need no key; every answer is counted.
 
+mod access;
 mod admin;
 mod app;
 mod body;
@@ -24,7 +25,7 @@ pub use admin::{
     RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer, admin_router,
 };
 pub use app::{App, AppError, RunningApp};
-pub use error::{ApiError, ErrorBody, ErrorDetail};
+pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};
 pub use openai::*;
 pub use ops::{HealthAnswer, ReadyAnswer};
 pub use public::public_router;

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::access;
 use super::caller::{ApiKeys, authenticate};
 use super::error::ApiError;
 use super::{openai, ops};
@@ -51,12 +52,15 @@ pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/metrics", get(ops::metrics))
         .route("/openapi.json", get(ops::openapi))
         .method_not_allowed_fallback(wrong_method);
-    framed(keyed.merge(open)).with_state(state)
+    framed(keyed.merge(open), &state.gateway).with_state(state)
 }
 
-/// What both routers share: our error body for what is not there, and for a panic.
-pub(super) fn framed<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router.fallback(unknown_path).layer(CatchPanicLayer::custom(panicked))
+/// What both routers share: our error body for what is not there and for a panic, and a record of every answer.
+pub(super) fn framed<S: Clone + Send + Sync + 'static>(router: Router<S>, gateway: &Gateway) -> Router<S> {
+    router
+        .fallback(unknown_path)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(gateway.metrics().clone(), access::record))
 }
 
 async fn unknown_path(request: Request) -> ApiError {
@@ -75,5 +79,5 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words");
     tracing::error!(panic = what, "a handler panicked");
-    ApiError::internal("the server has a defect; its log says more").into_response()
+    ApiError::defect().into_response()
 }

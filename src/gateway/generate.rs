@@ -26,6 +26,12 @@ const ATTEMPTS: usize = 8;
 /// Text from this size is tokenized off the request threads: it takes milliseconds.
 const LONG_TEXT: usize = 16 * 1024;
 
+/// And so many tokens are turned into text there: one is some four bytes.
+const LONG_TOKENS: usize = LONG_TEXT / 4;
+
+/// What a message costs beyond its text, in bytes of text: the template's own words, and its instructions.
+const MESSAGE_BYTES: usize = 32;
+
 /// What to tokenize.
 #[derive(Debug, Clone)]
 pub enum TokenizeInput {
@@ -89,15 +95,33 @@ impl Gateway {
         Ok((backend, tokens))
     }
 
+    /// The text of each of `tokens` by itself.
+    pub async fn token_texts(
+        &self,
+        backend: &Arc<Backend>,
+        tokens: &[u32],
+    ) -> Result<Vec<String>, GatewayError> {
+        if tokens.len() < LONG_TOKENS {
+            return Ok(backend.token_texts(tokens));
+        }
+        let (on, tokens) = (Arc::clone(backend), tokens.to_vec());
+        blocking(move || Ok(on.token_texts(&tokens))).await
+    }
+
     /// The text of tokens, with the backend that they are for. Special tokens show.
-    pub fn detokenize(
+    pub async fn detokenize(
         &self,
         address: &Address,
-        tokens: &[u32],
+        tokens: Vec<u32>,
     ) -> Result<(Arc<Backend>, String), GatewayError> {
         let backend = self.resolve(address)?;
-        in_vocabulary(&backend, tokens, "tokens")?;
-        let text = decode(&backend, tokens, "tokens")?;
+        in_vocabulary(&backend, &tokens, "tokens")?;
+        if tokens.len() < LONG_TOKENS {
+            let text = decode(&backend, &tokens, "tokens")?;
+            return Ok((backend, text));
+        }
+        let on = Arc::clone(&backend);
+        let text = blocking(move || decode(&on, &tokens, "tokens")).await?;
         Ok((backend, text))
     }
 
@@ -211,12 +235,10 @@ impl Work {
         }
     }
 
-    /// A measure of the work that tokenizing will be.
+    /// A measure of the work that rendering and tokenizing will be: about the bytes of the prompt.
     fn text_bytes(&self) -> usize {
         match self {
-            Self::Chat(chat) => {
-                chat.messages.iter().filter_map(|m| m["content"].as_str()).map(str::len).sum::<usize>()
-            }
+            Self::Chat(chat) => chat_bytes(&chat.messages, &chat.template),
             Self::Completion(completion) => completion
                 .prompts
                 .iter()
@@ -276,6 +298,23 @@ async fn prompts(backend: &Arc<Backend>, work: &Arc<Work>) -> Result<Vec<Prompt>
     }
     let (backend, work) = (Arc::clone(backend), Arc::clone(work));
     blocking(move || work.prompts(&backend)).await
+}
+
+/// About the bytes that a template makes of a conversation.
+fn chat_bytes(messages: &[Json], variables: &Map<String, Json>) -> usize {
+    let messages: usize = messages.iter().map(|message| MESSAGE_BYTES + json_bytes(message)).sum();
+    messages + variables.values().map(json_bytes).sum::<usize>()
+}
+
+/// About the bytes that a template may make of a value.
+fn json_bytes(value: &Json) -> usize {
+    let inside = match value {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
+        Json::String(text) => text.len(),
+        Json::Array(items) => items.iter().map(json_bytes).sum(),
+        Json::Object(members) => members.iter().map(|(name, value)| name.len() + json_bytes(value)).sum(),
+    };
+    8 + inside
 }
 
 async fn blocking<T: Send + 'static>(
@@ -409,5 +448,24 @@ fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
             StopText::Cut => StopInclusion::Exclude,
             StopText::Include => StopInclusion::Include,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_chat_is_long_by_text_by_many_messages_or_by_variables() {
+        let user = |text: &str| json!({"role": "user", "content": text});
+        let none = Map::new();
+        assert!(chat_bytes(&[user("hello")], &none) < LONG_TEXT / 100);
+        assert!(chat_bytes(&[user(&"x".repeat(LONG_TEXT))], &none) > LONG_TEXT);
+        assert!(chat_bytes(&vec![user(""); 1000], &none) > LONG_TEXT);
+        let mut variables = none;
+        variables.insert("documents".into(), json!(vec![json!({"text": "x".repeat(100)}); 200]));
+        assert!(chat_bytes(&[user("hello")], &variables) > LONG_TEXT);
     }
 }

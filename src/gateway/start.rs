@@ -160,6 +160,11 @@ impl Gateway {
         missing.map(|version| format!("the stable version `{version}` is not hot")).collect()
     }
 
+    /// The server's metrics, for what is counted before a request comes here.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner().metrics
+    }
+
     /// The text of `/metrics`.
     pub fn render_metrics(&self) -> Result<String, prometheus::Error> {
         let table = self.0.residency.table();

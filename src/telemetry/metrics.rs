@@ -115,6 +115,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     requests: IntCounterVec,
+    http: IntCounterVec,
     latency: HistogramVec,
     first_token: HistogramVec,
     tokens: IntCounterVec,
@@ -151,6 +152,11 @@ impl Metrics {
         };
         let requests =
             counters("requests_total", "Requests by how they ended.", &["model", "version", "status"])?;
+        let http = counters(
+            "http_requests_total",
+            "Answers of both listeners by path and HTTP status, refusals of any kind included.",
+            &["path", "status"],
+        )?;
         let latency = histograms("request_seconds", "From admission to the last token.")?;
         let first_token = histograms("time_to_first_token_seconds", "From admission to the first token.")?;
         let tokens = counters(
@@ -169,6 +175,7 @@ impl Metrics {
         Ok(Self(Arc::new(Inner {
             registry,
             requests,
+            http,
             latency,
             first_token,
             tokens,
@@ -205,6 +212,11 @@ impl Metrics {
     /// text stands for a name that is not.
     pub fn request_refused(&self, model: &str, version: &str, outcome: Outcome) {
         self.count(model, version, outcome);
+    }
+
+    /// An HTTP request was answered. `path` must be a route such as `/v1/models/{model}`, never what a client wrote.
+    pub fn http_answered(&self, path: &str, status: u16) {
+        self.0.http.with_label_values(&[path, &status.to_string()]).inc();
     }
 
     /// The version that a key belongs to was not hot, and another answered.
@@ -327,6 +339,7 @@ mod tests {
         );
         metrics.request_refused("", "", Outcome::Invalid);
         metrics.loaded(&v1, false);
+        metrics.http_answered("/v1/models/{model}", 404);
         let residency =
             [ResidencySample { version: v1.clone(), state: "hot", weight_bytes: 10, shared_bytes: 4 }];
         let routes = [RouteSample { version: v1.clone(), percent: 2.5, revision: 3 }];
@@ -347,6 +360,7 @@ mod tests {
             r#"switchback_requests_total{model="",status="invalid",version=""} 1"#,
             r#"switchback_tokens_total{kind="generated",model="support",version="v1"} 5"#,
             r#"switchback_loads_total{model="support",result="failed",version="v1"} 1"#,
+            r#"switchback_http_requests_total{path="/v1/models/{model}",status="404"} 1"#,
             r#"switchback_engine_preemptions_total{model="support",version="v1"} 5"#,
             r#"switchback_residency{model="support",state="hot",version="v1"} 1"#,
             r#"switchback_route_weight_percent{model="support",version="v1"} 2.5"#,

@@ -1,8 +1,9 @@
 //! The operators' endpoints. A handler parses, calls the gateway, and writes what it says.
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -10,12 +11,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 
+use super::guard::{Hosts, refuse_web_pages};
 use super::types::{
     AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
     VersionAnswer,
 };
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
+use crate::api::extract::PathParam;
 use crate::api::openapi::AdminApi;
 use crate::api::public::{framed, wrong_method};
 use crate::config::ServerConfig;
@@ -32,8 +35,10 @@ pub(in crate::api) struct AdminState {
     body_limit: usize,
 }
 
-/// The operators' router. It asks for no key: bind it where only operators reach it.
+/// The operators' router. It asks for no key: bind it where only operators reach it. It refuses what a web page in
+/// an operator's browser sends.
 pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
+    let guard = from_fn_with_state(Hosts::reaching(server.admin), refuse_web_pages);
     let state = AdminState { gateway, body_limit: server.body_limit };
     let router = Router::new()
         .route("/admin/models", get(list_models))
@@ -43,8 +48,9 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/models/{model}/versions/{version}/unload", post(unload))
         .route("/admin/audit", get(audit))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
-        .method_not_allowed_fallback(wrong_method);
-    framed(router).with_state(state)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(guard);
+    framed(router, &state.gateway).with_state(state)
 }
 
 /// Who changes something: the header `x-switchback-actor`, else `admin`.
@@ -120,7 +126,7 @@ pub(in crate::api) async fn list_models(State(state): State<AdminState>) -> Json
 ))]
 pub(in crate::api) async fn get_route(
     State(state): State<AdminState>,
-    Path(model): Path<String>,
+    PathParam(model): PathParam<String>,
 ) -> Result<Json<RouteAnswer>, ApiError> {
     let model = model_of(&state.gateway, &model)?;
     Ok(Json(state.gateway.route(&model)?.into()))
@@ -134,7 +140,7 @@ pub(in crate::api) async fn get_route(
 ))]
 pub(in crate::api) async fn put_route(
     State(state): State<AdminState>,
-    Path(model): Path<String>,
+    PathParam(model): PathParam<String>,
     actor: Actor,
     Body(body): Body<RouteBody>,
 ) -> Result<Json<RouteAnswer>, ApiError> {
@@ -151,7 +157,7 @@ pub(in crate::api) async fn put_route(
 ))]
 pub(in crate::api) async fn rollback(
     State(state): State<AdminState>,
-    Path(model): Path<String>,
+    PathParam(model): PathParam<String>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
 ) -> Result<Json<RouteAnswer>, ApiError> {
@@ -174,7 +180,7 @@ pub(in crate::api) async fn rollback(
 )]
 pub(in crate::api) async fn load(
     State(state): State<AdminState>,
-    Path((model, version)): Path<(String, String)>,
+    PathParam((model, version)): PathParam<(String, String)>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
 ) -> Result<Json<VersionAnswer>, ApiError> {
@@ -196,7 +202,7 @@ pub(in crate::api) async fn load(
 )]
 pub(in crate::api) async fn unload(
     State(state): State<AdminState>,
-    Path((model, version)): Path<(String, String)>,
+    PathParam((model, version)): PathParam<(String, String)>,
     actor: Actor,
     Body(body): Body<ChangeBody>,
 ) -> Result<Json<UnloadAnswer>, ApiError> {

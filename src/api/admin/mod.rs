@@ -1,5 +1,6 @@
 //! The operators' listener: versions, routes, rollback, and who changed what.
 
+mod guard;
 mod handlers;
 mod types;
 

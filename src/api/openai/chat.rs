@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::chat_request::ChatRequest;
 use super::chat_response::{self, ChatChunks, ChatCompletion};
 use super::decoding::Delivery;
-use super::stream::{Envelope, events, with_headers};
+use super::stream::{Envelope, Logprobs, events, with_headers};
 use crate::api::caller::Caller;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::Object;
@@ -34,7 +34,7 @@ pub(in crate::api) async fn chat_completions(
     let request = ChatRequest::parse(&map)?;
     let model = request.shared.model()?.to_owned();
     let address = caller.address(&state.gateway, &model, request.shared.end_user())?;
-    let logprobs = request.decoding.logprobs.is_some();
+    let logprobs = Logprobs::of(&request.decoding);
     let answer = state
         .gateway
         .chat(ChatCommand {
@@ -49,7 +49,7 @@ pub(in crate::api) async fn chat_completions(
     let envelope = Envelope::new("chatcmpl", &model, &answer.fingerprint);
     let response = match request.delivery {
         Delivery::Whole => Json(chat_response::whole(answer, envelope, logprobs).await?).into_response(),
-        Delivery::Events { usage } => {
+        Delivery::Events(usage) => {
             let chunks = ChatChunks { envelope, choices: answer.choices_per_prompt, usage };
             events(answer, chunks)
         }

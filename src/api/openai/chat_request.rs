@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::decoding::{DecodingBody, Delivery, logprob_count, token_count};
 use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
-use crate::api::fields::CHAT;
+use crate::api::fields::{CHAT, MESSAGE, PART};
 use crate::gateway::{Decoding, GenerationPrompt};
 
 /// The parameters that only chat has.
@@ -41,14 +41,10 @@ pub struct Message {
     /// Who says it, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Not supported.
-    #[serde(skip_serializing)]
+    /// What else it holds; refused unless it means nothing.
+    #[serde(flatten, skip_serializing)]
     #[schema(ignore)]
-    pub tool_calls: Option<Json>,
-    /// Not supported.
-    #[serde(skip_serializing)]
-    #[schema(ignore)]
-    pub function_call: Option<Json>,
+    pub other: Map<String, Json>,
 }
 
 /// A message's content: text, or parts of text.
@@ -69,6 +65,10 @@ pub struct Part {
     pub kind: String,
     /// The text.
     pub text: Option<String>,
+    /// What else it holds; refused unless it means nothing.
+    #[serde(flatten, skip_serializing)]
+    #[schema(ignore)]
+    pub other: Map<String, Json>,
 }
 
 impl<'de> Deserialize<'de> for Content {
@@ -116,8 +116,7 @@ impl ChatRequest {
         messages_must_be_objects(map)?;
         let body: ChatBody = typed(map)?;
         let messages = messages(&body.messages)?;
-        let newer = token_count("max_completion_tokens", body.max_completion_tokens, 1)?;
-        let max_tokens = newer.or(token_count("max_tokens", shared.max_tokens, 1)?);
+        let max_tokens = max_tokens(body.max_completion_tokens, shared.max_tokens)?;
         let top = logprob_count("top_logprobs", body.top_logprobs)?;
         let logprobs = match (body.logprobs.unwrap_or(false), top) {
             (true, top) => Some(top.unwrap_or(0)),
@@ -136,6 +135,20 @@ impl ChatRequest {
             delivery: shared.delivery()?,
             shared,
         })
+    }
+}
+
+/// One limit under its two names.
+fn max_tokens(newer: Option<i64>, older: Option<i64>) -> Result<Option<usize>, ApiError> {
+    let newer = token_count("max_completion_tokens", newer, 1)?;
+    let older = token_count("max_tokens", older, 1)?;
+    match (newer, older) {
+        (Some(newer), Some(older)) if newer != older => Err(ApiError::parameter(
+            "invalid_value",
+            "max_tokens",
+            format!("`max_tokens` is {older} and `max_completion_tokens` is {newer}; give one of them"),
+        )),
+        _ => Ok(newer.or(older)),
     }
 }
 
@@ -186,7 +199,11 @@ impl Message {
     fn to_template(&self, i: usize) -> Result<Json, ApiError> {
         match self.role.as_str() {
             "system" | "developer" | "user" | "assistant" => {}
-            "tool" | "function" => return Err(tools(format!("messages[{i}].role"))),
+            "tool" | "function" => {
+                let param = format!("messages[{i}].role");
+                let message = format!("`{param}`: this server does not support tool calls");
+                return Err(ApiError::parameter("unsupported_parameter", param, message));
+            }
             other => {
                 return Err(ApiError::parameter(
                     "invalid_value",
@@ -198,11 +215,8 @@ impl Message {
                 ));
             }
         }
-        for (name, value) in [("tool_calls", &self.tool_calls), ("function_call", &self.function_call)] {
-            if value.is_some() {
-                return Err(tools(format!("messages[{i}].{name}")));
-            }
-        }
+        // Before the content: a message that calls tools has none, and the calls are what we cannot take.
+        MESSAGE.check_within(&self.other, &format!("messages[{i}]."))?;
         let text = match &self.content {
             Some(Content::Text(text)) => text.clone(),
             Some(Content::Parts(parts)) => joined(parts, i)?,
@@ -220,17 +234,15 @@ impl Message {
     }
 }
 
-fn tools(param: String) -> ApiError {
-    let message = format!("`{param}`: tool calling is not supported by this server");
-    ApiError::parameter("unsupported_parameter", param, message)
-}
-
 fn joined(parts: &[Part], i: usize) -> Result<String, ApiError> {
     let mut texts = Vec::with_capacity(parts.len());
     for (j, part) in parts.iter().enumerate() {
         let param = format!("messages[{i}].content[{j}]");
         match (part.kind.as_str(), &part.text) {
-            ("text", Some(text)) => texts.push(text.as_str()),
+            ("text", Some(text)) => {
+                PART.check_within(&part.other, &format!("{param}."))?;
+                texts.push(text.as_str());
+            }
             ("text", None) => {
                 let message = format!("`{param}.text` is required");
                 return Err(ApiError::parameter(
@@ -243,7 +255,7 @@ fn joined(parts: &[Part], i: usize) -> Result<String, ApiError> {
                 return Err(ApiError::parameter(
                     "unsupported_parameter",
                     format!("{param}.type"),
-                    format!("only parts of type `text` are supported; found {}", shown(other)),
+                    format!("this server supports parts of type `text` only; found {}", shown(other)),
                 ));
             }
         }

@@ -4,7 +4,8 @@ use axum::response::sse::Event;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::stream::{Chunks, Envelope, UsageBody, finish_word, json_event};
+use super::decoding::UsageChunk;
+use super::stream::{Chunks, Envelope, Logprobs, UsageBody, finish_word, json_event};
 use crate::api::error::ApiError;
 use crate::gateway::{Answer, Delta, TokenLogprob};
 use futures::StreamExt;
@@ -149,13 +150,13 @@ pub struct ChatDelta {
 pub(super) async fn whole(
     answer: Answer,
     envelope: Envelope,
-    logprobs: bool,
+    logprobs: Logprobs,
 ) -> Result<ChatCompletion, ApiError> {
     let mut choices: Vec<ChatChoice> = (0..answer.choices_per_prompt)
         .map(|index| ChatChoice {
             index,
             message: ChatMessage { role: "assistant".into(), content: String::new(), refusal: None },
-            logprobs: logprobs.then(ChatLogprobs::default),
+            logprobs: logprobs.list(),
             finish_reason: None,
         })
         .collect();
@@ -191,7 +192,7 @@ pub(super) async fn whole(
 pub(super) struct ChatChunks {
     pub(super) envelope: Envelope,
     pub(super) choices: usize,
-    pub(super) usage: bool,
+    pub(super) usage: UsageChunk,
 }
 
 impl ChatChunks {
@@ -203,7 +204,7 @@ impl ChatChunks {
             model: self.envelope.model.clone(),
             system_fingerprint: self.envelope.fingerprint.clone(),
             choices,
-            usage: self.usage.then_some(usage),
+            usage: (self.usage == UsageChunk::Send).then_some(usage),
         })
     }
 
@@ -234,7 +235,9 @@ impl Chunks for ChatChunks {
             Delta::Finished { choice, reason } => {
                 vec![self.of_choice(choice, ChatDelta::default(), None, Some(finish_word(reason).into()))]
             }
-            Delta::Done(usage) if self.usage => vec![self.chunk(Vec::new(), Some(usage.into()))],
+            Delta::Done(usage) if self.usage == UsageChunk::Send => {
+                vec![self.chunk(Vec::new(), Some(usage.into()))]
+            }
             Delta::Done(_) | Delta::Prompt { .. } => Vec::new(),
         }
     }

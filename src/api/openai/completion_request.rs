@@ -140,7 +140,7 @@ impl Prompt {
                             return wrong(
                                 "empty_array",
                                 format!("prompt[{i}]"),
-                                "a prompt of tokens must have one",
+                                "a prompt given as tokens must have at least one",
                             );
                         }
                         PromptItem::Tokens(tokens) => PromptInput::Tokens(tokens),
@@ -192,7 +192,9 @@ impl CompletionRequest {
             return Err(ApiError::parameter(
                 "array_above_max_length",
                 "prompt",
-                format!("prompts times `n` is {choices}; one request may have {MAX_CHOICES}"),
+                format!(
+                    "the prompts times `n` make {choices} answers; one request may ask for {MAX_CHOICES}"
+                ),
             ));
         }
         Ok(Self { prompts, echo, decoding, delivery: shared.delivery()?, shared })

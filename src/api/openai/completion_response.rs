@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
-use super::stream::{Chunks, Envelope, UsageBody, finish_word, json_event};
+use super::decoding::UsageChunk;
+use super::stream::{Chunks, Envelope, Logprobs, UsageBody, finish_word, json_event};
 use crate::api::error::ApiError;
 use crate::gateway::{Answer, Delta, PromptEcho, TokenLogprob};
 
@@ -59,28 +60,36 @@ pub struct CompletionLogprobs {
 }
 
 impl CompletionLogprobs {
-    fn push(&mut self, token: TokenLogprob, offset: &mut usize, first_of_prompt: bool) {
+    fn push(&mut self, token: TokenLogprob, offset: &mut usize) {
+        let mut top: Map<String, Json> =
+            token.top.into_iter().map(|(_, text, _, logprob)| (text, Json::from(logprob))).collect();
+        // Two tokens may have one text; the token itself is the one that counts.
+        top.insert(token.text.clone(), Json::from(token.logprob));
+        self.token_logprobs.push(Some(token.logprob));
+        self.top_logprobs.push(Some(top));
+        self.place(token.text, offset);
+    }
+
+    /// The first token of a prompt has no probability: nothing comes before it.
+    fn push_first(&mut self, token: TokenLogprob, offset: &mut usize) {
+        self.token_logprobs.push(None);
+        self.top_logprobs.push(None);
+        self.place(token.text, offset);
+    }
+
+    fn place(&mut self, text: String, offset: &mut usize) {
         self.text_offset.push(*offset);
-        *offset += token.text.chars().count();
-        if first_of_prompt {
-            self.token_logprobs.push(None);
-            self.top_logprobs.push(None);
-        } else {
-            let mut top: Map<String, Json> =
-                token.top.into_iter().map(|(_, text, _, logprob)| (text, Json::from(logprob))).collect();
-            // Two tokens may have one text; the token itself is the one that counts.
-            top.insert(token.text.clone(), Json::from(token.logprob));
-            self.token_logprobs.push(Some(token.logprob));
-            self.top_logprobs.push(Some(top));
-        }
-        self.tokens.push(token.text);
+        *offset += text.chars().count();
+        self.tokens.push(text);
     }
 
     fn of_prompt(tokens: Vec<TokenLogprob>, offset: &mut usize) -> Self {
         let mut all = Self::default();
-        for (i, token) in tokens.into_iter().enumerate() {
-            all.push(token, offset, i == 0);
+        let mut tokens = tokens.into_iter();
+        if let Some(first) = tokens.next() {
+            all.push_first(first, offset);
         }
+        tokens.for_each(|token| all.push(token, offset));
         all
     }
 
@@ -96,17 +105,12 @@ impl CompletionLogprobs {
 pub(super) async fn whole(
     answer: Answer,
     envelope: Envelope,
-    logprobs: bool,
+    logprobs: Logprobs,
 ) -> Result<Completion, ApiError> {
     let mut choices: Vec<CompletionChoice> = echoes(&answer.prompts, answer.choices_per_prompt)
         .into_iter()
         .enumerate()
-        .map(|(index, text)| CompletionChoice {
-            index,
-            text,
-            logprobs: logprobs.then(CompletionLogprobs::default),
-            finish_reason: None,
-        })
+        .map(|(index, text)| CompletionChoice { index, text, logprobs: logprobs.list(), finish_reason: None })
         .collect();
     let mut offsets = vec![0; choices.len()];
     let mut usage = UsageBody::default();
@@ -121,7 +125,7 @@ pub(super) async fn whole(
             Delta::Text { choice, text, logprob } => {
                 choices[choice].text.push_str(&text);
                 if let (Some(all), Some(one)) = (&mut choices[choice].logprobs, logprob) {
-                    all.push(one, &mut offsets[choice], false);
+                    all.push(one, &mut offsets[choice]);
                 }
             }
             Delta::Finished { choice, reason } => {
@@ -161,12 +165,13 @@ pub(super) struct CompletionChunks {
     pub(super) envelope: Envelope,
     pub(super) echoes: Vec<String>,
     pub(super) offsets: Vec<usize>,
-    pub(super) usage: bool,
+    pub(super) usage: UsageChunk,
 }
 
 impl CompletionChunks {
     fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<UsageBody>) -> Event {
-        json_event(&completion(self.envelope.clone(), choices, self.usage.then_some(usage)))
+        let usage = (self.usage == UsageChunk::Send).then_some(usage);
+        json_event(&completion(self.envelope.clone(), choices, usage))
     }
 
     fn of_choice(
@@ -196,7 +201,7 @@ impl Chunks for CompletionChunks {
             Delta::Text { choice, text, logprob } => {
                 let logprobs = logprob.map(|one| {
                     let mut all = CompletionLogprobs::default();
-                    all.push(one, &mut self.offsets[choice], false);
+                    all.push(one, &mut self.offsets[choice]);
                     all
                 });
                 vec![self.of_choice(choice, text, logprobs, None)]
@@ -204,7 +209,9 @@ impl Chunks for CompletionChunks {
             Delta::Finished { choice, reason } => {
                 vec![self.of_choice(choice, String::new(), None, Some(finish_word(reason).into()))]
             }
-            Delta::Done(usage) if self.usage => vec![self.chunk(Vec::new(), Some(usage.into()))],
+            Delta::Done(usage) if self.usage == UsageChunk::Send => {
+                vec![self.chunk(Vec::new(), Some(usage.into()))]
+            }
             Delta::Done(_) => Vec::new(),
         }
     }

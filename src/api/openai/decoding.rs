@@ -25,6 +25,10 @@ const MAX_STOP_BYTES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 256;
 /// The most biased tokens.
 const MAX_BIASED: usize = 1024;
+/// The least repetition penalty: logits are divided by it, and must stay numbers.
+const MIN_REPETITION_PENALTY: f64 = 0.01;
+/// The greatest repetition penalty.
+const MAX_REPETITION_PENALTY: f64 = 10.0;
 
 /// Parameters that say how an answer is decoded; the same for chat and completions.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
@@ -40,7 +44,7 @@ pub struct DecodingBody {
     pub top_k: Option<i64>,
     /// 0 to 1.
     pub min_p: Option<f64>,
-    /// Above 0, up to 10; 1 changes nothing.
+    /// 0.01 to 10; 1 changes nothing.
     pub repetition_penalty: Option<f64>,
     /// -2 to 2.
     pub presence_penalty: Option<f64>,
@@ -126,8 +130,17 @@ impl<'de> Deserialize<'de> for Stop {
 pub(super) enum Delivery {
     /// As one JSON object.
     Whole,
-    /// As events, with a last one for the usage or without.
-    Events { usage: bool },
+    /// As events.
+    Events(UsageChunk),
+}
+
+/// Whether a stream tells the usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UsageChunk {
+    /// In a last chunk of its own.
+    Send,
+    /// Not at all.
+    Omit,
 }
 
 impl DecodingBody {
@@ -167,10 +180,9 @@ impl DecodingBody {
                 "stream_options.include_obfuscation",
                 "`stream_options.include_obfuscation` is not supported by this server",
             )),
-            options if streams => {
-                Ok(Delivery::Events { usage: options.and_then(|o| o.include_usage).unwrap_or(false) })
-            }
-            _ => Ok(Delivery::Whole),
+            _ if !streams => Ok(Delivery::Whole),
+            Some(StreamOptions { include_usage: Some(true), .. }) => Ok(Delivery::Events(UsageChunk::Send)),
+            _ => Ok(Delivery::Events(UsageChunk::Omit)),
         }
     }
 
@@ -185,7 +197,9 @@ impl DecodingBody {
             return Err(ApiError::parameter(
                 "invalid_value",
                 "min_tokens",
-                format!("`min_tokens` is {min_tokens}, more than the {max} tokens allowed"),
+                format!(
+                    "`min_tokens` is {min_tokens}, but the answer may have {max} tokens at most; lower it"
+                ),
             ));
         }
         let choices = whole("n", self.n, 1, MAX_CHOICES as i64)?.unwrap_or(1) as usize;
@@ -195,7 +209,12 @@ impl DecodingBody {
             top_k: whole("top_k", self.top_k, -1, i64::from(u32::MAX))?
                 .map(|k| u32::try_from(k).ok().and_then(NonZeroU32::new).map_or(TopK::All, TopK::Best)),
             min_p: within("min_p", self.min_p, 0.0, 1.0)?.unwrap_or(0.0),
-            repetition_penalty: positive("repetition_penalty", self.repetition_penalty, 10.0)?,
+            repetition_penalty: within(
+                "repetition_penalty",
+                self.repetition_penalty,
+                MIN_REPETITION_PENALTY,
+                MAX_REPETITION_PENALTY,
+            )?,
             presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0)?.unwrap_or(0.0),
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?.unwrap_or(0.0),
             logit_bias: self.biases()?,
@@ -282,7 +301,7 @@ fn too_many(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
     if count <= most {
         return Ok(());
     }
-    let message = format!("`{param}` has {count} entries; at most {most} are taken");
+    let message = format!("`{param}` has {count} entries; it may have at most {most}");
     Err(ApiError::parameter("array_above_max_length", param, message))
 }
 
@@ -314,11 +333,10 @@ fn within(param: &str, value: Option<f64>, least: f64, most: f64) -> Result<Opti
 
 /// Above zero, also after rounding to the `f32` that the sampler works in.
 fn positive(param: &str, value: Option<f64>, most: f64) -> Result<Option<f32>, ApiError> {
-    match within(param, value, 0.0, most)? {
-        Some(0.0) => {
-            let message = format!("`{param}` must be above 0 and at most {most}");
-            Err(ApiError::parameter("decimal_below_min_value", param, message))
-        }
-        other => Ok(other),
+    let Some(found) = within(param, value, 0.0, most)? else { return Ok(None) };
+    if found == 0.0 {
+        let message = format!("`{param}` must be above 0 and at most {most}; found {}", value.unwrap_or(0.0));
+        return Err(ApiError::parameter("decimal_below_min_value", param, message));
     }
+    Ok(Some(found))
 }

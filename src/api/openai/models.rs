@@ -1,11 +1,12 @@
 //! GET /v1/models: each model, and each of its versions as `model@version`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::error::{ApiError, ErrorBody};
+use crate::api::extract::PathParam;
 use crate::api::public::PublicState;
 use crate::gateway::{Gateway, GatewayError, ModelStatus};
 
@@ -76,7 +77,7 @@ pub(in crate::api) async fn list_models(State(state): State<PublicState>) -> Jso
 )]
 pub(in crate::api) async fn retrieve_model(
     State(state): State<PublicState>,
-    Path(id): Path<String>,
+    PathParam(id): PathParam<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
     let found = cards(&state.gateway).into_iter().find(|card| card.id == id);
     found.map(Json).ok_or_else(|| GatewayError::unknown_model(&id).into())

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
-use crate::gateway::{Answer, Delta, FinishReason, GatewayError, Usage};
+use crate::gateway::{Answer, Decoding, Delta, FinishReason, GatewayError, Usage};
 use crate::ids::VersionRef;
 
 /// The version that answered, as `model@version`.
@@ -74,6 +74,26 @@ impl Envelope {
     }
 }
 
+/// Whether an answer reports the log-probabilities of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logprobs {
+    /// It does, if only by an empty list.
+    Report,
+    /// It does not.
+    Omit,
+}
+
+impl Logprobs {
+    pub(super) fn of(decoding: &Decoding) -> Self {
+        if decoding.logprobs.is_some() { Self::Report } else { Self::Omit }
+    }
+
+    /// An empty list to report in, if there is to be one.
+    pub(super) fn list<T: Default>(self) -> Option<T> {
+        (self == Self::Report).then(T::default)
+    }
+}
+
 /// OpenAI's word for why a choice ended.
 pub(super) fn finish_word(reason: FinishReason) -> &'static str {
     match reason {
@@ -100,12 +120,14 @@ pub(super) trait Chunks: Send + 'static {
     fn on(&mut self, delta: Delta) -> Vec<Event>;
 }
 
+const UNWRITTEN: &str = r#"{"error":{"message":"a chunk could not be written","type":"server_error","param":null,"code":"internal_error"}}"#;
+
 /// An event of one JSON object.
 pub(super) fn json_event(value: &impl Serialize) -> Event {
     Event::default().json_data(value).unwrap_or_else(|e| {
         // Our own types always have a JSON; should one not, the client is told rather than left waiting.
         tracing::error!(error = %e, "a chunk has no JSON");
-        Event::default().data(r#"{"error":{"message":"a chunk could not be written","type":"server_error"}}"#)
+        Event::default().data(UNWRITTEN)
     })
 }
 

@@ -68,7 +68,7 @@ pub struct Detokenized {
 
 fn model_of(gateway: &Gateway, given: Option<String>) -> Result<String, ApiError> {
     given.or_else(|| gateway.only_model().map(ToString::to_string)).ok_or_else(|| {
-        let message = "`model` is required: this server has several";
+        let message = "`model` is required: this server has several models; GET /v1/models lists them";
         ApiError::parameter("missing_required_parameter", "model", message)
     })
 }
@@ -108,7 +108,10 @@ pub(in crate::api) async fn tokenize(
     };
     let address = caller.address(&state.gateway, &model_of(&state.gateway, body.model)?, None)?;
     let (backend, tokens) = state.gateway.tokenize(&address, input).await?;
-    let token_strs = (body.return_token_strs == Some(true)).then(|| backend.token_texts(&tokens));
+    let token_strs = match body.return_token_strs {
+        Some(true) => Some(state.gateway.token_texts(&backend, &tokens).await?),
+        Some(false) | None => None,
+    };
     let answer = Tokenized { count: tokens.len(), max_model_len: backend.max_context(), tokens, token_strs };
     Ok(with_headers(Json(answer).into_response(), &backend.version, &caller))
 }
@@ -126,6 +129,6 @@ pub(in crate::api) async fn detokenize(
     DETOKENIZE.check(&map)?;
     let body: DetokenizeBody = typed(&map)?;
     let address = caller.address(&state.gateway, &model_of(&state.gateway, body.model)?, None)?;
-    let (backend, prompt) = state.gateway.detokenize(&address, &body.tokens)?;
+    let (backend, prompt) = state.gateway.detokenize(&address, body.tokens).await?;
     Ok(with_headers(Json(Detokenized { prompt }).into_response(), &backend.version, &caller))
 }
