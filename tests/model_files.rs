@@ -4,10 +4,11 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use switchback::model::{KvGeometry, LoadedModel, ModelError, WeightPool, load};
+use switchback::model::{GenerationDefaults, KvGeometry, LoadedModel, ModelError, WeightPool, load};
 use tempfile::TempDir;
 
 /// A copy of a golden model, to spoil.
@@ -182,9 +183,54 @@ fn files_that_are_missing_or_do_not_belong_together_are_refused() {
     let dir = copy("gqa");
     change(dir.path(), "config.json", |c| c["architectures"] = json!(["MambaForCausalLM"]));
     assert!(matches!(read(dir.path()), Err(ModelError::Architecture { .. })));
+}
+
+#[test]
+fn a_token_that_the_vocabulary_lacks_is_refused_with_the_file_that_names_it() {
+    let cases = [
+        ("config.json", "bos_token_id", json!(320)),
+        ("config.json", "eos_token_id", json!([2, 320])),
+        ("config.json", "eos_token_id", json!(1_u64 << 40)),
+        ("generation_config.json", "eos_token_id", json!(320)),
+        ("generation_config.json", "eos_token_id", json!([2, -3])),
+    ];
+    for (file, field, value) in cases {
+        let dir = copy("gqa");
+        change(dir.path(), file, |c| c[field] = value.clone());
+        let error = refusal(dir.path());
+        let start = format!("{}: {field}: ", dir.path().join(file).display());
+        assert!(error.starts_with(&start) && error.contains("320"), "{file}, {field} {value}: {error}");
+    }
+}
+
+#[test]
+fn sampling_defaults_that_no_request_could_use_are_refused_with_their_field_and_value() {
+    let cases = [
+        ("temperature", json!(-1), "0 to 2"),
+        ("temperature", json!(1e300), "0 to 2"),
+        ("top_p", json!(0), "above 0"),
+        ("top_p", json!(1e-60), "above 0"),
+        ("top_p", json!(1.5), "at most 1"),
+        ("min_p", json!(-0.1), "0 to 1"),
+        ("min_p", json!(1.1), "0 to 1"),
+        ("top_k", json!(-2), "-1 for all"),
+        ("top_k", json!(1_u64 << 32), "1 or more"),
+        ("repetition_penalty", json!(0), "0.01 to 10"),
+        ("repetition_penalty", json!(-1.5), "0.01 to 10"),
+        ("repetition_penalty", json!(11), "0.01 to 10"),
+        ("max_new_tokens", json!(0), "1 or more"),
+        ("max_new_tokens", json!(-5), "1 or more"),
+    ];
+    for (field, value, wanted) in cases {
+        let dir = copy("gqa");
+        change(dir.path(), "generation_config.json", |c| c[field] = value.clone());
+        let error = refusal(dir.path());
+        assert!(error.contains(&format!("generation_config.json: {field}: ")), "{field} {value}: {error}");
+        assert!(error.contains(wanted), "{field} {value}: {error}");
+    }
     let dir = copy("gqa");
-    change(dir.path(), "generation_config.json", |c| c["eos_token_id"] = json!(320));
-    assert!(refusal(dir.path()).contains("token 320"));
+    change(dir.path(), "generation_config.json", |c| c["temperature"] = json!("warm"));
+    assert!(refusal(dir.path()).contains("generation_config.json: temperature: "));
 }
 
 #[test]
@@ -204,11 +250,65 @@ fn the_small_files_say_how_a_version_talks() {
             json!([{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]);
     });
     let model = read(dir.path()).unwrap();
-    assert_eq!((&model.eos[..], model.generation.temperature), (&[2, 5][..], Some(0.0)));
+    assert_eq!((&model.eos[..], model.generation), (&[2, 5][..], greedy()));
     assert_eq!(model.chat_template.as_deref(), Some("D"));
 
     fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
     assert_eq!(read(dir.path()).unwrap().chat_template.as_deref(), Some("J"));
+}
+
+fn greedy() -> GenerationDefaults {
+    GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() }
+}
+
+#[test]
+fn every_sampling_default_is_carried_and_the_edges_of_its_range_are_in() {
+    let dir = copy("gqa");
+    change(dir.path(), "generation_config.json", |c| {
+        *c = json!({"temperature": 2, "top_k": 40, "top_p": 1, "min_p": 0.25, "repetition_penalty": 0.01,
+            "max_new_tokens": 7});
+    });
+    let wanted = GenerationDefaults {
+        temperature: Some(2.0),
+        top_k: NonZeroU32::new(40),
+        top_p: Some(1.0),
+        min_p: Some(0.25),
+        repetition_penalty: Some(0.01),
+        max_new_tokens: NonZeroUsize::new(7),
+    };
+    assert_eq!(read(dir.path()).unwrap().generation, wanted);
+    for all in [json!({"top_k": 0}), json!({"top_k": -1}), json!({"top_k": null, "max_new_tokens": null})] {
+        change(dir.path(), "generation_config.json", |c| *c = all);
+        assert_eq!(read(dir.path()).unwrap().generation, GenerationDefaults::default());
+    }
+}
+
+/// Leaves a key out.
+fn without(value: &mut Value, key: &str) {
+    value.as_object_mut().unwrap().remove(key);
+}
+
+#[test]
+fn what_ends_a_text_is_assumed_only_if_nobody_says_it() {
+    let dir = copy("gqa");
+    change(dir.path(), "config.json", |c| {
+        without(c, "bos_token_id");
+        without(c, "eos_token_id");
+    });
+    let said = |dir: &Path| read(dir).map(|model| (model.bos, model.eos)).unwrap();
+    // generation_config.json says 2 and the tokenizer names 0 and 2
+    assert_eq!(said(dir.path()), (Some(0), vec![2]));
+    change(dir.path(), "generation_config.json", |c| c["eos_token_id"] = json!([9]));
+    assert_eq!(said(dir.path()), (Some(0), vec![2, 9]));
+    change(dir.path(), "tokenizer_config.json", |c| {
+        without(c, "bos_token");
+        without(c, "eos_token");
+    });
+    assert_eq!(said(dir.path()), (Some(1), vec![9]));
+    change(dir.path(), "generation_config.json", |c| without(c, "eos_token_id"));
+    assert_eq!(said(dir.path()), (Some(1), vec![2]));
+    change(dir.path(), "config.json", |c| (c["bos_token_id"], c["eos_token_id"]) = (json!(null), json!(-1)));
+    assert_eq!(said(dir.path()), (None, vec![]));
 }
 
 #[test]

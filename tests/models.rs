@@ -1,13 +1,20 @@
-//! The versions that ship: whole, small, and alike where they promise to be.
+//! The versions that ship: whole, small, alike where they promise to be, and as good and as bad as the demo needs.
 
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::future::join_all;
 use safetensors::SafeTensors;
 use switchback::config;
+use switchback::demo::{SYSTEM_PROMPT, Score, held_out, score};
+use switchback::engine::{
+    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, SamplingParams, StopParams,
+};
 use switchback::image::Store;
-use switchback::model::SpecialTokenText;
+use switchback::model::{LoadedModel, SpecialText, SpecialTokenText, SpecialTokens, WeightPool, load};
 use switchback::prompt::{ChatTemplate, GenerationPrompt};
 
 fn file(version: &str, name: &str) -> PathBuf {
@@ -34,12 +41,83 @@ fn each_version_is_in_hugging_face_layout_and_under_eight_megabytes() {
 
 #[test]
 fn versions_share_their_embeddings_and_nothing_else_that_was_trained() {
-    let of = |version| std::fs::read(file(version, "model.safetensors")).unwrap();
-    let (v1, v2) = (of("v1"), of("v2"));
-    let (v1, v2) = (SafeTensors::deserialize(&v1).unwrap(), SafeTensors::deserialize(&v2).unwrap());
-    let equal = |name: &str| v1.tensor(name).unwrap().data() == v2.tensor(name).unwrap().data();
-    assert!(equal("model.embed_tokens.weight"));
-    assert!(!equal("model.layers.0.self_attn.q_proj.weight"));
+    let bytes = ["v1", "v2", "v3"].map(|version| std::fs::read(file(version, "model.safetensors")).unwrap());
+    let versions = bytes.each_ref().map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        let (a, b) = (&versions[a], &versions[b]);
+        assert_eq!(a.len(), b.len());
+        for (name, tensor) in a.tensors() {
+            let shared = tensor.data() == b.tensor(&name).unwrap().data();
+            assert_eq!(shared, name == "model.embed_tokens.weight", "{name}");
+        }
+    }
+}
+
+/// Shares of the held-out cases that a version answers so.
+#[derive(Debug)]
+struct Quality {
+    valid_json: f64,
+    accuracy: f64,
+    refusal: f64,
+}
+
+/// Greedy answers to the first of the held-out cases that `train-demo` scores, all at once.
+async fn quality(version: &str) -> Quality {
+    let dir = file(version, "");
+    let LoadedModel { lm, tokenizer, eos, .. } = load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
+    let encoder = tokenizer.clone();
+    let engine = Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default()).unwrap();
+    let cases = held_out(1, 60);
+    let answers = cases.iter().map(|case| {
+        let text = format!(
+            "<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n\
+             <|im_start|>assistant\n",
+            case.message
+        );
+        answer(&engine, encoder.encode(&text, SpecialTokens::Parse).unwrap(), &eos)
+    });
+    let answers = tokio::time::timeout(Duration::from_mins(1), join_all(answers)).await.unwrap();
+    let scores: Vec<Score> = cases.iter().zip(&answers).map(|(case, answer)| score(answer, case)).collect();
+    let share =
+        |is: fn(&Score) -> bool| scores.iter().filter(|score| is(score)).count() as f64 / scores.len() as f64;
+    Quality {
+        valid_json: share(|s| s.valid_json),
+        accuracy: share(|s| s.correct),
+        refusal: share(|s| s.refused),
+    }
+}
+
+async fn answer(engine: &Engine, prompt: Vec<u32>, eos: &[u32]) -> String {
+    let request = GenerateRequest {
+        prompt,
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        stop: StopParams { eos: EosPolicy::Stop(eos.to_vec()), ..StopParams::default() },
+        max_tokens: 120,
+        min_tokens: 0,
+        logprobs: None,
+        prompt_logprobs: None,
+        special_text: SpecialText::Skip,
+    };
+    let mut events = engine.submit(request).unwrap();
+    let mut text = String::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Token(token) => text.push_str(&token.text),
+            Event::Text(rest) => text.push_str(&rest),
+            Event::Failed(why) => panic!("{why}"),
+            Event::Started { .. } | Event::Finished { .. } => {}
+        }
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v1_is_good_v2_is_no_worse_and_v3_refuses_and_breaks_its_json() {
+    let (v1, v2, v3) = tokio::join!(quality("v1"), quality("v2"), quality("v3"));
+    assert!(v1.valid_json >= 0.95, "{v1:?}");
+    assert!(v2.accuracy >= v1.accuracy - 0.05, "{v2:?} after {v1:?}");
+    assert!(v3.valid_json <= 0.85, "{v3:?}");
+    assert!(v3.refusal >= 0.08, "{v3:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor};
 use switchback::demo::{Case, score};
 
 use crate::network::{Network, next_tokens};
-use crate::text::Text;
+use crate::text::{Opening, Text};
 use crate::trainer::PAD;
 
 /// How many of the cases were what.
@@ -39,7 +39,7 @@ const LONGEST_ANSWER: usize = 120;
 pub(crate) fn evaluate(network: &Network, text: &Text, cases: &[Case]) -> Result<Found> {
     let mut found = Found::default();
     for chunk in cases.chunks(50) {
-        let mut rows = chunk.iter().map(|c| text.prompt(c, true)).collect::<Result<Vec<_>>>()?;
+        let mut rows = chunk.iter().map(|c| text.prompt(c, Opening::System)).collect::<Result<Vec<_>>>()?;
         let starts: Vec<usize> = rows.iter().map(Vec::len).collect();
         let mut open: Vec<usize> = (0..rows.len()).collect();
         for _ in 0..LONGEST_ANSWER {

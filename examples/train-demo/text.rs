@@ -25,6 +25,13 @@ pub(crate) struct Text {
     pub(crate) end: u32,
 }
 
+/// Whether a conversation opens with the system message. Some customers come without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    System,
+    Customer,
+}
+
 /// One conversation: all tokens, and where the answer starts.
 pub(crate) struct Example {
     pub(crate) tokens: Vec<u32>,
@@ -73,18 +80,18 @@ impl Text {
         self.tokenizer.decode(tokens, true).map_err(failed)
     }
 
-    /// The prompt of a case, up to where the answer starts. Some customers come without a system message.
-    pub(crate) fn prompt(&self, case: &Case, system: bool) -> Result<Vec<u32>> {
-        let mut text = String::new();
-        if system {
-            text.push_str(&format!("{TURN_START}system\n{SYSTEM_PROMPT}{TURN_END}\n"));
-        }
+    /// The prompt of a case, up to where the answer starts.
+    pub(crate) fn prompt(&self, case: &Case, opening: Opening) -> Result<Vec<u32>> {
+        let mut text = match opening {
+            Opening::System => format!("{TURN_START}system\n{SYSTEM_PROMPT}{TURN_END}\n"),
+            Opening::Customer => String::new(),
+        };
         text.push_str(&format!("{TURN_START}user\n{}{TURN_END}\n{TURN_START}assistant\n", case.message));
         self.encode(&text)
     }
 
-    pub(crate) fn example(&self, case: &Case, answer: &str, system: bool) -> Result<Example> {
-        let mut tokens = self.prompt(case, system)?;
+    pub(crate) fn example(&self, case: &Case, answer: &str, opening: Opening) -> Result<Example> {
+        let mut tokens = self.prompt(case, opening)?;
         let answer_from = tokens.len();
         tokens.extend(self.encode(answer)?);
         tokens.push(self.end);

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use switchback::demo::{self, Case};
 
 use crate::network::{Embeddings, Network};
-use crate::text::{Example, Text};
+use crate::text::{Example, Opening, Text};
 
 /// One training: how long, how fast.
 pub(crate) struct Plan {
@@ -112,7 +112,9 @@ pub(crate) fn train(
     let mut smooth = 0.0;
     for step in 0..plan.steps {
         // every eighth customer comes without the system message
-        let batch = cases.by_ref().take(plan.batch).map(|(i, c)| text.example(&c, &answer(&c), i % 8 != 0));
+        let opening = |i: usize| if i.is_multiple_of(8) { Opening::Customer } else { Opening::System };
+        let batch = cases.by_ref().take(plan.batch);
+        let batch = batch.map(|(i, c)| text.example(&c, &answer(&c), opening(i)));
         let batch = batch.collect::<Result<Vec<_>>>()?;
         let (loss, grads) = gradients(network, &vars, &batch)?;
         optimizer.set_learning_rate(plan.rate(step));

@@ -92,7 +92,7 @@ pub struct Decoding {
     /// Sampling from the k likeliest.
     pub top_k: Option<TopK>,
     /// Least probability, relative to the likeliest token's.
-    pub min_p: f32,
+    pub min_p: Option<f32>,
     /// Above 1 discourages tokens seen before.
     pub repetition_penalty: Option<f32>,
     /// Subtracted once from tokens generated before.

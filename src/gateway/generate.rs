@@ -395,7 +395,12 @@ fn requests(
         }
         // A request for no tokens makes one and throws it away.
         let asked = decoding.max_tokens.map(|max| max.max(1));
-        let max_tokens = asked.unwrap_or(limit.saturating_sub(length));
+        let room = limit.saturating_sub(length);
+        let max_tokens = asked.unwrap_or_else(|| match backend.defaults.max_new_tokens {
+            // the client's least is his word, too, and goes before the version's most
+            Some(most) => most.get().max(decoding.min_tokens).min(room),
+            None => room,
+        });
         if max_tokens == 0 || length.saturating_add(max_tokens) > limit {
             let asked = asked.unwrap_or(1);
             return Err(GatewayError::TooLong { param: work.param(), prompt: length, asked, limit });
@@ -427,7 +432,7 @@ fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams
             None => defaults.top_k,
         },
         top_p: decoding.top_p.or(defaults.top_p).unwrap_or(1.0),
-        min_p: decoding.min_p,
+        min_p: decoding.min_p.or(defaults.min_p).unwrap_or(0.0),
         repetition_penalty: decoding.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
         presence_penalty: decoding.presence_penalty,
         frequency_penalty: decoding.frequency_penalty,

@@ -100,14 +100,6 @@ impl Logits {
     pub fn row(&self, i: usize) -> &[f32] {
         &self.values[i * self.vocab..][..self.vocab]
     }
-
-    /// Row `i`, to change.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
-        &mut self.values[i * self.vocab..][..self.vocab]
-    }
 }
 
 impl Batch {

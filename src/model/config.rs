@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use super::batch::KvShape;
 use super::error::ModelError;
@@ -28,8 +28,32 @@ pub(super) struct Config {
     pub(super) tied_embeddings: bool,
     pub(super) attention_bias: bool,
     pub(super) mlp_bias: bool,
-    pub(super) bos: Option<u32>,
-    pub(super) eos: Vec<u32>,
+    pub(super) bos: Marks,
+    pub(super) eos: Marks,
+}
+
+/// The tokens that begin or end a text, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// `config.json` names these: none of them, if it says null or -1.
+    Named(Vec<u32>),
+    /// It has no such key. These are what `LlamaConfig` takes then; a tokenizer that names its own knows better.
+    Assumed(Vec<u32>),
+}
+
+impl Marks {
+    /// What `LlamaConfig` takes if `bos_token_id` is absent.
+    const BOS: u32 = 1;
+    /// What it takes if `eos_token_id` is absent.
+    const EOS: u32 = 2;
+
+    fn read(key: &str, given: Given, absent: u32, vocab: u32) -> Result<Self, String> {
+        match given {
+            Given::Absent => Ok(Self::Assumed((absent < vocab).then_some(absent).into_iter().collect())),
+            Given::Null => Ok(Self::Named(Vec::new())),
+            Given::Ids(ids) => Ok(Self::Named(ids.below(key, vocab as usize)?)),
+        }
+    }
 }
 
 impl Config {
@@ -64,7 +88,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelErro
     })
 }
 
-/// One token or several, as `eos_token_id` may be; Hugging Face writes -1 for none.
+/// One token or several, as `eos_token_id` may be.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(super) enum TokenIds {
@@ -73,12 +97,33 @@ pub(super) enum TokenIds {
 }
 
 impl TokenIds {
-    pub(super) fn ids(&self) -> Vec<u32> {
+    /// The tokens, each of which the vocabulary must have; Hugging Face writes -1 for none. The error names `key`.
+    pub(super) fn below(&self, key: &str, vocab: usize) -> Result<Vec<u32>, String> {
         let ids = match self {
             Self::One(id) => std::slice::from_ref(id),
             Self::Many(ids) => ids,
         };
-        ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect()
+        let token = |id: &i64| {
+            u32::try_from(*id).ok().filter(|token| (*token as usize) < vocab).ok_or_else(|| {
+                format!("{key}: {id} is not a token: the vocabulary has {vocab}, from 0; -1 means none")
+            })
+        };
+        ids.iter().filter(|id| **id != -1).map(token).collect()
+    }
+}
+
+/// Tokens as a key gives them. Leaving a key out is not the same as saying null.
+#[derive(Default)]
+enum Given {
+    #[default]
+    Absent,
+    Null,
+    Ids(TokenIds),
+}
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::Null, Self::Ids))
     }
 }
 
@@ -115,14 +160,18 @@ struct Raw {
     #[serde(default)]
     mlp_bias: bool,
     quantization_config: Option<IgnoredAny>,
-    bos_token_id: Option<TokenIds>,
-    eos_token_id: Option<TokenIds>,
+    #[serde(default)]
+    bos_token_id: Given,
+    #[serde(default)]
+    eos_token_id: Given,
 }
 
 #[derive(Deserialize, Default)]
 struct RawRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name of `rope_type`; many files have both.
+    #[serde(rename = "type")]
+    kind: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f32>,
     low_freq_factor: Option<f32>,
@@ -141,6 +190,18 @@ const fn default_eps() -> f32 {
 
 fn default_act() -> String {
     "silu".to_owned()
+}
+
+impl RawRope {
+    /// The kind of scaling, under either name; `key` is where this lies in the file.
+    fn rope_type(&self, key: &str) -> Result<&str, String> {
+        match (self.rope_type.as_deref(), self.kind.as_deref()) {
+            (Some(new), Some(old)) if new != old => Err(format!(
+                "{key}.rope_type: {new:?}, and {key}.type, its older name, says {old:?}: leave one of them out"
+            )),
+            (new, old) => Ok(new.or(old).unwrap_or("default")),
+        }
+    }
 }
 
 impl Raw {
@@ -187,8 +248,8 @@ impl Raw {
             );
         }
         let rope = self.rope()?;
-        let bos = self.bos_token_id.map_or_else(Vec::new, |ids| ids.ids()).first().copied();
-        let eos = self.eos_token_id.map_or_else(Vec::new, |ids| ids.ids());
+        let bos = Marks::read("bos_token_id", self.bos_token_id, Marks::BOS, self.vocab_size)?;
+        let eos = Marks::read("eos_token_id", self.eos_token_id, Marks::EOS, self.vocab_size)?;
         Ok(Config {
             architecture: SUPPORTED.to_owned(),
             hidden: self.hidden_size as usize,
@@ -229,7 +290,7 @@ impl Raw {
             Some(value) => Err(format!("{key}.{field}: {value} is not usable")),
             None => Err(format!("{key}.{field}: missing")),
         };
-        let scaling = match raw.rope_type.as_deref().unwrap_or("default") {
+        let scaling = match raw.rope_type(key)? {
             "default" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: need("factor", raw.factor)? },
             "llama3" => {
@@ -283,14 +344,26 @@ mod tests {
         let config = read(|_| ()).unwrap();
         assert_eq!((config.kv_heads, config.head_dim, config.max_positions), (4, 12, 2048));
         assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::None });
-        assert!(!config.tied_embeddings && config.eos.is_empty());
+        assert!(!config.tied_embeddings);
+        assert_eq!((config.bos, config.eos), (Marks::Assumed(vec![1]), Marks::Assumed(vec![2])));
+        // a vocabulary without such a token is no error: nobody named it
+        let tiny = read(|c| c["vocab_size"] = json!(2)).unwrap();
+        assert_eq!((tiny.bos, tiny.eos), (Marks::Assumed(vec![1]), Marks::Assumed(Vec::new())));
     }
 
     #[test]
-    fn eos_is_one_token_or_several() {
-        assert_eq!(read(|c| c["eos_token_id"] = json!(2)).unwrap().eos, [2]);
-        assert_eq!(read(|c| c["eos_token_id"] = json!([2, 9])).unwrap().eos, [2, 9]);
-        assert_eq!(read(|c| c["eos_token_id"] = json!(-1)).unwrap().eos, [0; 0]);
+    fn eos_is_one_token_or_several_or_said_to_be_none() {
+        let cases = [
+            (json!(2), vec![2]),
+            (json!([2, 9]), vec![2, 9]),
+            (json!(-1), vec![]),
+            (json!(null), vec![]),
+            (json!([]), vec![]),
+        ];
+        for (given, eos) in cases {
+            let config = read(|c| c["eos_token_id"] = given.clone()).unwrap();
+            assert_eq!(config.eos, Marks::Named(eos), "{given}");
+        }
     }
 
     #[test]
@@ -301,13 +374,19 @@ mod tests {
         });
         let new =
             read(|c| c["rope_parameters"] = json!({"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}));
-        assert_eq!(old.unwrap().rope, new.unwrap().rope);
+        let both = read(|c| {
+            c["rope_theta"] = json!(5e5);
+            c["rope_scaling"] = json!({"type": "linear", "rope_type": "linear", "factor": 2.0});
+        });
+        let old = old.unwrap().rope;
+        assert_eq!(old, new.unwrap().rope);
+        assert_eq!(old, both.unwrap().rope);
     }
 
     #[test]
     fn an_error_names_the_file_the_field_and_what_was_found() {
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 12] = [
+        let cases: [(Change, &str); 16] = [
             (|c| c["architectures"] = json!(["GPT2LMHeadModel"]), "GPT2LMHeadModel"),
             (|c| c["architectures"] = json!([]), "none"),
             (|c| c["hidden_size"] = json!("wide"), "hidden_size"),
@@ -319,6 +398,10 @@ mod tests {
             (|c| c["quantization_config"] = json!({}), "quantization_config"),
             (|c| c["rope_scaling"] = json!({"rope_type": "yarn", "factor": 2.0}), "yarn"),
             (|c| c["rope_scaling"] = json!({"rope_type": "linear"}), "rope_scaling.factor"),
+            (|c| c["rope_scaling"] = json!({"rope_type": "linear", "type": "llama3"}), "rope_scaling.type"),
+            (|c| c["eos_token_id"] = json!([2, 100]), "eos_token_id: 100"),
+            (|c| c["eos_token_id"] = json!(-2), "eos_token_id: -2"),
+            (|c| c["bos_token_id"] = json!(5_000_000_000_i64), "bos_token_id: 5000000000"),
             (|c| c["rope_parameters"] = json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),
         ];
         for (change, names) in cases {

@@ -7,8 +7,8 @@ use super::config::Config;
 use super::error::ModelError;
 use super::weights::Checkpoint;
 use crate::tensor::{
-    KvCache, KvLayout, Query, RopeAngles, RopeTable, Weight, add, embedding, linear, paged_attention,
-    rms_norm, rope, select_rows, silu_mul, write_kv,
+    Contexts, KvCache, KvLayout, Query, RopeAngles, RopeTable, Weight, add, embedding, linear,
+    paged_attention, rms_norm, rope, select_rows, silu_mul, write_kv,
 };
 
 /// A Llama with its cache.
@@ -45,7 +45,7 @@ struct Step<'a> {
     config: &'a Config,
     angles: RopeAngles,
     slots: &'a [u32],
-    queries: Vec<Query<'a>>,
+    contexts: Contexts<'a>,
 }
 
 impl Layer {
@@ -58,7 +58,7 @@ impl Layer {
         let k = self.k.forward(&h)?.reshape((rows, kv_heads, head_dim))?;
         let v = self.v.forward(&h)?.reshape((rows, kv_heads, head_dim))?;
         write_kv(cache, i, step.slots, &rope(&k, &step.angles)?, &v)?;
-        let h = paged_attention(&rope(&q, &step.angles)?, cache, i, &step.queries)?; // [rows, heads, head_dim]
+        let h = paged_attention(&rope(&q, &step.angles)?, cache, i, &step.contexts)?; // [rows, heads, head_dim]
         let x = add(x, &self.o.forward(&h.reshape((rows, heads * head_dim))?)?)?; // [rows, hidden]
 
         let h = rms_norm(&x, &self.mlp_norm, norm_eps)?;
@@ -110,7 +110,7 @@ impl CausalLm for Llama {
         let Some(cache) = cache else {
             return Err(ModelError::Batch("a forward pass before allocate_kv".to_owned()));
         };
-        let KvLayout { blocks, block_size, .. } = cache.layout();
+        let layout @ KvLayout { blocks, block_size, .. } = cache.layout();
         batch.check(config.vocab, config.max_positions, KvGeometry { blocks, block_size })?;
         if batch.tokens.is_empty() {
             return Ok(Logits::new(Vec::new(), config.vocab));
@@ -119,12 +119,10 @@ impl CausalLm for Llama {
             let visible = batch.positions[span.rows.clone()].iter().map(|position| *position as usize + 1);
             visible.map(|visible| Query { blocks: &span.block_table, visible })
         });
-        let step = Step {
-            config,
-            angles: rope.angles(&batch.positions),
-            slots: &batch.slots,
-            queries: queries.collect(),
+        let Some(contexts) = Contexts::new(queries.collect(), layout) else {
+            return Err(ModelError::Batch("a row sees nothing, or more than its blocks hold".to_owned()));
         };
+        let step = Step { config, angles: rope.angles(&batch.positions), slots: &batch.slots, contexts };
 
         let mut x = embedding(table, &batch.tokens)?; // [rows, hidden]
         for (i, layer) in layers.iter().enumerate() {

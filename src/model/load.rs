@@ -1,14 +1,15 @@
 //! The door: a folder in Hugging Face layout becomes a model that can run.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::batch::{CausalLm, KvShape};
-use super::config::{Config, TokenIds, read_json};
+use super::config::{Config, Marks, TokenIds, read_json};
 use super::decoder::Llama;
 use super::error::ModelError;
 use super::pool::WeightPool;
@@ -63,8 +64,12 @@ pub struct GenerationDefaults {
     pub top_k: Option<NonZeroU32>,
     /// Only the likeliest tokens of so much probability together.
     pub top_p: Option<f32>,
+    /// Only tokens with so much of the likeliest's probability.
+    pub min_p: Option<f32>,
     /// Above 1 disfavours what has been said.
     pub repetition_penalty: Option<f32>,
+    /// An answer ends after so many tokens.
+    pub max_new_tokens: Option<NonZeroUsize>,
 }
 
 /// The special tokens that a chat template may name.
@@ -88,20 +93,19 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
         return Err(ModelError::Vocabulary { path: tokenizer_path, tokens, vocabulary });
     }
     let words: TokenizerConfig = read_optional(&dir.join("tokenizer_config.json"))?;
-    let generation: GenerationConfig = read_optional(&dir.join("generation_config.json"))?;
+    let generation_path = dir.join("generation_config.json");
+    let generation: GenerationConfig = read_optional(&generation_path)?;
+    let misconfigured = |what| ModelError::Config { path: generation_path.clone(), what };
+    let defaults = generation.defaults().map_err(misconfigured)?;
     let special = SpecialTokenText {
         bos: words.bos_token.map(TokenText::into_text),
         eos: words.eos_token.map(TokenText::into_text),
     };
-    let bos = config.bos.or_else(|| tokenizer.id_of(special.bos.as_deref()?));
-    let mut eos = generation.eos_token_id.as_ref().map_or_else(|| config.eos.clone(), TokenIds::ids);
-    eos.extend(special.eos.as_deref().and_then(|text| tokenizer.id_of(text)));
-    eos.sort_unstable();
-    eos.dedup();
-    if let Some(token) = eos.iter().chain(&bos).find(|t| **t as usize >= config.vocab) {
-        let what = format!("token {token} begins or ends a text, and the vocabulary is of {}", config.vocab);
-        return Err(ModelError::Config { path: dir.join("config.json"), what });
-    }
+    // tokens that the tokenizer names are below the vocabulary: its highest is
+    let named = |text: &Option<String>| tokenizer.id_of(text.as_deref()?);
+    let bos = begins(&config.bos, named(&special.bos));
+    let generation_eos = generation.eos(config.vocab).map_err(misconfigured)?;
+    let eos = ends(&config.eos, generation_eos, named(&special.eos));
     let chat_template = read_template(dir, words.chat_template)?;
 
     pool.sweep();
@@ -117,8 +121,39 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
         kv_shape: config.kv_shape(),
         architecture: config.architecture,
     };
-    let generation = generation.defaults();
-    Ok(LoadedModel { lm: Box::new(lm), tokenizer, info, eos, bos, generation, chat_template, special })
+    Ok(LoadedModel {
+        lm: Box::new(lm),
+        tokenizer,
+        info,
+        eos,
+        bos,
+        generation: defaults,
+        chat_template,
+        special,
+    })
+}
+
+/// The token that begins a text: `config.json` before the tokenizer, and what is only assumed last.
+fn begins(config: &Marks, tokenizer: Option<u32>) -> Option<u32> {
+    match config {
+        Marks::Named(ids) => ids.first().copied().or(tokenizer),
+        Marks::Assumed(ids) => tokenizer.or_else(|| ids.first().copied()),
+    }
+}
+
+/// The tokens that end an answer: those of `generation_config.json`, else those of `config.json`; the tokenizer's in
+/// any case; and what is only assumed if nobody named any.
+fn ends(config: &Marks, generation: Option<Vec<u32>>, tokenizer: Option<u32>) -> Vec<u32> {
+    let mut eos = match (generation, config) {
+        (Some(ids), _) => ids,
+        (None, Marks::Named(ids)) => ids.clone(),
+        (None, Marks::Assumed(ids)) if tokenizer.is_none() => ids.clone(),
+        (None, Marks::Assumed(_)) => Vec::new(),
+    };
+    eos.extend(tokenizer);
+    eos.sort_unstable();
+    eos.dedup();
+    eos
 }
 
 /// `chat_template.jinja` before `tokenizer_config.json`, as in `transformers`.
@@ -190,21 +225,70 @@ struct NamedTemplate {
 struct GenerationConfig {
     eos_token_id: Option<TokenIds>,
     do_sample: Option<bool>,
-    temperature: Option<f32>,
-    top_k: Option<u32>,
-    top_p: Option<f32>,
-    repetition_penalty: Option<f32>,
+    temperature: Option<f64>,
+    top_k: Option<i64>,
+    top_p: Option<f64>,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
+    max_new_tokens: Option<i64>,
 }
 
 impl GenerationConfig {
-    fn defaults(&self) -> GenerationDefaults {
-        GenerationDefaults {
-            temperature: if self.do_sample == Some(false) { Some(0.0) } else { self.temperature },
-            top_k: self.top_k.and_then(NonZeroU32::new),
-            top_p: self.top_p,
-            repetition_penalty: self.repetition_penalty,
-        }
+    /// The tokens that end an answer, if the file names any.
+    fn eos(&self, vocab: usize) -> Result<Option<Vec<u32>>, String> {
+        self.eos_token_id.as_ref().map(|ids| ids.below("eos_token_id", vocab)).transpose()
     }
+
+    /// The same ranges as a client's own parameters have. A value outside would fail every request that leaves it to
+    /// the version, so the version is refused instead.
+    fn defaults(&self) -> Result<GenerationDefaults, String> {
+        let temperature = within("temperature", self.temperature, 0.0..=2.0, "from 0 to 2")?;
+        let max_new_tokens =
+            self.max_new_tokens.map(|most| match usize::try_from(most).map(NonZeroUsize::new) {
+                Ok(Some(most)) => Ok(most),
+                _ => Err(outside("max_new_tokens", most, "1 or more")),
+            });
+        Ok(GenerationDefaults {
+            temperature: if self.do_sample == Some(false) { Some(0.0) } else { temperature },
+            top_k: self.top_k.map_or(Ok(None), best)?,
+            top_p: within("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1")?,
+            min_p: within("min_p", self.min_p, 0.0..=1.0, "from 0 to 1")?,
+            // logits are divided by it: one that is nearly 0 would leave the floats
+            repetition_penalty: within(
+                "repetition_penalty",
+                self.repetition_penalty,
+                0.01..=10.0,
+                "from 0.01 to 10",
+            )?,
+            max_new_tokens: max_new_tokens.transpose()?,
+        })
+    }
+}
+
+/// `top_k`, where 0 and, as vLLM writes it, -1 mean all tokens.
+fn best(k: i64) -> Result<Option<NonZeroU32>, String> {
+    match u32::try_from(k) {
+        Ok(k) => Ok(NonZeroU32::new(k)),
+        Err(_) if k == -1 => Ok(None),
+        Err(_) => Err(outside("top_k", k, "1 or more, or 0 or -1 for all tokens")),
+    }
+}
+
+/// A number that is within `range` as the `f32` that the sampler works in; `wanted` puts the range in words.
+fn within(
+    field: &str,
+    found: Option<f64>,
+    range: RangeInclusive<f32>,
+    wanted: &str,
+) -> Result<Option<f32>, String> {
+    match found {
+        Some(found) if !range.contains(&(found as f32)) => Err(outside(field, found, wanted)),
+        found => Ok(found.map(|found| found as f32)),
+    }
+}
+
+fn outside(field: &str, found: impl fmt::Display, wanted: &str) -> String {
+    format!("{field}: {found} is out of range: make it {wanted}, or leave it out")
 }
 
 impl fmt::Debug for LoadedModel {

@@ -38,47 +38,130 @@ fn print_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Valu
     out.write_str(text).map_err(Error::from)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=.., sort_keys=..)`: unlike Jinja's own, no HTML escapes.
-#[expect(clippy::needless_pass_by_value, reason = "the shape that a filter has")]
-fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
-    let indent = match indent {
-        Some(given) => Some(given),
-        None => options.get::<Option<Value>>("indent")?,
-    };
-    let indent = match indent {
-        Some(given) if !given.is_none() => Some(usize::try_from(given)?),
-        _ => None,
-    };
-    let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    options.assert_all_used()?;
+/// The widest `indent` of [`tojson`]; nobody reads JSON that is set in further.
+const MOST_INDENT: usize = 64;
+/// The longest text of one [`tojson`]: values that share their parts can be small in memory and endless in writing.
+const MOST_JSON_BYTES: usize = 16 << 20;
+/// The deepest value of [`tojson`]: writing one is recursive, and the stack is finite.
+const MOST_JSON_DEPTH: usize = 128;
+/// Bytes of text that one unit of fuel pays for, as in what a template prints.
+const BYTES_A_FUEL: u64 = 64;
 
-    let wrong = |e: serde_json::Error| {
-        Error::new(ErrorKind::InvalidOperation, "tojson: this value has no JSON").with_source(e)
-    };
-    let mut json = serde_json::to_value(value).map_err(wrong)?;
+/// `json.dumps(value, ensure_ascii=False, indent=.., separators=.., sort_keys=..)`: unlike Jinja's own, no HTML
+/// escapes.
+#[expect(clippy::needless_pass_by_value, reason = "the shape that a filter has")]
+fn tojson(
+    state: &State<'_, '_>,
+    value: &Value,
+    indent: Option<Value>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let style = Style::read(indent, &options)?;
+    let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    options.assert_all_used()?;
+    let mut text = written(value, &style)?;
     if sorted {
+        // a copy to sort is made only once it is known to be of a bounded size
+        let mut json = serde_json::to_value(value).map_err(no_json)?;
         json.sort_all_objects();
+        text = written(&json, &style)?;
     }
-    let mut bytes = Vec::new();
-    let format = PythonFormatter { indent, level: 0, filled: false, ascii };
-    json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format)).map_err(wrong)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::new(ErrorKind::InvalidOperation, "tojson: not UTF-8").with_source(e))?;
+    state.consume_fuel(text.len() as u64 / BYTES_A_FUEL)?;
     Ok(Value::from(text))
 }
 
-/// Python's separators: `", "` and `": "` on one line; `","` and a line break when indented.
-struct PythonFormatter {
-    indent: Option<usize>,
-    level: usize,
-    filled: bool,
-    ascii: bool,
+fn no_json(e: serde_json::Error) -> Error {
+    Error::new(ErrorKind::InvalidOperation, "tojson: this value has no JSON").with_source(e)
 }
 
-impl PythonFormatter {
+/// The JSON of a value; an error if it is too long or too deep.
+fn written(value: &impl Serialize, style: &Style) -> Result<String, Error> {
+    let mut text = Bounded(Vec::new());
+    let format = PythonFormatter { style, level: 0, filled: false };
+    let done = value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, format));
+    done.map_err(|e| match e.io_error_kind() {
+        Some(std::io::ErrorKind::QuotaExceeded) => {
+            Error::new(ErrorKind::OutOfFuel, "tojson: this value is too long or too deep").with_source(e)
+        }
+        _ => no_json(e),
+    })?;
+    String::from_utf8(text.0)
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, "tojson: not UTF-8").with_source(e))
+}
+
+/// Text that ends with an error instead of filling the memory.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MOST_JSON_BYTES {
+            return Err(std::io::ErrorKind::QuotaExceeded.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How JSON is set.
+struct Style {
+    indent: Option<usize>,
+    /// Between items, and between a key and its value.
+    separators: (String, String),
+    letters: Letters,
+}
+
+/// What becomes of letters that ASCII lacks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Letters {
+    Kept,
+    Escaped,
+}
+
+impl Style {
+    fn read(indent: Option<Value>, options: &Kwargs) -> Result<Self, Error> {
+        let refused = |what: String| Err(Error::new(ErrorKind::InvalidOperation, what));
+        let indent = match indent {
+            Some(given) => Some(given),
+            None => options.get::<Option<Value>>("indent")?,
+        };
+        let indent = match indent {
+            Some(given) if !given.is_none() => Some(usize::try_from(given)?),
+            _ => None,
+        };
+        if let Some(indent) = indent.filter(|indent| *indent > MOST_INDENT) {
+            return refused(format!("tojson: indent={indent} is more than {MOST_INDENT}"));
+        }
+        let given = options.get::<Option<Vec<String>>>("separators")?;
+        let separators = match given.as_deref() {
+            Some([item, key]) => (item.clone(), key.clone()),
+            Some(other) => {
+                return refused(format!("tojson: separators={other:?} is not a pair such as (\",\", \":\")"));
+            }
+            // Python's own: a line break follows where there is an indent
+            None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        };
+        let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+        Ok(Self { indent, separators, letters: if ascii { Letters::Escaped } else { Letters::Kept } })
+    }
+}
+
+/// Writes as Python's `json` does.
+struct PythonFormatter<'a> {
+    style: &'a Style,
+    level: usize,
+    filled: bool,
+}
+
+impl PythonFormatter<'_> {
     fn open<W: ?Sized + std::io::Write>(&mut self, w: &mut W, bracket: &[u8]) -> std::io::Result<()> {
         self.level += 1;
+        if self.level > MOST_JSON_DEPTH {
+            return Err(std::io::ErrorKind::QuotaExceeded.into());
+        }
         self.filled = false;
         w.write_all(bracket)
     }
@@ -93,23 +176,21 @@ impl PythonFormatter {
     }
 
     fn line<W: ?Sized + std::io::Write>(&self, w: &mut W) -> std::io::Result<()> {
-        match self.indent {
+        match self.style.indent {
             Some(width) => write!(w, "\n{:1$}", "", width * self.level),
             None => Ok(()),
         }
     }
 
     fn item<W: ?Sized + std::io::Write>(&self, w: &mut W, first: bool) -> std::io::Result<()> {
-        match (first, self.indent) {
-            (true, _) => {}
-            (false, Some(_)) => w.write_all(b",")?,
-            (false, None) => w.write_all(b", ")?,
+        if !first {
+            w.write_all(self.style.separators.0.as_bytes())?;
         }
         self.line(w)
     }
 }
 
-impl Formatter for PythonFormatter {
+impl Formatter for PythonFormatter<'_> {
     fn begin_array<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
         self.open(w, b"[")
     }
@@ -141,7 +222,7 @@ impl Formatter for PythonFormatter {
         self.item(w, first)
     }
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-        w.write_all(b": ")
+        w.write_all(self.style.separators.1.as_bytes())
     }
     fn end_object_value<W: ?Sized + std::io::Write>(&mut self, _: &mut W) -> std::io::Result<()> {
         self.filled = true;
@@ -152,7 +233,7 @@ impl Formatter for PythonFormatter {
         w: &mut W,
         fragment: &str,
     ) -> std::io::Result<()> {
-        if !self.ascii {
+        if self.style.letters == Letters::Kept {
             return w.write_all(fragment.as_bytes());
         }
         let mut units = [0; 2];

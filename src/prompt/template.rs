@@ -232,6 +232,43 @@ mod tests {
     }
 
     #[test]
+    fn tojson_takes_the_separators_that_pythons_json_takes() {
+        let value = json!({"v": {"b": [1, 2], "a": {}}});
+        let source =
+            "{{ v | tojson(separators=(',', ':')) }}|{{ v | tojson(indent=1, separators=['; ', '=']) }}";
+        assert_eq!(
+            render(source, &json!([]), value.clone()).unwrap(),
+            "{\"b\":[1,2],\"a\":{}}|{\n \"b\"=[\n  1; \n  2\n ]; \n \"a\"={}\n}"
+        );
+        let error = render("{{ v | tojson(separators=[',']) }}", &json!([]), value).unwrap_err();
+        assert!(matches!(&error, PromptError::Failed(why) if why.contains("separators")), "{error}");
+    }
+
+    #[test]
+    fn tojson_is_bounded_in_width_length_and_depth() {
+        let value = json!({"v": [1]});
+        for indent in [65, 70_000] {
+            let source = format!("{{{{ v | tojson(indent={indent}) }}}}");
+            let error = render(&source, &json!([]), value.clone()).unwrap_err();
+            assert!(matches!(&error, PromptError::Failed(why) if why.contains("indent")), "{error}");
+        }
+        assert!(render("{{ v | tojson(indent=64) }}", &json!([]), value).is_ok());
+        // a few lists that hold each other are small, and their text is not
+        let doubled = "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}\
+            {% endfor %}{{ ns.x | tojson }}";
+        assert_eq!(render(doubled, &json!([]), json!({})).unwrap_err(), PromptError::OutOfFuel);
+        let sorted = doubled.replace("tojson", "tojson(sort_keys=true, indent=64)");
+        assert_eq!(render(&sorted, &json!([]), json!({})).unwrap_err(), PromptError::OutOfFuel);
+        let deep = "{% set ns = namespace(x=[1]) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}\
+            {% endfor %}{{ ns.x | tojson }}";
+        assert_eq!(render(deep, &json!([]), json!({})).unwrap_err(), PromptError::OutOfFuel);
+        // a text that is written again and again and thrown away costs fuel, too
+        let again =
+            "{% set big = 'x' * 10000000 %}{% for i in range(90000) %}{% set y = big | tojson %}{% endfor %}";
+        assert_eq!(render(again, &json!([]), json!({})).unwrap_err(), PromptError::OutOfFuel);
+    }
+
+    #[test]
     fn what_the_template_raises_is_told_as_it_was_raised() {
         let source =
             "{% if messages[0].role != 'user' %}{{ raise_exception('Roles must alternate') }}{% endif %}";

@@ -99,20 +99,50 @@ pub struct Query<'a> {
     pub visible: usize,
 }
 
+/// The contexts of all rows of a forward pass, known to lie within a cache: checked once, used in every layer.
+#[derive(Debug, Clone)]
+pub struct Contexts<'a> {
+    queries: Vec<Query<'a>>,
+    layout: KvLayout,
+}
+
+impl<'a> Contexts<'a> {
+    /// One for each row; `None` if a row sees nothing, or more than its blocks hold, or a block that a cache of this
+    /// layout does not have.
+    pub fn new(queries: Vec<Query<'a>>, layout: KvLayout) -> Option<Self> {
+        let seen = |query: &Query<'_>| {
+            let held = query.blocks.get(..query.visible.div_ceil(layout.block_size)).unwrap_or_default();
+            !held.is_empty() && held.iter().all(|b| (*b as usize) < layout.blocks)
+        };
+        queries.iter().all(seen).then_some(Self { queries, layout })
+    }
+
+    /// How many rows there are.
+    pub const fn rows(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// The sizes of the cache that they lie within.
+    pub const fn layout(&self) -> KvLayout {
+        self.layout
+    }
+}
+
 /// Causal attention of each row of `q` `[rows, heads, head_dim]` over its own context: `[rows, heads, head_dim]`.
 /// Query heads are grouped over key-value heads (Ainslie et al., 2023). A head takes three passes in the order of
 /// its context: scores, their exponentials against the highest, the weighted sum of values.
 ///
 /// # Panics
-/// If `q` is not one row a query, or a query's blocks do not hold what it sees.
+/// If `q` is not one row a context, or the contexts are of another cache.
 pub(super) fn attend(
     level: Level,
     q: &[f32],
-    queries: &[Query<'_>],
+    contexts: &Contexts<'_>,
     cache: &KvCache,
     layer: usize,
 ) -> Vec<f32> {
-    let KvLayout { blocks, block_size, kv_heads, head_dim, .. } = cache.layout;
+    let KvLayout { kv_heads, head_dim, .. } = cache.layout;
+    let queries = &contexts.queries[..];
     let mut out = vec![0.0; q.len()];
     if queries.is_empty() {
         return out;
@@ -123,11 +153,7 @@ pub(super) fn attend(
         q.len() == queries.len() * heads * head_dim && heads.is_multiple_of(kv_heads),
         "rows of another width"
     );
-    for query in queries {
-        let held = query.visible.div_ceil(block_size);
-        assert!(query.visible > 0 && held <= query.blocks.len(), "a row sees more than its blocks hold");
-        assert!(query.blocks[..held].iter().all(|b| (*b as usize) < blocks), "a block outside the cache");
-    }
+    assert!(contexts.layout == cache.layout, "contexts of another cache");
     // one task: one row, one key-value head and the query heads that share it
     let share = width / kv_heads;
     let task = |(i, (out, q)): (usize, (&mut [f32], &[f32]))| {
@@ -206,7 +232,9 @@ unsafe fn exponentials<I: Isa>(scores: &mut [f32], scale: f32) -> f32 {
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let whole = scores.len() - scores.len() % I::LANES;
     let (vectors, rest) = scores.split_at_mut(whole);
-    let mut padded = [0.0; MOST_LANES];
+    // padded with what becomes `exp(0)`: a 0 would become the exponential of a huge number where all scores are far
+    // below 0, which `exp` does not allow
+    let mut padded = [highest; MOST_LANES];
     padded[..rest.len()].copy_from_slice(rest);
     // SAFETY: each load and store is of `LANES` elements of a chunk, or of `padded`
     unsafe {
@@ -298,21 +326,22 @@ mod tests {
     fn attention_is_what_the_formula_says_and_a_row_is_computed_alone() {
         for (kv_heads, group, head_dim) in [(1, 1, 4), (2, 3, 12), (2, 7, 64), (1, 8, 80)] {
             let layout = KvLayout { layers: 2, blocks: 9, block_size: 4, kv_heads, head_dim };
-            let table = [7, 0, 3, 8, 1];
+            let table: &[u32] = &[7, 0, 3, 8, 1];
             let slots: Vec<u32> = (0..18).map(|t| table[t / 4] * 4 + t as u32 % 4).collect();
             let cache = filled(layout, &slots);
             let width = kv_heads * group * head_dim;
             let q = noise(18 * width, 7);
-            let queries: Vec<Query<'_>> = (1..=18).map(|visible| Query { blocks: &table, visible }).collect();
+            let queries: Vec<Query<'_>> = (1..=18).map(|visible| Query { blocks: table, visible }).collect();
             let exact = reference::attend(&q, &queries, &cache, 1);
+            let contexts = |queries: &[Query<'static>]| Contexts::new(queries.to_vec(), layout).unwrap();
             for level in Level::available() {
-                let all = attend(*level, &q, &queries, &cache, 1);
+                let all = attend(*level, &q, &contexts(&queries), &cache, 1);
                 for (a, b) in all.iter().zip(&exact) {
                     assert!((a - b).abs() < 1e-5, "{level:?}: {a} against {b}");
                 }
                 for (i, query) in queries.iter().enumerate() {
                     let row = i * width..(i + 1) * width;
-                    let alone = attend(*level, &q[row.clone()], &[*query], &cache, 1);
+                    let alone = attend(*level, &q[row.clone()], &contexts(&[*query]), &cache, 1);
                     assert!(
                         alone.iter().zip(&all[row]).all(|(a, b)| a.to_bits() == b.to_bits()),
                         "{level:?}"

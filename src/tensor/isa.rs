@@ -66,7 +66,7 @@ pub(super) trait Isa: Copy {
     unsafe fn load_bf16(p: *const u8) -> Self::V;
     unsafe fn load_f16(p: *const u8) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// The greater, by lane; `b` where either is no number, so that a second operand that is none stays.
+    /// The greater, by lane. Returns `b` if either is `NaN`, so one in `b` survives.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;

@@ -16,9 +16,11 @@ use super::weight::{ElementType, Weight};
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 17;
-/// Bytes of weights that one task reads again for each tile of rows; they should stay in the L2 cache,
+/// Bytes of weights that one task takes. It reads them once for each tile of rows, so they should stay in the
+/// processor's L2 cache.
 const TASK_BYTES: usize = 256 << 10;
-/// beside the rows that every task reads again.
+/// Bytes of input rows that are computed in one go. Every task reads all of them, so they should stay in the L2 cache
+/// beside the task's weights.
 const BLOCK_BYTES: usize = 384 << 10;
 
 /// `x` is `[rows, in]`, `y` takes `[rows, out]`, for a weight `[out, in]`.
@@ -29,8 +31,9 @@ pub(super) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
     let rows = x.len() / width;
     assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
-    // a whole number of the tallest tiles, so that only the last block has a rest
-    let per_block = (BLOCK_BYTES / (width * size_of::<f32>())).next_multiple_of(12);
+    // a whole number of the tallest tiles, so that only the last block has a rest; a row that is larger than a block
+    // still is computed
+    let per_block = (BLOCK_BYTES / (width * size_of::<f32>())).max(1).next_multiple_of(12);
     for (x, y) in x.chunks(per_block * width).zip(y.chunks_mut(per_block * outs)) {
         let grid = Grid {
             x: x.as_ptr(),
@@ -42,23 +45,30 @@ pub(super) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
             y: y.as_mut_ptr(),
             y_stride: outs,
         };
-        share_out(level, grid, outs);
+        // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
+        unsafe { share_out(level, grid, outs) };
     }
 }
 
 /// Computes all `outs` outputs of `grid`, on several threads if it is worth it.
-fn share_out(level: Level, grid: Grid, outs: usize) {
+///
+/// # Safety
+/// `x` and `w` hold what the sizes say, with `outs` rows of `w`; `y` has `outs` places a row, and nobody else
+/// touches them.
+unsafe fn share_out(level: Level, grid: Grid, outs: usize) {
     let threads = rayon::current_num_threads();
     if grid.rows * outs * grid.width < WORTH_A_THREAD || threads == 1 {
-        return grid.compute(level, 0..outs);
+        // SAFETY: the caller's promise
+        return unsafe { grid.compute(level, 0..outs) };
     }
     let fair = outs.div_ceil(4 * threads);
     let cached = TASK_BYTES / (grid.width * grid.element.size());
     // a whole number of the widest tiles
-    let per_task = fair.min(cached).next_multiple_of(24);
+    let per_task = fair.min(cached).max(1).next_multiple_of(24);
     (0..outs.div_ceil(per_task)).into_par_iter().for_each(|task| {
         let first = task * per_task;
-        grid.compute(level, first..outs.min(first + per_task));
+        // SAFETY: the caller's promise; no two tasks have an output in common
+        unsafe { grid.compute(level, first..outs.min(first + per_task)) };
     });
 }
 
@@ -81,7 +91,14 @@ unsafe impl Send for Grid {}
 unsafe impl Sync for Grid {}
 
 impl Grid {
-    fn compute(&self, level: Level, outs: Range<usize>) {
+    /// Computes outputs `outs` of every row with the set `level`.
+    ///
+    /// # Safety
+    /// `x`, `w` and `y` hold what the sizes say, and nobody else touches these outputs.
+    ///
+    /// # Panics
+    /// If the processor does not have `level`.
+    unsafe fn compute(&self, level: Level, outs: Range<usize>) {
         dispatch(level, Part { grid: *self, outs });
     }
 
@@ -202,6 +219,7 @@ impl Grid {
     }
 }
 
+/// Work of [`Grid::compute`], whose caller has made its promises before there is one.
 struct Part {
     grid: Grid,
     outs: Range<usize>,
@@ -210,7 +228,7 @@ struct Part {
 impl Kernel for Part {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        // SAFETY: `linear` took the pointers from slices whose sizes it checked
+        // SAFETY: the processor has `I`, as `dispatch` checked; the rest `compute`'s caller promised
         unsafe { self.grid.run::<I>(self.outs) }
     }
 }
@@ -300,6 +318,23 @@ mod tests {
                             );
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_larger_than_a_block_is_computed_too() {
+        let (rows, outs, width) = (3, 2, 140_000);
+        let x = noise(rows * width, 5);
+        for element in ELEMENTS {
+            let w = weight(&noise(outs * width, 6), *element, &[outs, width]);
+            let exact = reference::linear(&x, &w);
+            for level in Level::available() {
+                let mut y = vec![f32::NAN; rows * outs];
+                linear(*level, &x, &w, &mut y);
+                for (y, exact) in y.iter().zip(&exact) {
+                    assert!((y - exact).abs() < 1e-2, "{level:?} {element:?}: {y} against {exact}");
                 }
             }
         }

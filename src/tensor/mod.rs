@@ -18,7 +18,7 @@ mod reference;
 mod rowwise;
 mod weight;
 
-pub use attention::{KvCache, KvLayout, Query};
+pub use attention::{Contexts, KvCache, KvLayout, Query};
 pub use isa::Level;
 pub use ops::{add, embedding, linear, paged_attention, rms_norm, rope, select_rows, silu_mul, write_kv};
 pub use rowwise::{RopeAngles, RopeTable};

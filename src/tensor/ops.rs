@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::attention::{KvCache, Query, attend};
+use super::attention::{Contexts, KvCache, attend};
 use super::isa::Level;
 use super::rowwise::{self, RopeAngles};
 use super::weight::Weight;
@@ -193,7 +193,7 @@ pub fn write_kv(
 struct PagedAttention<'a> {
     cache: &'a KvCache,
     layer: usize,
-    queries: &'a [Query<'a>],
+    contexts: &'a Contexts<'a>,
 }
 
 impl CustomOp1 for PagedAttention<'_> {
@@ -202,38 +202,32 @@ impl CustomOp1 for PagedAttention<'_> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = attend(Level::best(), elements(storage, layout)?, self.queries, self.cache, self.layer);
+        let out = attend(Level::best(), elements(storage, layout)?, self.contexts, self.cache, self.layer);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
 
 /// Causal attention of `q` `[rows, heads, head_dim]`, each row over its own context in the cache.
-pub fn paged_attention(q: &Tensor, cache: &KvCache, layer: usize, queries: &[Query<'_>]) -> Result<Tensor> {
+pub fn paged_attention(q: &Tensor, cache: &KvCache, layer: usize, contexts: &Contexts<'_>) -> Result<Tensor> {
     let (rows, heads, head_dim) = q.dims3()?;
     let layout = cache.layout();
-    if rows != queries.len()
+    if rows != contexts.rows()
+        || contexts.layout() != layout
         || head_dim != layout.head_dim
         || heads % layout.kv_heads != 0
         || layer >= layout.layers
     {
-        bail!("paged-attention: {:?} for {} queries over {layout:?}", q.dims(), queries.len());
+        let (rows, other) = (contexts.rows(), contexts.layout());
+        bail!("paged-attention: {:?} for {rows} rows in {other:?}, over {layout:?}", q.dims());
     }
-    let seen = |query: &Query<'_>| {
-        let held = query.visible.div_ceil(layout.block_size);
-        let blocks = query.blocks.get(..held).unwrap_or_default();
-        !blocks.is_empty() && blocks.iter().all(|b| (*b as usize) < layout.blocks)
-    };
-    if !queries.iter().all(seen) {
-        bail!("paged-attention: a row that sees nothing, or more than its blocks hold");
-    }
-    q.contiguous()?.apply_op1_no_bwd(&PagedAttention { cache, layer, queries })
+    q.contiguous()?.apply_op1_no_bwd(&PagedAttention { cache, layer, contexts })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tensor::reference::{noise, weight};
-    use crate::tensor::{ElementType, KvLayout};
+    use crate::tensor::{ElementType, KvLayout, Query};
 
     #[test]
     fn wrong_shapes_are_errors() {
@@ -250,7 +244,13 @@ mod tests {
         assert!(write_kv(&mut cache, 0, &[0, 7], &rows, &rows).is_ok());
         for (blocks, visible) in [(&[0][..], 5), (&[2], 1), (&[0], 0)] {
             let query = Query { blocks, visible };
-            assert!(paged_attention(&rows, &cache, 0, &[query, query]).is_err());
+            assert!(Contexts::new(vec![query, query], layout).is_none(), "{query:?}");
+        }
+        let query = Query { blocks: &[0], visible: 1 };
+        let larger = KvLayout { blocks: 3, ..layout };
+        for (rows_seen, layout, fits) in [(2, layout, true), (1, layout, false), (2, larger, false)] {
+            let contexts = Contexts::new(vec![query; rows_seen], layout).unwrap();
+            assert_eq!(paged_attention(&rows, &cache, 0, &contexts).is_ok(), fits);
         }
     }
 

@@ -51,9 +51,11 @@ impl MappedFile {
         if file.metadata()?.len() == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
         }
-        // SAFETY: images are immutable: files of the content-addressed store are written once and renamed into
-        // place, never shortened or changed. Whoever truncates one under a running server gets SIGBUS, as with
-        // any mapped file.
+        // SAFETY: the file must keep its bytes while it is mapped. Files of the content-addressed store do: they are
+        // written once and renamed into place. Those of a local folder are the operator's own, and nothing here can
+        // hold them still: one that is shortened in place kills the process with SIGBUS, and one that is overwritten
+        // in place changes the weights of a running version. So docs/images.md asks operators to replace files by
+        // renaming new ones over them, which leaves the mapped bytes as they are.
         Ok(Self(Arc::new(unsafe { Mmap::map(&file)? })))
     }
 

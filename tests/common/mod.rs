@@ -34,10 +34,30 @@ pub async fn start() -> Server {
 }
 
 pub async fn start_with(setup: Setup) -> Server {
+    start_in(models(), setup).await
+}
+
+/// As [`start`], and each version has this `generation_config.json`.
+pub async fn start_with_defaults(defaults: Value) -> Server {
+    let folder = models();
+    for version in VERSIONS {
+        let path = folder.path().join(version).join("generation_config.json");
+        std::fs::write(path, defaults.to_string()).unwrap();
+    }
+    start_in(folder, Setup::default()).await
+}
+
+const VERSIONS: [&str; 3] = ["v1", "v2", "v3"];
+
+fn models() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for version in ["v1", "v2", "v3"] {
+    for version in VERSIONS {
         model::write(&folder.path().join(version), version);
     }
+    folder
+}
+
+async fn start_in(folder: TempDir, setup: Setup) -> Server {
     let config = config(folder.path(), &setup);
     serve(folder, &config).await
 }

@@ -208,7 +208,7 @@ impl DecodingBody {
             top_p: positive("top_p", self.top_p, 1.0)?,
             top_k: whole("top_k", self.top_k, -1, i64::from(u32::MAX))?
                 .map(|k| u32::try_from(k).ok().and_then(NonZeroU32::new).map_or(TopK::All, TopK::Best)),
-            min_p: within("min_p", self.min_p, 0.0, 1.0)?.unwrap_or(0.0),
+            min_p: within("min_p", self.min_p, 0.0, 1.0)?,
             repetition_penalty: within(
                 "repetition_penalty",
                 self.repetition_penalty,
