@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("image", &["config"]),
     ("model", &["tensor"]),
     ("prompt", &["model"]),
-    ("release", &["store"]),
+    ("release", &["store", "config"]),
     ("store", &[]),
     ("telemetry", &["ids"]),
     ("tensor", &[]),

@@ -5,10 +5,13 @@
 //! May import: `ids`.
 //! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
 //! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
-//! folder of the file; outside `mode: dev` every version has a digest.
+//! folder of the file; outside `mode: dev` every version has a digest; a policy's weights never fall, and its
+//! alpha is below its power.
 
 mod error;
+mod policy;
 mod raw;
+mod read_policy;
 mod reader;
 mod units;
 mod valid;
@@ -18,6 +21,9 @@ mod validate;
 mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
+pub use policy::{
+    Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
+};
 pub use valid::{
     ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Pinning,
     Residency, ServerConfig, VersionConfig,

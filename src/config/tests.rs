@@ -192,3 +192,59 @@ proptest! {
         let _ = read(&"{a: ".repeat(depth));
     }
 }
+
+const POLICIES: &str = r#"
+models: { desk: { versions: { v1: { image: models/v1, digest: "DIGEST" } } } }
+policies:
+  careful:
+    steps: [{setWeight: 1}, {pause: {duration: 30m}}, {setWeight: 10}, {pause: {}}, {setWeight: 100}]
+    margin_pp: 2.5
+    alpha: 0.005
+    power: 0.9
+    min_samples: 100
+    on_inconclusive: abort
+    approval: manual
+    early_promote: true
+"#;
+
+#[test]
+fn a_policy_is_read_as_it_is_written() {
+    let config = read(POLICIES).unwrap();
+    let policy = &config.policies["careful"];
+    let weight = |percent| Step::SetWeight(Weight::from_percent(percent).unwrap());
+    let pause = Step::Pause(Pause::For(std::time::Duration::from_mins(30)));
+    let until_resumed = Step::Pause(Pause::UntilResumed);
+    assert_eq!(policy.steps, [weight(1.0), pause, weight(10.0), until_resumed, weight(100.0)]);
+    assert_eq!(
+        (policy.margin.to_string(), policy.alpha.get(), policy.power.get()),
+        ("2.5".into(), 0.005, 0.9)
+    );
+    assert_eq!((policy.min_samples, policy.on_inconclusive), (100, OnInconclusive::Abort));
+    assert_eq!((policy.approval, policy.early_promote), (Approval::Manual, EarlyPromote::Yes));
+}
+
+#[test]
+fn impossible_policies_are_refused_with_line_and_fix() {
+    assert_snapshot!(errors(
+        r#"
+models: { desk: { versions: { v1: { image: models/v1, digest: "DIGEST" } } } }
+policies:
+  customer-facing: { steps: [{setWeight: 5}] }
+  none: { margin_pp: 0, alpha: 1, power: 0 }
+  falling: { steps: [{setWeight: 25}, {setWeight: 5}] }
+  odd:
+    steps:
+      - pause: { duration: 5m }
+      - setWeight: 120
+      - { setWeight: 5, pause: {} }
+      - {}
+      - pause: { duration: soon }
+      - weight: 5
+    alpha: 0.5
+    power: 0.4
+    min_samples: 0
+    on_inconclusive: guess
+  text: { steps: fast }
+"#
+    ));
+}

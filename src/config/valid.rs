@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::policy::Policy;
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// The whole config.
@@ -19,6 +20,8 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// The served models; never empty.
     pub models: BTreeMap<ModelName, ModelConfig>,
+    /// Rollout policies beside the ready-made ones, by name.
+    pub policies: BTreeMap<String, Policy>,
 }
 
 /// How the process listens, stores and stops.

@@ -8,7 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
+use super::policy::{Policy, ReadyMade};
 use super::raw::{self, Node, Value};
+use super::read_policy;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::units;
 use super::valid::{
@@ -57,7 +59,7 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> R
 const EMPTY: Node = Node { line: 0, value: Value::Null };
 
 fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
-    let top = r.section(root, String::new(), &["server", "engine", "models"]);
+    let top = r.section(root, String::new(), &["server", "engine", "models", "policies"]);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
 
@@ -93,7 +95,22 @@ fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option
             models.insert(name, model);
         }
     }
-    Config { server, threads, models }
+    let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
+    Config { server, threads, models, policies }
+}
+
+fn read_policies(r: &mut Reader, node: &Node) -> BTreeMap<String, Policy> {
+    let section = r.map(node, "policies".to_owned());
+    let mut policies = BTreeMap::new();
+    for (key, node) in &section.entries {
+        let path = section.path_of(&key.name);
+        if ReadyMade::named(&key.name).is_some() {
+            let problem = Problem::new("a ready-made policy has this name", "choose another name");
+            r.push(key.line, path.clone(), problem);
+        }
+        policies.insert(key.name.clone(), read_policy::policy(r, node, &path, key.line));
+    }
+    policies
 }
 
 fn read_server(
@@ -404,7 +421,7 @@ fn size(value: &Value) -> Result<usize, Problem> {
     units::size(text).and_then(|b| usize::try_from(b).ok()).filter(|b| *b > 0).ok_or_else(wrong)
 }
 
-fn duration(value: &Value) -> Result<Duration, Problem> {
+pub(super) fn duration(value: &Value) -> Result<Duration, Problem> {
     let wrong = || {
         Problem::new(
             format!("{} is not a duration", value.describe()),
@@ -416,7 +433,7 @@ fn duration(value: &Value) -> Result<Duration, Problem> {
 }
 
 /// `5`, `2.5` or `"5%"`.
-fn percentage(value: &Value) -> Result<Weight, Problem> {
+pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
     let percent = match value {
         Value::Integer(i) => Some(*i as f64),
         Value::Float(x) => Some(*x),
@@ -440,7 +457,7 @@ fn header_name(value: &Value) -> Result<String, Problem> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
+pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
     let found = match value {
         Value::Text(t) => words.iter().find(|(w, _)| w == t),
         _ => None,

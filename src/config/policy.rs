@@ -1,0 +1,225 @@
+//! A rollout policy: how a canary grows, and what it is held to. The ready-made ones are here too.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::ids::Weight;
+
+/// A risk profile: steps, and the errors that a decision may make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// What happens in turn; weights never fall.
+    pub steps: Vec<Step>,
+    /// The drop of a pass rate that must be caught.
+    pub margin: PercentagePoints,
+    /// The most that the chance of aborting a canary may be that is no worse.
+    pub alpha: Chance,
+    /// The least that the chance of aborting a canary may be that is worse by the margin.
+    pub power: Chance,
+    /// Canary answers before which nothing is decided.
+    pub min_samples: u64,
+    /// What follows when the steps are over and the traffic did not suffice to tell.
+    pub on_inconclusive: OnInconclusive,
+    /// Who has the last word before all traffic moves.
+    pub approval: Approval,
+    /// Whether a canary that has proved itself waits for its steps to pass.
+    pub early_promote: EarlyPromote,
+}
+
+/// One step, as Argo Rollouts names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Gives the canary this share.
+    SetWeight(Weight),
+    /// Waits, and watches.
+    Pause(Pause),
+}
+
+/// How long a step waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// So long.
+    For(Duration),
+    /// Until an operator resumes.
+    UntilResumed,
+}
+
+/// What follows when the analysis cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnInconclusive {
+    /// The weights stay as they are until it can, or an operator decides.
+    Hold,
+    /// As if it had proved itself.
+    Promote,
+    /// As if it had failed.
+    Abort,
+}
+
+/// Who has the last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval {
+    /// The analysis.
+    Auto,
+    /// An operator.
+    Manual,
+}
+
+/// Whether a canary that has proved itself waits for its steps to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyPromote {
+    /// It is promoted at once.
+    Yes,
+    /// It waits.
+    No,
+}
+
+/// A difference of two percentages, above 0 and below 100.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct PercentagePoints(f64);
+
+impl PercentagePoints {
+    /// Above 0 and below 100.
+    pub fn new(points: f64) -> Option<Self> {
+        (points > 0.0 && points < 100.0).then_some(Self(points))
+    }
+
+    /// As a share: 0.03 for three points.
+    pub fn share(self) -> f64 {
+        self.0 / 100.0
+    }
+}
+
+impl FromStr for PercentagePoints {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.parse()
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| "give percentage points above 0 and below 100".into())
+    }
+}
+
+impl fmt::Display for PercentagePoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A probability, above 0 and below 1.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Chance(f64);
+
+impl Chance {
+    /// Above 0 and below 1.
+    pub fn new(chance: f64) -> Option<Self> {
+        (chance > 0.0 && chance < 1.0).then_some(Self(chance))
+    }
+
+    /// The number.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl FromStr for Chance {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.parse().ok().and_then(Self::new).ok_or_else(|| "give a probability above 0 and below 1".into())
+    }
+}
+
+/// The policies that come with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadyMade {
+    /// 5, 25, 100 % within an hour, three points: what customers read.
+    CustomerFacing,
+    /// 5, 100 % within half an hour, five points: what other programs read.
+    InternalClassifier,
+    /// No canary: what runs at night and is checked by its suite.
+    Batch,
+    /// One percent of the users until an operator decides.
+    Experimental,
+}
+
+impl ReadyMade {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::CustomerFacing, Self::InternalClassifier, Self::Batch, Self::Experimental];
+
+    /// The name in configurations and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CustomerFacing => "customer-facing",
+            Self::InternalClassifier => "internal-classifier",
+            Self::Batch => "batch",
+            Self::Experimental => "experimental",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+
+    /// What it says.
+    pub fn policy(self) -> Policy {
+        let weight =
+            |percent: u16| Step::SetWeight(Weight::from_basis_points(percent * 100).unwrap_or(Weight::FULL));
+        let pause = |minutes: u64| Step::Pause(Pause::For(Duration::from_mins(minutes)));
+        let (steps, points) = match self {
+            Self::CustomerFacing => (vec![weight(5), pause(20), weight(25), pause(40), weight(100)], 3.0),
+            Self::InternalClassifier => (vec![weight(5), pause(30), weight(100)], 5.0),
+            Self::Batch => (vec![weight(100)], 5.0),
+            Self::Experimental => (vec![weight(1), Step::Pause(Pause::UntilResumed)], 5.0),
+        };
+        let approval = if self == Self::Experimental { Approval::Manual } else { Approval::Auto };
+        Policy { steps, margin: PercentagePoints(points), approval, ..Policy::default() }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            steps: Vec::new(),
+            margin: PercentagePoints(3.0),
+            alpha: Chance(0.01),
+            power: Chance(0.95),
+            min_samples: 30,
+            on_inconclusive: OnInconclusive::Hold,
+            approval: Approval::Auto,
+            early_promote: EarlyPromote::No,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_made_policies_keep_what_their_names_promise() {
+        for policy in ReadyMade::ALL {
+            assert_eq!(ReadyMade::named(policy.name()), Some(policy));
+        }
+        let minutes = |policy: ReadyMade| {
+            let pause = |step: &Step| match step {
+                Step::Pause(Pause::For(time)) => time.as_secs() / 60,
+                _ => 0,
+            };
+            policy.policy().steps.iter().map(pause).sum::<u64>()
+        };
+        assert_eq!(ReadyMade::ALL.map(minutes), [60, 30, 0, 0]);
+        assert_eq!(ReadyMade::Experimental.policy().approval, Approval::Manual);
+    }
+
+    #[test]
+    fn margins_and_chances_that_mean_nothing_are_refused() {
+        for bad in ["0", "-1", "100", "NaN", "x"] {
+            assert!(bad.parse::<PercentagePoints>().is_err(), "{bad}");
+        }
+        for bad in ["0", "1", "1.5", "NaN"] {
+            assert!(bad.parse::<Chance>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `policies.<name>`: from the tree to a [`Policy`].
+
+use super::policy::{Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, Step};
+use super::raw::{Node, Value};
+use super::reader::{Problem, Reader, boolean, count};
+use super::validate::{duration, percentage, word};
+use crate::ids::Weight;
+
+const POLICY: &[&str] =
+    &["steps", "margin_pp", "alpha", "power", "min_samples", "on_inconclusive", "approval", "early_promote"];
+
+/// Reads one policy; its key stands on `line`.
+pub(super) fn policy(r: &mut Reader, node: &Node, path: &str, line: u64) -> Policy {
+    let s = r.section(node, path.to_owned(), POLICY);
+    let base = Policy::default();
+    let inconclusive = [
+        ("hold", OnInconclusive::Hold),
+        ("promote", OnInconclusive::Promote),
+        ("abort", OnInconclusive::Abort),
+    ];
+    let early =
+        |value: &Value| boolean(value).map(|yes| if yes { EarlyPromote::Yes } else { EarlyPromote::No });
+    let steps_path = s.path_of("steps");
+    let steps = match s.get("steps").map(|node| (node.line, &node.value)) {
+        Some((line, Value::List(items))) if !items.is_empty() => steps(r, items, &steps_path, line),
+        Some((line, Value::Null)) => missing_steps(r, &steps_path, line),
+        Some((line, other)) => {
+            let fix = "write a list: [{setWeight: 5}, {pause: {duration: 20m}}, {setWeight: 100}]";
+            r.push(line, steps_path, Problem::new(format!("found {}", other.describe()), fix));
+            Vec::new()
+        }
+        None => missing_steps(r, &steps_path, line),
+    };
+    let (alpha, power) = (
+        r.field(&s, "alpha", chance).unwrap_or(base.alpha),
+        r.field(&s, "power", chance).unwrap_or(base.power),
+    );
+    if alpha >= power {
+        let found = format!("alpha {} is not below power {}", alpha.get(), power.get());
+        let fix = "give a small alpha, such as 0.01, and a power such as 0.95";
+        r.push(s.line_of("alpha"), s.path_of("alpha"), Problem::new(found, fix));
+    }
+    Policy {
+        steps,
+        margin: r.field(&s, "margin_pp", points).unwrap_or(base.margin),
+        alpha,
+        power,
+        min_samples: r
+            .field(&s, "min_samples", count(1_000_000))
+            .map_or(base.min_samples, |least| least.get() as u64),
+        on_inconclusive: r
+            .field(&s, "on_inconclusive", |v| word(v, &inconclusive))
+            .unwrap_or(base.on_inconclusive),
+        approval: r
+            .field(&s, "approval", |v| word(v, &[("auto", Approval::Auto), ("manual", Approval::Manual)]))
+            .unwrap_or(base.approval),
+        early_promote: r.field(&s, "early_promote", early).unwrap_or(base.early_promote),
+    }
+}
+
+fn missing_steps(r: &mut Reader, path: &str, line: u64) -> Vec<Step> {
+    let fix = "write what happens in turn: [{setWeight: 5}, {pause: {duration: 20m}}, {setWeight: 100}]";
+    r.push(line, path, Problem::new("missing", fix));
+    Vec::new()
+}
+
+/// Reads the steps; weights may not fall, and a pause needs a weight before it.
+fn steps(r: &mut Reader, items: &[Node], path: &str, line: u64) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut last: Option<Weight> = None;
+    for (i, item) in items.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let Some(step) = step(r, item, &path) else { continue };
+        match (step, last) {
+            (Step::SetWeight(weight), Some(before)) if weight < before => {
+                let found = format!("the weight falls from {before} to {weight}");
+                r.push(
+                    item.line,
+                    path,
+                    Problem::new(found, "let the canary's weight grow from step to step"),
+                );
+            }
+            (Step::SetWeight(weight), None) if weight == Weight::ZERO => {
+                let fix = "give the canary some traffic: {setWeight: 5}";
+                r.push(item.line, path, Problem::new("the first weight is 0", fix));
+            }
+            (Step::Pause(_), None) => {
+                let fix = "set a weight first: {setWeight: 5}";
+                r.push(item.line, path, Problem::new("a pause before any weight", fix));
+            }
+            _ => {}
+        }
+        if let Step::SetWeight(weight) = step {
+            last = Some(weight);
+        }
+        steps.push(step);
+    }
+    if steps.is_empty() && r.errors.is_empty() {
+        missing_steps(r, path, line);
+    }
+    steps
+}
+
+fn step(r: &mut Reader, item: &Node, path: &str) -> Option<Step> {
+    let s = r.section(item, path.to_owned(), &["setWeight", "pause"]);
+    let weight = r.field(&s, "setWeight", percentage).map(Step::SetWeight);
+    let pause = s.get("pause").map(|node| pause(r, node, &s.path_of("pause")));
+    match (weight, pause) {
+        (Some(step), None) => Some(step),
+        (None, Some(step)) => step,
+        (Some(_), Some(_)) => {
+            let fix = "write them as two steps, one after the other";
+            r.push(item.line, path, Problem::new("a weight and a pause in one step", fix));
+            None
+        }
+        // A weight that could not be read was reported where it stands.
+        (None, None) if s.get("setWeight").is_some() => None,
+        (None, None) => {
+            let fix = "write {setWeight: 5} or {pause: {duration: 20m}}";
+            r.push(item.line, path, Problem::new("a step that does nothing", fix));
+            None
+        }
+    }
+}
+
+/// `{}` waits for an operator, as in Argo Rollouts.
+fn pause(r: &mut Reader, node: &Node, path: &str) -> Option<Step> {
+    let s = r.section(node, path.to_owned(), &["duration"]);
+    if s.get("duration").is_none() {
+        return Some(Step::Pause(Pause::UntilResumed));
+    }
+    r.field(&s, "duration", duration).map(|time| Step::Pause(Pause::For(time)))
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        _ => None,
+    }
+}
+
+fn points(value: &Value) -> Result<PercentagePoints, Problem> {
+    number(value).and_then(PercentagePoints::new).ok_or_else(|| {
+        let found = format!("{} is not a margin", value.describe());
+        Problem::new(found, "give percentage points above 0 and below 100, such as 3")
+    })
+}
+
+fn chance(value: &Value) -> Result<Chance, Problem> {
+    number(value).and_then(Chance::new).ok_or_else(|| {
+        let found = format!("{} is not a probability", value.describe());
+        Problem::new(found, "give a number above 0 and below 1, such as 0.01")
+    })
+}
