@@ -1,4 +1,4 @@
-//! Which version answers: routes, sticky keys, changes of weights, rollback.
+//! Which version answers: routes, sticky keys, changes of weights, rollback; and whether a canary is worse.
 //!
 //! In: a model and a sticky key, or an operator's change. Out: a version. May import `store` and `config`;
 //! knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
@@ -7,10 +7,12 @@
 //! store before readers see it and seen by readers before it is answered; a key moves only when its version's
 //! share shrinks.
 
+pub mod analysis;
 mod changes;
 mod error;
 mod history;
 mod route;
+pub mod simulation;
 mod sticky;
 mod table;
 mod view;

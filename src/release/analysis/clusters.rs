@@ -1,0 +1,158 @@
+//! Answers of one user are alike: how many independent answers they are worth.
+//!
+//! A user stays on one version and asks about the same things, so his answers pass or fail together. The variance of an
+//! arm's pass rate then exceeds that of as many independent answers by the design effect 1 + (m - 1) rho, where m is
+//! the mean cluster size that an answer finds itself in and rho the intra-class correlation (Kish, Survey Sampling,
+//! 1965; Rao and Scott, Biometrics 48, 1992). Here m is each arm's own, and rho is estimated over both.
+
+use std::collections::HashMap;
+
+use super::Outcome;
+use super::table::Arm;
+
+/// A user, as one of 2^20 cells that sticky keys are hashed to: what is kept of users has a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UserCell(u32);
+
+impl UserCell {
+    /// The cell of a user whose sticky key has this hash.
+    pub const fn of(hash: u64) -> Self {
+        Self((hash >> 44) as u32)
+    }
+}
+
+/// The clusters of both arms.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clusters {
+    canary: ArmClusters,
+    stable: ArmClusters,
+}
+
+/// Sums over an arm's users u, with n answers and f failures each.
+#[derive(Debug, Clone, Default)]
+struct ArmClusters {
+    users: HashMap<UserCell, (u32, u32)>,
+    answers: f64,
+    failures: f64,
+    /// Sum of n^2.
+    answers_squared: f64,
+    /// Sum of n f.
+    products: f64,
+    /// Sum of f^2.
+    failures_squared: f64,
+}
+
+impl Clusters {
+    pub(super) fn add(&mut self, arm: Arm, user: UserCell, outcome: Outcome) {
+        match arm {
+            Arm::Canary => self.canary.add(user, outcome),
+            Arm::Stable => self.stable.add(user, outcome),
+        }
+    }
+
+    /// Users that an arm has seen.
+    pub(super) fn users(&self, arm: Arm) -> usize {
+        match arm {
+            Arm::Canary => self.canary.users.len(),
+            Arm::Stable => self.stable.users.len(),
+        }
+    }
+
+    /// By how much the variance of the difference of the arms' pass rates exceeds that of independent answers; at
+    /// least 1, and exactly 1 where no user has two answers.
+    pub(super) fn design_effect(&self) -> f64 {
+        let arms = [&self.canary, &self.stable];
+        if arms.iter().any(|arm| arm.answers == 0.0) {
+            return 1.0;
+        }
+        let pairs: f64 = arms.iter().map(|arm| arm.agreeing_pairs()).sum();
+        let expected: f64 = arms.iter().map(|arm| (arm.answers_squared - arm.answers) * arm.variance()).sum();
+        if expected <= 0.0 {
+            return 1.0;
+        }
+        let correlation = (pairs / expected).clamp(0.0, 1.0);
+        let inverse: f64 = arms.iter().map(|arm| 1.0 / arm.answers).sum();
+        let inflated: f64 = arms.iter().map(|arm| arm.design_effect(correlation) / arm.answers).sum();
+        inflated / inverse
+    }
+}
+
+impl ArmClusters {
+    fn add(&mut self, user: UserCell, outcome: Outcome) {
+        let failed = u32::from(outcome == Outcome::Failed);
+        let (n, f) = self.users.entry(user).or_default();
+        let (before_n, before_f) = (f64::from(*n), f64::from(*f));
+        *n += 1;
+        *f += failed;
+        let (n, f) = (f64::from(*n), f64::from(*f));
+        self.answers += 1.0;
+        self.failures += f64::from(failed);
+        self.answers_squared += n * n - before_n * before_n;
+        self.products += n * f - before_n * before_f;
+        self.failures_squared += f * f - before_f * before_f;
+    }
+
+    fn failure_rate(&self) -> f64 {
+        self.failures / self.answers
+    }
+
+    /// Of one answer.
+    fn variance(&self) -> f64 {
+        self.failure_rate() * (1.0 - self.failure_rate())
+    }
+
+    /// The sum over all ordered pairs of two answers of one user of (x - p)(y - p): the squared residuals of the users
+    /// less those of the single answers.
+    fn agreeing_pairs(&self) -> f64 {
+        let p = self.failure_rate();
+        let of_users = self.failures_squared - 2.0 * p * self.products + p * p * self.answers_squared;
+        of_users - self.answers * self.variance()
+    }
+
+    fn design_effect(&self, correlation: f64) -> f64 {
+        1.0 + (self.answers_squared / self.answers - 1.0) * correlation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(failed: bool) -> Outcome {
+        if failed { Outcome::Failed } else { Outcome::Passed }
+    }
+
+    #[test]
+    fn single_answers_are_worth_one_each() {
+        let mut clusters = Clusters::default();
+        for user in 0..1000 {
+            let arm = if user % 10 == 0 { Arm::Canary } else { Arm::Stable };
+            clusters.add(arm, UserCell(user), outcome(user % 7 == 0));
+        }
+        assert!((clusters.design_effect() - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn users_who_always_fail_or_always_pass_are_worth_one_answer_each() {
+        let mut clusters = Clusters::default();
+        for user in 0..1000 {
+            let arm = if user % 10 == 0 { Arm::Canary } else { Arm::Stable };
+            (0..8).for_each(|_| clusters.add(arm, UserCell(user), outcome(user % 7 == 0)));
+        }
+        assert!((clusters.design_effect() - 8.0).abs() < 0.05, "{}", clusters.design_effect());
+    }
+
+    #[test]
+    fn one_user_who_asks_all_the_time_weighs_on_his_own_arm() {
+        let of_whale_in = |arm: Arm| {
+            let mut clusters = Clusters::default();
+            for user in 0..1000_u32 {
+                let arm = if user % 10 == 0 { Arm::Canary } else { Arm::Stable };
+                (0..2).for_each(|_| clusters.add(arm, UserCell(user), outcome(user % 7 == 0)));
+            }
+            (0..200).for_each(|_| clusters.add(arm, UserCell(5000), Outcome::Passed));
+            clusters.design_effect()
+        };
+        assert!(of_whale_in(Arm::Canary) > 3.0 * of_whale_in(Arm::Stable));
+    }
+}

@@ -1,0 +1,27 @@
+//! Is the canary worse than stable? A sequential test that may look as often as it likes.
+//!
+//! In: outcomes of checked answers, each with its arm and its user. Out: a [`Finding`] whose [`Verdict`] explains
+//! itself. Pure: no clock, no I/O. May import: `config` for a policy's numbers.
+//!
+//! Invariants: with no drop, the chance of ever saying `abort` stays under alpha, however often it looks; canary answers
+//! are only compared with stable answers of the same time; answers of one user count as one cluster.
+//! `docs/rollouts.md` has the mathematics and its sources.
+
+mod clusters;
+mod pass_rate;
+mod table;
+mod verdict;
+
+pub use clusters::UserCell;
+pub use pass_rate::{PassRate, Terms};
+pub use table::{Arm, Counts};
+pub use verdict::{Finding, Verdict};
+
+/// What a check said of one answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer is good.
+    Passed,
+    /// It is not.
+    Failed,
+}

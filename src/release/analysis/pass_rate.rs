@@ -1,0 +1,233 @@
+//! The sequential test of one pass rate: no drop against a drop of the margin.
+//!
+//! A conditional sequential probability ratio test. Time is cut into strata; in each, given how many answers each arm
+//! had and how many failed in all, the canary's failures have a distribution that depends on the odds ratio alone (see
+//! [`Table::log_likelihood_ratio`]). Their likelihood ratios multiply, so under 'no drop' their product is a
+//! non-negative martingale of mean 1, whatever the pass rate does over the day and however the weights change: the
+//! chance that it ever reaches 1 / alpha is at most alpha (Ville 1939; Wald, Sequential Analysis, 1947, chapter 6, for
+//! two binomials). Where users repeat, its logarithm is divided by the design effect of their clusters.
+
+use super::clusters::Clusters;
+use super::table::{Arm, Table};
+use super::verdict::{Finding, Verdict};
+use super::{Outcome, UserCell};
+
+/// Answers that each arm needs before a look closes a stratum: with one arm empty it would say nothing, and what it
+/// holds would be lost. The rule must not ask how the answers were.
+const LEAST_IN_STRATUM: u64 = 1;
+
+/// What a test is held to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Terms {
+    /// The drop that must be caught, as a share: 0.03 for three percentage points.
+    pub margin: f64,
+    /// The most that the chance of a false abort may be.
+    pub alpha: f64,
+    /// The least that the chance of an abort may be where the drop is the margin.
+    pub power: f64,
+    /// Canary answers before which nothing is decided.
+    pub min_samples: u64,
+}
+
+impl Terms {
+    /// The evidence, a log-likelihood ratio, from which a canary is aborted if it comes there without a jump:
+    /// ln(1 / alpha), by Ville's inequality.
+    pub fn abort_at(&self) -> f64 {
+        (1.0 / self.alpha).ln()
+    }
+
+    /// The evidence down to which it is promoted: Wald's ln(beta / (1 - alpha)), with half of beta. The other half is
+    /// for canaries that run out of traffic: both keep a bad one from being aborted.
+    pub fn promote_at(&self) -> f64 {
+        ((1.0 - self.power) / 2.0 / (1.0 - self.alpha)).ln()
+    }
+}
+
+/// One pass rate under test.
+#[derive(Debug, Clone)]
+pub struct PassRate {
+    terms: Terms,
+    /// The stratum that is being filled.
+    open: Table,
+    /// All strata that are closed.
+    closed: Table,
+    /// The log-likelihood ratio of the closed strata.
+    evidence: f64,
+    clusters: Clusters,
+    verdict: Verdict,
+}
+
+impl PassRate {
+    /// A test that has seen nothing.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            open: Table::default(),
+            closed: Table::default(),
+            evidence: 0.0,
+            clusters: Clusters::default(),
+            verdict: Verdict::Continue,
+        }
+    }
+
+    /// Takes one answer in.
+    pub fn observe(&mut self, arm: Arm, user: UserCell, outcome: Outcome) {
+        self.open.of(arm).add(outcome);
+        self.clusters.add(arm, user, outcome);
+    }
+
+    /// Looks at what there is. A verdict once reached stays. Looking often makes no error likelier; it only cuts time
+    /// finer, as far as the traffic allows.
+    pub fn look(&mut self) -> Finding {
+        let Table { canary, stable } = self.open;
+        if canary.answers >= LEAST_IN_STRATUM && stable.answers >= LEAST_IN_STRATUM {
+            self.close_stratum();
+        }
+        self.judge();
+        self.finding()
+    }
+
+    /// Ends a stretch of time, where weights change or nothing follows: what comes next is not compared with what was.
+    pub fn cut(&mut self) {
+        self.close_stratum();
+        self.judge();
+    }
+
+    /// What is known now.
+    pub fn finding(&self) -> Finding {
+        let mut seen = self.closed;
+        seen.canary += self.open.canary;
+        seen.stable += self.open.stable;
+        Finding {
+            verdict: self.verdict,
+            canary: seen.canary,
+            stable: seen.stable,
+            canary_users: self.clusters.users(Arm::Canary),
+            evidence: self.weighed(),
+            design_effect: self.clusters.design_effect(),
+            terms: self.terms,
+        }
+    }
+
+    fn close_stratum(&mut self) {
+        let stratum = std::mem::take(&mut self.open);
+        self.evidence += stratum.log_likelihood_ratio(self.log_odds_ratio(&stratum));
+        self.closed.canary += stratum.canary;
+        self.closed.stable += stratum.stable;
+    }
+
+    /// The margin as a ratio of odds, at the failure rate that is the best guess before the stratum is split into arms:
+    /// stable's so far, and the stratum's own margin, which the test takes as given.
+    fn log_odds_ratio(&self, stratum: &Table) -> f64 {
+        let failures = self.closed.stable.failures + stratum.canary.failures + stratum.stable.failures;
+        let answers = self.closed.stable.answers + stratum.canary.answers + stratum.stable.answers;
+        // Half a failure more, so that the odds are never 0.
+        let rate = (failures as f64 + 0.5) / (answers as f64 + 1.0);
+        let dropped = (rate + self.terms.margin).min(1.0 - 1e-3).max(rate);
+        logit(dropped) - logit(rate)
+    }
+
+    /// The evidence, as many independent answers would give it.
+    fn weighed(&self) -> f64 {
+        self.evidence / self.clusters.design_effect()
+    }
+
+    /// By how much evidence is past the boundary, in the mean that matters, when it first crosses it.
+    ///
+    /// Evidence for a drop comes in jumps: each failure of the canary adds about the log-odds ratio times stable's
+    /// share. So it does not stop at the boundary but beyond it, anywhere within a jump j, and a boundary of
+    /// ln(1 / alpha) would abort only alpha times E[exp(-excess)] = (1 - exp(-j)) / j of the good canaries (Siegmund,
+    /// Sequential Analysis, 1985, chapter VIII, for the excess over the boundary). Asking for that much less gives the
+    /// power back that it costs.
+    fn overshoot(&self) -> f64 {
+        let Table { canary, stable } = self.closed;
+        let share = stable.answers as f64 / (canary.answers + stable.answers).max(1) as f64;
+        let jump = self.log_odds_ratio(&Table::default()) * share / self.clusters.design_effect();
+        if jump < 1e-9 { 0.0 } else { (jump / -(-jump).exp_m1()).ln() }
+    }
+
+    fn judge(&mut self) {
+        if self.verdict != Verdict::Continue || self.closed.canary.answers < self.terms.min_samples {
+            return;
+        }
+        let evidence = self.weighed();
+        if evidence >= self.terms.abort_at() - self.overshoot() {
+            self.verdict = Verdict::Abort;
+        } else if evidence <= self.terms.promote_at() {
+            self.verdict = Verdict::Promote;
+        }
+    }
+}
+
+fn logit(p: f64) -> f64 {
+    (p / (1.0 - p)).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMS: Terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
+
+    /// A minute of traffic: answers and failures of each arm, every answer from another user.
+    fn minute(test: &mut PassRate, user: &mut u64, canary: (u64, u64), stable: (u64, u64)) -> Verdict {
+        for (arm, (answers, failures)) in [(Arm::Canary, canary), (Arm::Stable, stable)] {
+            for i in 0..answers {
+                *user += 1;
+                let outcome = if i < failures { Outcome::Failed } else { Outcome::Passed };
+                test.observe(arm, UserCell::of(user.wrapping_mul(0x9E37_79B9_7F4A_7C15)), outcome);
+            }
+        }
+        test.look().verdict
+    }
+
+    fn after(minutes: usize, canary: (u64, u64), stable: (u64, u64)) -> Verdict {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        (0..minutes).map(|_| minute(&mut test, &mut user, canary, stable)).last().unwrap()
+    }
+
+    #[test]
+    fn a_drop_aborts_its_absence_promotes_and_little_traffic_decides_nothing() {
+        assert_eq!(after(20, (50, 9), (450, 36)), Verdict::Abort);
+        assert_eq!(after(20, (50, 4), (450, 36)), Verdict::Promote);
+        assert_eq!(after(3, (6, 1), (60, 5)), Verdict::Continue);
+    }
+
+    #[test]
+    fn nothing_is_decided_before_the_least_samples() {
+        assert_eq!(after(1, (29, 29), (300, 0)), Verdict::Continue);
+        assert_eq!(after(1, (30, 30), (300, 0)), Verdict::Abort);
+    }
+
+    /// Simpson's paradox: the canary is as good as stable at every hour, but most of its traffic comes in the bad one.
+    #[test]
+    fn a_bad_hour_is_not_the_canarys_fault() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        let mut verdict = Verdict::Continue;
+        for hour in 0..40 {
+            let bad = hour % 2 == 1;
+            let (canary, stable) = if bad { ((40, 20), (10, 5)) } else { ((5, 0), (400, 0)) };
+            verdict = minute(&mut test, &mut user, canary, stable);
+        }
+        let finding = test.finding();
+        assert!(finding.canary.pass_rate() < finding.stable.pass_rate() - 0.3, "{finding}");
+        assert_ne!(verdict, Verdict::Abort, "{finding}");
+    }
+
+    #[test]
+    fn a_verdict_stays() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        (0..20).for_each(|_| _ = minute(&mut test, &mut user, (50, 25), (450, 36)));
+        assert_eq!(minute(&mut test, &mut user, (1000, 0), (1000, 500)), Verdict::Abort);
+    }
+
+    #[test]
+    fn a_cut_keeps_what_came_before_apart() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        minute(&mut test, &mut user, (4, 4), (0, 0));
+        test.cut();
+        assert!(test.finding().evidence.abs() < 1e-12, "one arm alone says nothing");
+        minute(&mut test, &mut user, (0, 0), (400, 0));
+        assert_eq!(test.finding().canary.answers, 4);
+    }
+}

@@ -1,0 +1,139 @@
+//! What the analysis says, with its reasons.
+
+use std::fmt;
+
+use super::pass_rate::Terms;
+use super::table::Counts;
+
+/// What to do with a canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on watching.
+    Continue,
+    /// It is not worse by the margin.
+    Promote,
+    /// It is worse.
+    Abort,
+    /// The time is over, and the traffic did not suffice to tell.
+    Inconclusive,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Continue => "continue",
+            Self::Promote => "promote",
+            Self::Abort => "abort",
+            Self::Inconclusive => "inconclusive",
+        })
+    }
+}
+
+/// A verdict and the numbers behind it. Shown as one sentence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finding {
+    /// What to do.
+    pub verdict: Verdict,
+    /// The canary's answers.
+    pub canary: Counts,
+    /// Stable's answers over the same time.
+    pub stable: Counts,
+    /// Users that the canary has answered.
+    pub canary_users: usize,
+    /// The log-likelihood ratio of a drop of the margin to no drop, for independent answers.
+    pub evidence: f64,
+    /// How many answers are worth one independent one; see `docs/rollouts.md`.
+    pub design_effect: f64,
+    /// What the test is held to.
+    pub terms: Terms,
+}
+
+impl Finding {
+    /// The same, once no more traffic will come.
+    pub fn at_the_end(self) -> Self {
+        match self.verdict {
+            Verdict::Continue => Self { verdict: Verdict::Inconclusive, ..self },
+            _ => self,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verdict, canary, stable, terms, .. } = self;
+        let margin = terms.margin * 100.0;
+        let (ours, theirs) = (canary.pass_rate() * 100.0, stable.pass_rate() * 100.0);
+        write!(
+            f,
+            "{verdict}: {ours:.1} % of {} canary answers pass, {theirs:.1} % of {} stable ones over the same time",
+            canary.answers, stable.answers
+        )?;
+        if self.design_effect > 1.0 {
+            write!(f, " (repeated users make {:.1} answers worth one)", self.design_effect)?;
+        }
+        let odds = |log: f64| {
+            if log >= 0.0 {
+                format!("{} to 1", show(log.exp()))
+            } else {
+                format!("1 to {}", show((-log).exp()))
+            }
+        };
+        let (abort, promote) = (odds(terms.abort_at()), odds(terms.promote_at()));
+        let found = odds(self.evidence);
+        match verdict {
+            Verdict::Abort => write!(
+                f,
+                "; a drop of {margin} points explains that {found} better than none, and {abort} was asked for"
+            ),
+            Verdict::Promote => {
+                write!(f, "; for a drop of {margin} points it speaks {found}, and {promote} rules that out")
+            }
+            Verdict::Continue | Verdict::Inconclusive if canary.answers < terms.min_samples => {
+                write!(f, "; {} canary answers are needed before anything is decided", terms.min_samples)
+            }
+            Verdict::Continue | Verdict::Inconclusive => write!(
+                f,
+                "; for a drop of {margin} points it speaks {found}, between {promote} (promote) and {abort} (abort)"
+            ),
+        }
+    }
+}
+
+/// Odds as people say them: `95`, `3.2`, `1e6`.
+fn show(odds: f64) -> String {
+    match odds {
+        odds if odds >= 1e6 => format!("{odds:.0e}"),
+        odds if odds >= 10.0 => format!("{odds:.0}"),
+        odds => format!("{odds:.1}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_sentence_with_its_numbers() {
+        let counts = |answers, failures| Counts { answers, failures };
+        let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
+        let finding = |verdict, canary, evidence, design_effect| Finding {
+            verdict,
+            canary,
+            stable: counts(3921, 314),
+            canary_users: canary.answers as usize,
+            evidence,
+            design_effect,
+            terms,
+        };
+        insta::assert_snapshot!(
+            [
+                finding(Verdict::Abort, counts(412, 70), 5.0, 1.0),
+                finding(Verdict::Promote, counts(412, 30), -4.0, 1.0),
+                finding(Verdict::Continue, counts(12, 1), 0.1, 1.0),
+                finding(Verdict::Continue, counts(112, 12), 1.5, 2.34).at_the_end(),
+            ]
+            .map(|finding| finding.to_string())
+            .join("\n")
+        );
+    }
+}
