@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::error::CliError;
-use super::{bench, images, models, pull, residency, rollback, route, serve};
+use super::{bench, images, models, pull, residency, rollback, route, serve, simulate};
 
 /// An LLM inference server with versions, weights and instant rollback built in.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ enum Command {
     Images(images::Args),
     /// Bring an image from the Hugging Face Hub, pinned to a commit
     Pull(pull::Args),
+    /// Show what a rollout policy would do, over thousands of simulated canaries
+    Simulate(simulate::Args),
     /// Measure what the documentation claims
     Bench(bench::Args),
 }
@@ -73,6 +75,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Unload(args) => residency::unload(args).await,
         Command::Images(args) => Ok(images::run(args)?),
         Command::Pull(args) => Ok(pull::run(args).await?),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Bench(args) => bench::run(args).await,
     }
 }

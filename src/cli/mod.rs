@@ -6,6 +6,7 @@
 
 mod admin_client;
 mod args;
+mod bar;
 mod bench;
 mod error;
 mod images;
@@ -15,6 +16,7 @@ mod residency;
 mod rollback;
 mod route;
 mod serve;
+mod simulate;
 mod table;
 
 pub use args::main;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::harness::{Harness, bar};
+use super::harness::Harness;
+use crate::cli::bar::bar;
 use crate::cli::error::CliError;
 use crate::cli::table::Table;
 use crate::config::Residency;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::api::{App, RunningApp};
@@ -68,13 +67,6 @@ impl Harness {
 
 fn failed(what: &str, path: &Path, error: std::io::Error) -> CliError {
     CliError::Bench(format!("cannot {what} {}: {error}", path.display()))
-}
-
-/// A bar on standard error; silent where that is no terminal.
-pub(super) fn bar(total: usize, what: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:16} [{bar:40}] {pos}/{len} {elapsed} (ETA {eta})")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total as u64).with_style(style).with_message(what.to_owned())
 }
 
 /// The `q` quantile of `sorted`, by nearest rank; 0 where it is empty.

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{Harness, bar, quantile};
+use super::harness::{Harness, quantile};
 use super::stream::{self, Outcome};
+use crate::cli::bar::bar;
 use crate::cli::error::CliError;
 use crate::ids::{ModelName, VersionName};
 use crate::release::{Routes, StickyKey};

@@ -1,0 +1,141 @@
+//! `switchback simulate`: what a policy would do to a canary, over synthetic traffic.
+
+mod plot;
+
+use std::path::PathBuf;
+
+use super::bar::bar;
+use super::error::CliError;
+use super::table::Table;
+use crate::config::{self, Chance, PercentagePoints, Policy, ReadyMade};
+use crate::release::analysis::Terms;
+use crate::release::simulation::{Decisions, Report, Scenario, Schedule, Traffic, simulate};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A ready-made policy (customer-facing, internal-classifier, batch, experimental), or one of the configuration
+    #[arg(long, default_value = "customer-facing", value_name = "NAME")]
+    policy: String,
+    /// The configuration whose `policies` may be named
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The drop that must be caught, in percentage points, instead of the policy's
+    #[arg(long, value_name = "POINTS")]
+    margin_pp: Option<PercentagePoints>,
+    /// The most that the chance of a false abort may be, instead of the policy's
+    #[arg(long, value_name = "CHANCE")]
+    alpha: Option<Chance>,
+    /// The chance to catch a drop of the margin, instead of the policy's
+    #[arg(long, value_name = "CHANCE")]
+    power: Option<Chance>,
+    /// The canary's share of answers that stable passes
+    #[arg(long, default_value_t = 0.92, value_name = "SHARE")]
+    stable: f64,
+    /// How much lower the canary's is
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", allow_negative_numbers = true)]
+    drop: f64,
+    /// How much both fall over the whole time, as on a bad day
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    drift: f64,
+    /// Requests a minute, stable and canary together
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
+    /// Requests of one user
+    #[arg(long, default_value_t = 1, value_name = "REQUESTS")]
+    users_requests: u32,
+    /// How alike one user's answers are: the intra-class correlation, from 0 up to 1
+    #[arg(long, default_value_t = 0.0, value_name = "CORRELATION")]
+    icc: f64,
+    /// Minutes that a pause without an end is watched
+    #[arg(long, default_value_t = 60, value_name = "MINUTES")]
+    open_end: usize,
+    /// How often the rollout is played
+    #[arg(long, default_value_t = 10_000)]
+    runs: u64,
+    /// Decides all random numbers
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Draw how many are decided by when, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plays the rollouts on all cores, and prints what came of them.
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    let policy = named(args)?;
+    let usage = |why: String| CliError::Usage(why);
+    let schedule =
+        Schedule::of(&policy, args.open_end).map_err(|e| usage(format!("{}: {e}", args.policy)))?;
+    let terms = terms(args, &policy)?;
+    let traffic = Traffic {
+        rate: args.rate,
+        stable: args.stable,
+        drop: args.drop,
+        drift: args.drift,
+        requests_per_user: args.users_requests,
+        icc: args.icc,
+    };
+    if args.runs == 0 {
+        return Err(usage("--runs of 0 shows nothing: give at least 1".to_owned()));
+    }
+    let progress = bar(args.runs as usize, "simulating");
+    let scenario = Scenario { schedule, terms, traffic };
+    let report = simulate(&scenario, args.runs, args.seed, &|| progress.inc(1)).map_err(usage)?;
+    progress.finish_and_clear();
+    if let Some(file) = &args.plot {
+        plot::draw(&report, file).map_err(|why| usage(format!("cannot draw {}: {why}", file.display())))?;
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| usage(e.to_string()))?);
+    } else {
+        print!("{}", table(&report));
+    }
+    Ok(())
+}
+
+/// The policy of this name: of the configuration, or ready-made.
+fn named(args: &Args) -> Result<Policy, CliError> {
+    let mut known: Vec<String> = ReadyMade::ALL.iter().map(|policy| policy.name().to_owned()).collect();
+    if let Some(file) = &args.config {
+        let mut config = config::load(file)?;
+        if let Some(policy) = config.policies.remove(&args.policy) {
+            return Ok(policy);
+        }
+        known.extend(config.policies.into_keys());
+    }
+    ReadyMade::named(&args.policy).map(ReadyMade::policy).ok_or_else(|| {
+        CliError::Usage(format!("there is no policy {:?}; there are {}", args.policy, known.join(", ")))
+    })
+}
+
+fn terms(args: &Args, policy: &Policy) -> Result<Terms, CliError> {
+    let (alpha, power) = (args.alpha.unwrap_or(policy.alpha).get(), args.power.unwrap_or(policy.power).get());
+    if alpha >= power {
+        let why =
+            format!("an alpha of {alpha} with a power of {power} decides nothing: give a smaller alpha");
+        return Err(CliError::Usage(why));
+    }
+    let margin = args.margin_pp.unwrap_or(policy.margin).share();
+    Ok(Terms { margin, alpha, power, min_samples: policy.min_samples })
+}
+
+fn table(report: &Report) -> Table {
+    let Report { analysis, threshold_rule, runs } = report;
+    let header = format!("of {runs} canaries");
+    let mut table = Table::new(&[&header, "sequential test", "threshold rule"]);
+    let percent = |share: f64| format!("{:.2} %", share * 100.0);
+    let minutes = |median: Option<usize>| median.map_or("-".to_owned(), |m| format!("{m} min"));
+    let mut row = |name: &str, cell: &dyn Fn(&Decisions) -> String| {
+        table.row([name.to_owned(), cell(analysis), cell(threshold_rule)]);
+    };
+    row("aborted", &|d| percent(d.abort));
+    row("promoted", &|d| percent(d.promote));
+    row("inconclusive", &|d| percent(d.inconclusive));
+    row("median time to abort", &|d| minutes(d.median_minutes_to_abort));
+    row("median time to promote", &|d| minutes(d.median_minutes_to_promote));
+    row("users exposed, mean", &|d| format!("{:.0}", d.users_exposed));
+    table
+}
