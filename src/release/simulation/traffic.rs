@@ -67,7 +67,7 @@ impl Traffic {
         within("drop", self.drop, self.stable - 0.999, self.stable - 0.001)?;
         within("drift", self.drift, 0.0, (self.stable - self.drop.max(0.0)).max(0.0))?;
         within("icc", self.icc, 0.0, 0.99)?;
-        within("requests-per-user", f64::from(self.requests_per_user), 1.0, 100_000.0)
+        within("users-requests", f64::from(self.requests_per_user), 1.0, 100_000.0)
     }
 }
 
