@@ -27,6 +27,11 @@ bench-demo:
 bench-switch:
     cargo run --release -- bench switch --json
 
+# the tables of docs/rollouts.md
+simulate-tables:
+    cargo build --release
+    docs/rollouts-table.sh
+
 # train the demo versions anew (well under an hour on two cores)
 train:
     cargo run --release --example train-demo -- --out models
