@@ -39,8 +39,7 @@ fn a_policy_of_the_configuration_can_be_played() {
     let text = "server: { mode: dev }\nmodels: { m: { versions: { v1: { image: m } } } }\n\
                 policies: { mine: { steps: [{setWeight: 50}, {pause: {duration: 5m}}] } }\n";
     std::fs::write(&config, text).unwrap();
-    let output =
-        simulate(&[&FEW[..], &["--policy", "mine", "--config", config.to_str().unwrap()]].concat());
+    let output = simulate(&[&FEW[..], &["--policy", "mine", "--config", config.to_str().unwrap()]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("OF 100 CANARIES"));
 }

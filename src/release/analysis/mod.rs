@@ -8,11 +8,13 @@
 //! `docs/rollouts.md` has the mathematics and its sources.
 
 mod clusters;
+mod panel;
 mod pass_rate;
 mod table;
 mod verdict;
 
 pub use clusters::UserCell;
+pub use panel::{Judgement, Panel};
 pub use pass_rate::{PassRate, Terms};
 pub use table::{Arm, Counts};
 pub use verdict::{Finding, Verdict};

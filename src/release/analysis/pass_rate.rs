@@ -16,6 +16,10 @@ use super::{Outcome, UserCell};
 /// holds would be lost. The rule must not ask how the answers were.
 const LEAST_IN_STRATUM: u64 = 1;
 
+/// Larger jumps get no more back than this one does. Where stable hardly ever fails, a few failures are all the
+/// evidence there is; then the excess is not spread evenly over a jump, and alpha would not hold.
+const LARGEST_JUMP: f64 = 0.5;
+
 /// What a test is held to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Terms {
@@ -143,6 +147,7 @@ impl PassRate {
         let Table { canary, stable } = self.closed;
         let share = stable.answers as f64 / (canary.answers + stable.answers).max(1) as f64;
         let jump = self.log_odds_ratio(&Table::default()) * share / self.clusters.design_effect();
+        let jump = jump.min(LARGEST_JUMP);
         if jump < 1e-9 { 0.0 } else { (jump / -(-jump).exp_m1()).ln() }
     }
 

@@ -111,6 +111,8 @@ mod tests {
         assert!(decisions(TRAFFIC, 400).abort <= 0.02);
         let drifting = Traffic { drift: 0.3, ..TRAFFIC };
         assert!(decisions(drifting, 400).abort <= 0.02, "a drift of both arms is nobody's fault");
+        let rarely_failing = Traffic { stable: 0.99, ..TRAFFIC };
+        assert!(decisions(rarely_failing, 400).abort <= 0.02);
         let alike = Traffic { requests_per_user: 10, icc: 0.3, ..TRAFFIC };
         assert!(decisions(alike, 400).abort <= 0.02);
     }
