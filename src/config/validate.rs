@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::raw::{self, Node, Value};
+use super::read_checks::{read_check_sample, read_checks};
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::units;
 use super::valid::{
@@ -31,6 +32,8 @@ const SERVER: &[&str] = &[
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
 
+const MODEL: &[&str] = &["sticky_header", "versions", "route", "engine", "checks", "check_sample"];
+
 /// Reads and checks a config file.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let whole = |found: String, fix: &str| {
@@ -47,16 +50,16 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// Checks a config's text. `file` names it in errors, and its folder is the base of relative paths;
 /// `env` answers `${NAME}`.
 pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
-    let base = file.parent().unwrap_or(Path::new(""));
     let root = raw::tree(text).map_err(|e| ConfigErrors::new(file.to_owned(), vec![e]))?;
     let mut reader = Reader::default();
-    let config = config(&mut reader, &root, base, env);
+    let config = config(&mut reader, &root, file, env);
     if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file.to_owned(), reader.errors)) }
 }
 
 const EMPTY: Node = Node { line: 0, value: Value::Null };
 
-fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
+fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
+    let base = file.parent().unwrap_or(Path::new(""));
     let top = r.section(root, String::new(), &["server", "engine", "models"]);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
@@ -93,7 +96,7 @@ fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option
             models.insert(name, model);
         }
     }
-    Config { server, threads, models }
+    Config { file: file.to_owned(), server, threads, models }
 }
 
 fn read_server(
@@ -232,7 +235,7 @@ fn read_model(
     mode: Mode,
     engine: EngineSettings,
 ) -> ModelConfig {
-    let s = r.section(node, path.to_owned(), &["sticky_header", "versions", "route", "engine"]);
+    let s = r.section(node, path.to_owned(), MODEL);
     let sticky_header = r.field(&s, "sticky_header", header_name);
 
     let engine_path = s.path_of("engine");
@@ -262,7 +265,9 @@ fn read_model(
     }
     let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
     let route = read_route(r, &s, line, &declared, &versions);
-    ModelConfig { sticky_header, versions, route, engine }
+    let checks = read_checks(r, &s, base);
+    let check_sample = read_check_sample(r, &s);
+    ModelConfig { sticky_header, versions, route, engine, checks, check_sample }
 }
 
 fn read_version(
@@ -370,7 +375,12 @@ fn read_route(
     route
 }
 
-fn name<T: FromStr<Err = crate::ids::IdError>>(r: &mut Reader, s: &str, line: u64, path: &str) -> Option<T> {
+pub(super) fn name<T: FromStr<Err = crate::ids::IdError>>(
+    r: &mut Reader,
+    s: &str,
+    line: u64,
+    path: &str,
+) -> Option<T> {
     s.parse()
         .map_err(|_| {
             let fix = "use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit";
@@ -404,7 +414,7 @@ fn size(value: &Value) -> Result<usize, Problem> {
     units::size(text).and_then(|b| usize::try_from(b).ok()).filter(|b| *b > 0).ok_or_else(wrong)
 }
 
-fn duration(value: &Value) -> Result<Duration, Problem> {
+pub(super) fn duration(value: &Value) -> Result<Duration, Problem> {
     let wrong = || {
         Problem::new(
             format!("{} is not a duration", value.describe()),
@@ -416,7 +426,7 @@ fn duration(value: &Value) -> Result<Duration, Problem> {
 }
 
 /// `5`, `2.5` or `"5%"`.
-fn percentage(value: &Value) -> Result<Weight, Problem> {
+pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
     let percent = match value {
         Value::Integer(i) => Some(*i as f64),
         Value::Float(x) => Some(*x),
@@ -440,7 +450,7 @@ fn header_name(value: &Value) -> Result<String, Problem> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
+pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
     let found = match value {
         Value::Text(t) => words.iter().find(|(w, _)| w == t),
         _ => None,
