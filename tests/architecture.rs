@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("image", &["config"]),
     ("model", &["tensor"]),
     ("prompt", &["model"]),
+    ("quality", &["config"]),
     ("release", &["store"]),
     ("store", &[]),
     ("telemetry", &["ids"]),
