@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("demo", &[]),
     ("engine", &["model"]),
-    ("gateway", &["release", "engine", "prompt", "image", "model", "config", "store"]),
+    ("gateway", &["release", "quality", "engine", "prompt", "image", "model", "config", "store"]),
     ("ids", &[]),
     ("image", &["config"]),
     ("model", &["tensor"]),
