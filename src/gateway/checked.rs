@@ -88,10 +88,67 @@ fn public_reason(reason: FinishReason) -> Option<quality::FinishReason> {
 }
 
 /// A number that stands for a user of a model, so that observations of one user can be told to belong together without
-/// keeping the key. Seeded by the model, like the route's own hash: what is seen of a user at one model does not lead to
-/// another.
+/// keeping the key. Seeded by the model, like the route's own hash: what is seen of a user at one model does not lead
+/// to another.
 pub(super) fn user_number(key: &StickyKey, model: &ModelName) -> u64 {
     let mut hasher = Xxh3::with_seed(xxhash_rust::xxh3::xxh3_64(model.as_str().as_bytes()));
     key.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::config::{CheckKind, CheckSpec};
+    use crate::ids::{VersionRef, Weight};
+    use crate::quality::{CheckQueue, Checks, Limits, Observation, Plan, Verdict, Way};
+    use crate::telemetry::Metrics;
+
+    fn version() -> VersionRef {
+        VersionRef { model: "m".parse().unwrap(), version: "v1".parse().unwrap() }
+    }
+
+    fn queue() -> (CheckQueue, Receiver<Observation>) {
+        let spec = CheckSpec { name: "is-json".parse().unwrap(), line: 1, kind: CheckKind::IsJson };
+        let plan = Plan { checks: Checks::compile(&[spec]).unwrap(), share: Weight::FULL };
+        let (sender, seen) = channel();
+        let plans = BTreeMap::from([(version().model, plan)]);
+        let sink = Box::new(move |seen| sender.send(seen).unwrap());
+        (CheckQueue::start(plans, Limits::default(), Metrics::new().unwrap(), sink).unwrap(), seen)
+    }
+
+    #[test]
+    fn finished_choices_are_judged_by_their_whole_text_and_open_ones_are_only_counted() {
+        let (queue, seen) = queue();
+        let watch = queue.watch(&version(), Way::Routed, || 7).unwrap();
+        let mut answer = CheckedAnswer::new(watch, Instant::now(), 3);
+        for (choice, text) in [(0, "{\"a\""), (1, "{"), (0, ""), (0, ": 1")] {
+            answer.token(choice, text);
+        }
+        answer.text(0, "}");
+        answer.finished(0, FinishReason::Stop, 4);
+        // What the engine cut off is no finished answer.
+        answer.finished(1, FinishReason::Cancelled, 1);
+        answer.over(Outcome::Unavailable);
+        answer.over(Outcome::Unavailable);
+        drop((answer, queue));
+        let seen: Vec<_> = seen.iter().collect();
+        let told: Vec<_> = seen.iter().map(|o| (o.outcome, o.output_tokens, o.judgements.len())).collect();
+        let cut = Outcome::Unavailable;
+        assert_eq!(told, [(Outcome::Ok, 4, 1), (cut, 1, 0), (cut, 0, 0)]);
+        assert_eq!(seen[0].judgements[0].1.verdict, Verdict::Pass);
+        assert!(seen[0].time_to_first_token.is_some() && seen[2].time_to_first_token.is_none());
+    }
+
+    #[test]
+    fn a_user_has_one_number_at_a_model_and_another_at_the_next() {
+        let key = StickyKey::from_user("anna");
+        let number = |model: &str| user_number(&key, &model.parse().unwrap());
+        assert_eq!(number("a"), number("a"));
+        assert_ne!(number("a"), number("b"));
+        assert_ne!(number("a"), user_number(&StickyKey::from_user("ben"), &"a".parse().unwrap()));
+    }
 }

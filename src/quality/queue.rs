@@ -90,8 +90,8 @@ impl CheckQueue {
         })
     }
 
-    /// Takes nothing more, and waits until what is queued has been judged, or the deadline has passed. What is left then
-    /// is dropped and counted.
+    /// Takes nothing more, and waits until what is queued has been judged, or the deadline has passed. What is left
+    /// then is dropped and counted.
     pub async fn close(&self, deadline: Duration) {
         if self.0.plans.is_empty() {
             return;
