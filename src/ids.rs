@@ -1,4 +1,4 @@
-//! The words that name things, parsed once at the edge: model and version names, digests, weights.
+//! The words that name things, parsed once at the edge: model, version and check names, digests, weights.
 //!
 //! A leaf: every room may import it, and it imports none.
 
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 /// Why a name, digest or weight was refused; says what was found and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// A model or version name with a character outside the allowed set, or of a wrong length.
+    /// A model, version or check name with a character outside the allowed set, or of a wrong length.
     #[error(
         "{kind} name {found:?} is not usable: use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit"
     )]
     Name {
-        /// "model" or "version".
+        /// "model", "version" or "check".
         kind: &'static str,
         /// What was given.
         found: String,
@@ -92,6 +92,11 @@ name!(
     /// A version's name within its model, such as `v3`.
     VersionName,
     "version"
+);
+name!(
+    /// A check's name within its model, such as `is-json`.
+    CheckName,
+    "check"
 );
 
 /// One version of one model, written `model@version`.

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod image;
 pub mod model;
 pub mod prompt;
+pub mod quality;
 pub mod release;
 pub mod store;
 pub mod telemetry;

@@ -27,7 +27,7 @@ fn the_report_has_the_keys_that_scripts_read_and_a_plot() {
         assert!(decisions["median_minutes_to_abort"].as_u64().unwrap() <= 60);
         assert!(decisions.get("median_minutes_to_promote").is_some());
     }
-    let drawn = std::fs::read_to_string(plot).unwrap();
+    let drawn = std::fs::read_to_string(&plot).unwrap();
     assert!(drawn.starts_with("<svg") && drawn.contains("aborted, sequential test"), "{drawn}");
     assert_eq!(simulate(&arguments).stdout, output.stdout, "the same seed, the same report");
 }

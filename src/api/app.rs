@@ -95,6 +95,7 @@ impl RunningApp {
                 server.abort();
             }
         }
+        self.gateway.end_checks().await;
         cut_off
     }
 }

@@ -6,20 +6,30 @@
 //! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
 //! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
 //! folder of the file; outside `mode: dev` every version has a digest; a policy's weights never fall, and its
-//! alpha is below its power.
+//! alpha is below its power; a model's checks have different names. What only a library can tell of a check (that its
+//! regex and its schema compile) is `quality`'s to say, at start.
 
+mod checks;
 mod error;
 mod policy;
 mod raw;
+mod read_checks;
 mod read_policy;
 mod reader;
 mod units;
 mod valid;
 mod validate;
+mod values;
 
+#[cfg(test)]
+mod check_tests;
 #[cfg(test)]
 mod tests;
 
+pub use checks::{
+    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, LengthUnit, Needed, PhraseList,
+    TextRule,
+};
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,

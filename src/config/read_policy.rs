@@ -1,16 +1,35 @@
 //! `policies.<name>`: from the tree to a [`Policy`].
 
-use super::policy::{Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, Step};
+use std::collections::BTreeMap;
+
+use super::policy::{
+    Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
+};
 use super::raw::{Node, Value};
 use super::reader::{Problem, Reader, boolean, count};
-use super::validate::{duration, percentage, word};
+use super::values::{duration, percentage, word};
 use crate::ids::Weight;
 
 const POLICY: &[&str] =
     &["steps", "margin_pp", "alpha", "power", "min_samples", "on_inconclusive", "approval", "early_promote"];
 
+/// Reads `policies`.
+pub(super) fn read_policies(r: &mut Reader, node: &Node) -> BTreeMap<String, Policy> {
+    let section = r.map(node, "policies".to_owned());
+    let mut policies = BTreeMap::new();
+    for (key, node) in &section.entries {
+        let path = section.path_of(&key.name);
+        if ReadyMade::named(&key.name).is_some() {
+            let problem = Problem::new("a ready-made policy has this name", "choose another name");
+            r.push(key.line, path.clone(), problem);
+        }
+        policies.insert(key.name.clone(), policy(r, node, &path, key.line));
+    }
+    policies
+}
+
 /// Reads one policy; its key stands on `line`.
-pub(super) fn policy(r: &mut Reader, node: &Node, path: &str, line: u64) -> Policy {
+fn policy(r: &mut Reader, node: &Node, path: &str, line: u64) -> Policy {
     let s = r.section(node, path.to_owned(), POLICY);
     let base = Policy::default();
     let inconclusive = [

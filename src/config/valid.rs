@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::checks::CheckSpec;
 use super::policy::Policy;
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// The whole config.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The file it was read from, as it was named by the caller; for messages.
+    pub file: PathBuf,
     /// How the process listens, stores and stops.
     pub server: ServerConfig,
     /// Compute threads of the process; `None`: as many as the machine has cores.
@@ -88,6 +91,10 @@ pub struct ModelConfig {
     pub route: BTreeMap<VersionName, Weight>,
     /// The engine of each version of this model.
     pub engine: EngineSettings,
+    /// What is checked of each answer, in the order of the file; names differ.
+    pub checks: Vec<CheckSpec>,
+    /// The share of answers that are checked.
+    pub check_sample: Weight,
 }
 
 impl ModelConfig {

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
-use super::policy::{Policy, ReadyMade};
 use super::raw::{self, Node, Value};
-use super::read_policy;
+use super::read_checks::{read_check_sample, read_checks};
+use super::read_policy::read_policies;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
-use super::units;
 use super::valid::{
     ApiKey, Config, EngineSettings, ImageRef, ImageRefError, Mode, ModelConfig, Residency, ServerConfig,
     VersionConfig,
 };
+use super::values::{address, duration, folder, header_name, percentage, size, word};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 const SERVER: &[&str] = &[
@@ -32,6 +32,8 @@ const SERVER: &[&str] = &[
 ];
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
+
+const MODEL: &[&str] = &["sticky_header", "versions", "route", "engine", "checks", "check_sample"];
 
 /// Reads and checks a config file.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -49,16 +51,16 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// Checks a config's text. `file` names it in errors, and its folder is the base of relative paths;
 /// `env` answers `${NAME}`.
 pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
-    let base = file.parent().unwrap_or(Path::new(""));
     let root = raw::tree(text).map_err(|e| ConfigErrors::new(file.to_owned(), vec![e]))?;
     let mut reader = Reader::default();
-    let config = config(&mut reader, &root, base, env);
+    let config = config(&mut reader, &root, file, env);
     if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file.to_owned(), reader.errors)) }
 }
 
 const EMPTY: Node = Node { line: 0, value: Value::Null };
 
-fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
+fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
+    let base = file.parent().unwrap_or(Path::new(""));
     let top = r.section(root, String::new(), &["server", "engine", "models", "policies"]);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
@@ -96,21 +98,7 @@ fn config(r: &mut Reader, root: &Node, base: &Path, env: &dyn Fn(&str) -> Option
         }
     }
     let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
-    Config { server, threads, models, policies }
-}
-
-fn read_policies(r: &mut Reader, node: &Node) -> BTreeMap<String, Policy> {
-    let section = r.map(node, "policies".to_owned());
-    let mut policies = BTreeMap::new();
-    for (key, node) in &section.entries {
-        let path = section.path_of(&key.name);
-        if ReadyMade::named(&key.name).is_some() {
-            let problem = Problem::new("a ready-made policy has this name", "choose another name");
-            r.push(key.line, path.clone(), problem);
-        }
-        policies.insert(key.name.clone(), read_policy::policy(r, node, &path, key.line));
-    }
-    policies
+    Config { file: file.to_owned(), server, threads, models, policies }
 }
 
 fn read_server(
@@ -249,7 +237,7 @@ fn read_model(
     mode: Mode,
     engine: EngineSettings,
 ) -> ModelConfig {
-    let s = r.section(node, path.to_owned(), &["sticky_header", "versions", "route", "engine"]);
+    let s = r.section(node, path.to_owned(), MODEL);
     let sticky_header = r.field(&s, "sticky_header", header_name);
 
     let engine_path = s.path_of("engine");
@@ -279,7 +267,9 @@ fn read_model(
     }
     let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
     let route = read_route(r, &s, line, &declared, &versions);
-    ModelConfig { sticky_header, versions, route, engine }
+    let checks = read_checks(r, &s, base);
+    let check_sample = read_check_sample(r, &s);
+    ModelConfig { sticky_header, versions, route, engine, checks, check_sample }
 }
 
 fn read_version(
@@ -387,83 +377,16 @@ fn read_route(
     route
 }
 
-fn name<T: FromStr<Err = crate::ids::IdError>>(r: &mut Reader, s: &str, line: u64, path: &str) -> Option<T> {
+pub(super) fn name<T: FromStr<Err = crate::ids::IdError>>(
+    r: &mut Reader,
+    s: &str,
+    line: u64,
+    path: &str,
+) -> Option<T> {
     s.parse()
         .map_err(|_| {
             let fix = "use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit";
             r.push(line, path, Problem::new(format!("{s:?} is not a usable name"), fix));
         })
         .ok()
-}
-
-fn address(value: &Value) -> Result<SocketAddr, Problem> {
-    let text = text(value)?;
-    text.parse().map_err(|_| {
-        Problem::new(format!("{text:?} is not an address"), "write ip:port, such as 127.0.0.1:8080")
-    })
-}
-
-fn folder(value: &Value) -> Result<PathBuf, Problem> {
-    match text(value)? {
-        "" => Err(Problem::new("an empty path", "name a path")),
-        path => Ok(path.into()),
-    }
-}
-
-fn size(value: &Value) -> Result<usize, Problem> {
-    let wrong = || {
-        Problem::new(
-            format!("{} is not a size", value.describe()),
-            "write a number and B, KiB, MiB or GiB: 2MiB",
-        )
-    };
-    let Value::Text(text) = value else { return Err(wrong()) };
-    units::size(text).and_then(|b| usize::try_from(b).ok()).filter(|b| *b > 0).ok_or_else(wrong)
-}
-
-pub(super) fn duration(value: &Value) -> Result<Duration, Problem> {
-    let wrong = || {
-        Problem::new(
-            format!("{} is not a duration", value.describe()),
-            "write a number and ms, s, m or h: 30s",
-        )
-    };
-    let Value::Text(text) = value else { return Err(wrong()) };
-    units::duration(text).filter(|d| !d.is_zero()).ok_or_else(wrong)
-}
-
-/// `5`, `2.5` or `"5%"`.
-pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
-    let percent = match value {
-        Value::Integer(i) => Some(*i as f64),
-        Value::Float(x) => Some(*x),
-        Value::Text(t) => t.strip_suffix('%').and_then(|t| t.trim().parse().ok()),
-        _ => None,
-    };
-    percent.and_then(|p| Weight::from_percent(p).ok()).ok_or_else(|| {
-        Problem::new(
-            format!("{} is not a weight", value.describe()),
-            "give a percentage from 0 to 100 with at most two decimals",
-        )
-    })
-}
-
-fn header_name(value: &Value) -> Result<String, Problem> {
-    let text = text(value)?;
-    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if text.is_empty() || !text.chars().all(token) {
-        return Err(Problem::new(format!("{text:?} is not a header name"), "write one such as x-user-id"));
-    }
-    Ok(text.to_ascii_lowercase())
-}
-
-pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
-    let found = match value {
-        Value::Text(t) => words.iter().find(|(w, _)| w == t),
-        _ => None,
-    };
-    found.map(|(_, t)| *t).ok_or_else(|| {
-        let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
-        Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
-    })
 }

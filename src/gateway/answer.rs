@@ -11,8 +11,10 @@ use tokio::time::Sleep;
 
 use super::GatewayError;
 use super::backend::Backend;
+use super::checked::CheckedAnswer;
 use crate::engine::{Event, Failure, FinishReason, Generation, TokenLogprob, Usage};
 use crate::ids::VersionRef;
+use crate::quality::Watch;
 use crate::telemetry::{Metrics, Outcome, RequestSample};
 
 /// An admitted request.
@@ -87,7 +89,7 @@ pub struct AnswerStream {
     _backend: Arc<Backend>,
 }
 
-/// What is told to the metrics when the stream is dropped, wherever that happens.
+/// What is told to the metrics and the checks when the stream is dropped, wherever that happens.
 struct Record {
     metrics: Metrics,
     version: VersionRef,
@@ -97,10 +99,15 @@ struct Record {
     cached_tokens: u64,
     generated_tokens: u64,
     outcome: Outcome,
+    /// None where nothing is to be checked: then no text is gathered.
+    checked: Option<CheckedAnswer>,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(checked) = &mut self.checked {
+            checked.over(self.outcome);
+        }
         self.metrics.request_ended(
             &self.version,
             &RequestSample {
@@ -125,14 +132,16 @@ pub(super) struct Admission {
     pub(super) admitted: Instant,
     pub(super) allowed: Duration,
     pub(super) metrics: Metrics,
+    pub(super) watch: Option<Watch>,
 }
 
 impl AnswerStream {
     pub(super) fn new(admission: Admission) -> Self {
-        let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, .. } =
+        let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, watch, .. } =
             admission;
         metrics.request_started();
         let open = vec![true; generations.len()];
+        let checked = watch.map(|watch| CheckedAnswer::new(watch, admitted, generations.len()));
         let tagged = generations.into_iter().enumerate().map(|(choice, generation)| {
             let end = futures::stream::once(async move { (choice, None) });
             generation.map(move |event| (choice, Some(event))).chain(end).boxed()
@@ -154,6 +163,7 @@ impl AnswerStream {
                 cached_tokens: 0,
                 generated_tokens: 0,
                 outcome: Outcome::Cancelled,
+                checked,
             },
             ended: false,
             _backend: backend,
@@ -188,14 +198,19 @@ impl AnswerStream {
                 self.record.generated_tokens += 1;
                 let admitted = self.record.admitted;
                 self.record.first_token.get_or_insert_with(|| admitted.elapsed());
+                if let Some(checked) = &mut self.record.checked {
+                    checked.token(choice, &token.text);
+                }
                 let nothing = token.text.is_empty() && token.logprob.is_none();
                 (!nothing).then_some(Ok(Delta::Text { choice, text: token.text, logprob: token.logprob }))
             }
-            Event::Text(text) => (self.keep_tokens && !text.is_empty()).then_some(Ok(Delta::Text {
-                choice,
-                text,
-                logprob: None,
-            })),
+            Event::Text(text) if self.keep_tokens && !text.is_empty() => {
+                if let Some(checked) = &mut self.record.checked {
+                    checked.text(choice, &text);
+                }
+                Some(Ok(Delta::Text { choice, text, logprob: None }))
+            }
+            Event::Text(_) => None,
             Event::Finished { reason, usage } => {
                 self.open[choice] = false;
                 if self.keep_tokens {
@@ -203,6 +218,9 @@ impl AnswerStream {
                 }
                 if reason == FinishReason::Cancelled {
                     return Some(self.fail(Outcome::Unavailable, GatewayError::CutOff));
+                }
+                if let Some(checked) = &mut self.record.checked {
+                    checked.finished(choice, reason, usage.completion_tokens);
                 }
                 let reason = if self.keep_tokens { reason } else { FinishReason::Length };
                 Some(Ok(Delta::Finished { choice, reason }))

@@ -8,8 +8,9 @@ use serde_json::{Map, Value as Json};
 
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
+use super::checked::user_number;
 use super::command::{
-    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, TopK,
+    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 use super::{Gateway, GatewayError};
 use crate::engine::{
@@ -17,6 +18,7 @@ use crate::engine::{
 };
 use crate::model::{SpecialText, SpecialTokens};
 use crate::prompt::{GenerationPrompt, PromptError};
+use crate::quality::{Watch, Way};
 use crate::telemetry::Outcome;
 
 /// How often a request may meet a version that is just closing before it is told to come back. Each time the route
@@ -151,6 +153,7 @@ impl Gateway {
             match submitted {
                 Ok(generations) => {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
+                    let watch = self.watch(&backend, work);
                     return Ok(Answer {
                         version: backend.version.clone(),
                         fingerprint: backend.fingerprint(),
@@ -168,6 +171,7 @@ impl Gateway {
                             admitted,
                             allowed: self.inner().request_timeout,
                             metrics: self.inner().metrics.clone(),
+                            watch,
                         }),
                     });
                 }
@@ -187,6 +191,19 @@ impl Gateway {
             }
         }
         Err(GatewayError::no_version(work.address().target.model()))
+    }
+
+    /// The way to the checks, where this answer is to be checked. One of no tokens has nothing to check.
+    fn watch(&self, backend: &Backend, work: &Work) -> Option<Watch> {
+        if work.decoding().max_tokens == Some(0) {
+            return None;
+        }
+        let Address { target, sticky } = work.address();
+        let way = match target {
+            Target::Routed(_) => Way::Routed,
+            Target::Pinned(_) => Way::Pinned,
+        };
+        self.inner().checks.watch(&backend.version, way, || user_number(sticky, target.model()))
     }
 
     fn count_refusal(&self, address: &Address, error: &GatewayError) {

@@ -2,7 +2,8 @@
 //!
 //! In: commands from `api` ([`ChatCommand`], [`CompletionCommand`]) and from operators (load, unload, set a route).
 //! Out: an [`Answer`], which names the version that gives it and streams its deltas; views for operators.
-//! May import: `release`, `engine`, `prompt`, `image`, `model`, `config`, `store` to open it. Knows no HTTP.
+//! May import: `release`, `engine`, `prompt`, `quality`, `image`, `model`, `config`, `store` to open it. Knows no
+//! HTTP.
 //!
 //! Invariants: a request takes no lock between its arrival and its engine's queue; it ends on the version that it
 //! started on; a version is published as hot only once it can serve, and withdrawn before it stops; a failed load
@@ -11,6 +12,7 @@
 mod admin;
 mod answer;
 mod backend;
+mod checked;
 mod command;
 mod error;
 mod generate;

@@ -1,8 +1,12 @@
 //! The end: no new requests, then every engine finishes what it has, within one deadline.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Gateway;
+
+/// How long answers that wait for their checks are waited for; thousands are judged in that time.
+const CHECKS_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Gateway {
     /// Takes no new requests from now on; `/ready` says so at once.
@@ -15,5 +19,10 @@ impl Gateway {
     pub async fn shut_down(&self) -> usize {
         self.close();
         self.inner().residency.drain_all(self.inner().drain_deadline).await
+    }
+
+    /// Ends the checks once what was answered has been judged. To be called when no answer is read any more.
+    pub async fn end_checks(&self) {
+        self.inner().checks.close(CHECKS_DEADLINE).await;
     }
 }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::residency::{Blueprint, Residency, State};
-use crate::config::{Config, EngineSettings, ModelConfig, Residency as Wanted};
+use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Residency as Wanted};
 use crate::engine::{EngineConfig, PrefixCache};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
+use crate::quality::{CheckQueue, Checks, CompileError, Limits, Plan};
 use crate::release::{Declared, Readiness, ReleaseError, Releases, Routes};
 use crate::store;
 use crate::telemetry::{EngineSample, Metrics, ResidencySample, RouteSample};
@@ -18,6 +19,12 @@ use crate::telemetry::{EngineSample, Metrics, ResidencySample, RouteSample};
 /// Why the gateway could not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A check of the configuration cannot work.
+    #[error(transparent)]
+    Checks(#[from] ConfigErrors),
+    /// The thread that checks answers could not be started.
+    #[error("the thread that checks answers cannot be started: {0}")]
+    CheckThread(#[source] std::io::Error),
     /// The image store could not be opened.
     #[error("the image store cannot be opened: {0}")]
     Images(#[from] image::ImageError),
@@ -39,6 +46,7 @@ pub(super) struct Inner {
     pub(super) releases: Releases,
     pub(super) residency: Residency,
     pub(super) metrics: Metrics,
+    pub(super) checks: CheckQueue,
     pub(super) request_timeout: Duration,
     pub(super) drain_deadline: Duration,
     /// Set once, when the server begins to stop.
@@ -57,6 +65,10 @@ impl Readiness for Residency {
 impl Gateway {
     /// Opens the stores and reads back the routes; loads nothing yet.
     pub async fn start(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
+        // Nothing takes the observations yet but the metrics.
+        let sink = Box::new(|_| {});
+        let checks = CheckQueue::start(plans(config)?, Limits::default(), metrics.clone(), sink)
+            .map_err(StartError::CheckThread)?;
         let images = image::Store::open(&config.server.images)?;
         let residency = Residency::new(blueprints(config), images, metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
@@ -67,6 +79,7 @@ impl Gateway {
             releases,
             residency,
             metrics,
+            checks,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
             closed: AtomicBool::new(false),
@@ -225,6 +238,24 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
         }
     }
     all
+}
+
+/// The checks of all models, or all that is wrong with them, as the config's own mistakes are told.
+fn plans(config: &Config) -> Result<BTreeMap<ModelName, Plan>, ConfigErrors> {
+    let mut plans = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (model, settings) in &config.models {
+        match Checks::compile(&settings.checks) {
+            Ok(checks) => drop(plans.insert(model.clone(), Plan { checks, share: settings.check_sample })),
+            Err(faults) => errors.extend(faults.into_iter().map(|fault| config_error(model, fault))),
+        }
+    }
+    if errors.is_empty() { Ok(plans) } else { Err(ConfigErrors { file: config.file.clone(), errors }) }
+}
+
+fn config_error(model: &ModelName, fault: CompileError) -> ConfigError {
+    let CompileError { index, line, field, found, fix, .. } = fault;
+    ConfigError { line, path: format!("models.{model}.checks[{index}].{field}"), found, fix }
 }
 
 fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {

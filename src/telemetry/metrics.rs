@@ -8,7 +8,7 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::ids::VersionRef;
+use crate::ids::{ModelName, VersionRef};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,6 +121,9 @@ struct Inner {
     tokens: IntCounterVec,
     fallbacks: IntCounterVec,
     loads: IntCounterVec,
+    checked: IntCounterVec,
+    checks: IntCounterVec,
+    checks_dropped: IntCounterVec,
     in_flight: IntGauge,
 }
 
@@ -170,6 +173,17 @@ impl Metrics {
             &VERSION,
         )?;
         let loads = counters("loads_total", "Loads of versions by result.", &["model", "version", "result"])?;
+        let checked = counters("responses_checked_total", "Answers that went through the checks.", &VERSION)?;
+        let checks = counters(
+            "checks_total",
+            "Verdicts of checks: passed, failed, or broken where the check itself failed.",
+            &["model", "version", "check", "result"],
+        )?;
+        let checks_dropped = counters(
+            "checks_dropped_total",
+            "Answers that were to be checked and were not, as the queue was full or closed.",
+            &["model"],
+        )?;
         let in_flight = IntGauge::new("requests_in_flight", "Requests that are being answered.")?;
         registry.register(Box::new(in_flight.clone()))?;
         Ok(Self(Arc::new(Inner {
@@ -181,6 +195,9 @@ impl Metrics {
             tokens,
             fallbacks,
             loads,
+            checked,
+            checks,
+            checks_dropped,
             in_flight,
         })))
     }
@@ -228,6 +245,22 @@ impl Metrics {
     pub fn loaded(&self, version: &VersionRef, ok: bool) {
         let [model, name] = labels(version);
         self.0.loads.with_label_values(&[model, name, if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    /// An answer went through its model's checks.
+    pub fn response_checked(&self, version: &VersionRef) {
+        self.0.checked.with_label_values(&labels(version)).inc();
+    }
+
+    /// A check gave a verdict: `passed`, `failed` or `broken`. `check` must be a configured name.
+    pub fn check_judged(&self, version: &VersionRef, check: &str, result: &'static str) {
+        let [model, name] = labels(version);
+        self.0.checks.with_label_values(&[model, name, check, result]).inc();
+    }
+
+    /// An answer was to be checked, and there was no room.
+    pub fn check_dropped(&self, model: &ModelName) {
+        self.0.checks_dropped.with_label_values(&[model.as_str()]).inc();
     }
 
     fn count(&self, model: &str, version: &str, outcome: Outcome) {
@@ -340,6 +373,9 @@ mod tests {
         metrics.request_refused("", "", Outcome::Invalid);
         metrics.loaded(&v1, false);
         metrics.http_answered("/v1/models/{model}", 404);
+        metrics.response_checked(&v1);
+        metrics.check_judged(&v1, "is-json", "failed");
+        metrics.check_dropped(&v1.model);
         let residency =
             [ResidencySample { version: v1.clone(), state: "hot", weight_bytes: 10, shared_bytes: 4 }];
         let routes = [RouteSample { version: v1.clone(), percent: 2.5, revision: 3 }];
@@ -360,6 +396,9 @@ mod tests {
             r#"switchback_requests_total{model="",status="invalid",version=""} 1"#,
             r#"switchback_tokens_total{kind="generated",model="support",version="v1"} 5"#,
             r#"switchback_loads_total{model="support",result="failed",version="v1"} 1"#,
+            r#"switchback_responses_checked_total{model="support",version="v1"} 1"#,
+            r#"switchback_checks_total{check="is-json",model="support",result="failed",version="v1"} 1"#,
+            r#"switchback_checks_dropped_total{model="support"} 1"#,
             r#"switchback_http_requests_total{path="/v1/models/{model}",status="404"} 1"#,
             r#"switchback_engine_preemptions_total{model="support",version="v1"} 5"#,
             r#"switchback_residency{model="support",state="hot",version="v1"} 1"#,

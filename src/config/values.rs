@@ -1,0 +1,82 @@
+//! Single values of the file: what each may be, and what would do instead.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::raw::Value;
+use super::reader::{Problem, text};
+use super::units;
+use crate::ids::Weight;
+
+pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
+    let text = text(value)?;
+    text.parse().map_err(|_| {
+        Problem::new(format!("{text:?} is not an address"), "write ip:port, such as 127.0.0.1:8080")
+    })
+}
+
+pub(super) fn folder(value: &Value) -> Result<PathBuf, Problem> {
+    match text(value)? {
+        "" => Err(Problem::new("an empty path", "name a path")),
+        path => Ok(path.into()),
+    }
+}
+
+pub(super) fn size(value: &Value) -> Result<usize, Problem> {
+    let wrong = || {
+        Problem::new(
+            format!("{} is not a size", value.describe()),
+            "write a number and B, KiB, MiB or GiB: 2MiB",
+        )
+    };
+    let Value::Text(text) = value else { return Err(wrong()) };
+    units::size(text).and_then(|b| usize::try_from(b).ok()).filter(|b| *b > 0).ok_or_else(wrong)
+}
+
+pub(super) fn duration(value: &Value) -> Result<Duration, Problem> {
+    let wrong = || {
+        Problem::new(
+            format!("{} is not a duration", value.describe()),
+            "write a number and ms, s, m or h: 30s",
+        )
+    };
+    let Value::Text(text) = value else { return Err(wrong()) };
+    units::duration(text).filter(|d| !d.is_zero()).ok_or_else(wrong)
+}
+
+/// `5`, `2.5` or `"5%"`.
+pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
+    let percent = match value {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        Value::Text(t) => t.strip_suffix('%').and_then(|t| t.trim().parse().ok()),
+        _ => None,
+    };
+    percent.and_then(|p| Weight::from_percent(p).ok()).ok_or_else(|| {
+        Problem::new(
+            format!("{} is not a weight", value.describe()),
+            "give a percentage from 0 to 100 with at most two decimals",
+        )
+    })
+}
+
+pub(super) fn header_name(value: &Value) -> Result<String, Problem> {
+    let text = text(value)?;
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.is_empty() || !text.chars().all(token) {
+        return Err(Problem::new(format!("{text:?} is not a header name"), "write one such as x-user-id"));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Problem> {
+    let found = match value {
+        Value::Text(t) => words.iter().find(|(w, _)| w == t),
+        _ => None,
+    };
+    found.map(|(_, t)| *t).ok_or_else(|| {
+        let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
+        Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
+    })
+}

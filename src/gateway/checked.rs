@@ -1,0 +1,154 @@
+//! An answer's choices on their way to the checks: their texts, gathered as they stream by.
+
+use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::engine::FinishReason;
+use crate::ids::ModelName;
+use crate::quality::{self, CutShort, Response, Watch};
+use crate::release::StickyKey;
+use crate::telemetry::Outcome;
+
+/// The choices of one answer that is to be checked.
+pub(super) struct CheckedAnswer {
+    watch: Watch,
+    admitted: Instant,
+    /// None once the choice has been handed over.
+    choices: Vec<Option<Choice>>,
+}
+
+#[derive(Default)]
+struct Choice {
+    text: String,
+    tokens: usize,
+    first_token: Option<Duration>,
+}
+
+impl CheckedAnswer {
+    pub(super) fn new(watch: Watch, admitted: Instant, choices: usize) -> Self {
+        Self { watch, admitted, choices: (0..choices).map(|_| Some(Choice::default())).collect() }
+    }
+
+    /// A token came.
+    pub(super) fn token(&mut self, choice: usize, text: &str) {
+        let admitted = self.admitted;
+        if let Some(choice) = &mut self.choices[choice] {
+            choice.tokens += 1;
+            choice.first_token.get_or_insert_with(|| admitted.elapsed());
+            choice.text.push_str(text);
+        }
+    }
+
+    /// Text came that had been held back.
+    pub(super) fn text(&mut self, choice: usize, text: &str) {
+        if let Some(choice) = &mut self.choices[choice] {
+            choice.text.push_str(text);
+        }
+    }
+
+    /// A choice ended by itself.
+    pub(super) fn finished(&mut self, choice: usize, reason: FinishReason, tokens: usize) {
+        let Some(finish_reason) = public_reason(reason) else { return };
+        if let Some(choice) = self.choices[choice].take() {
+            self.watch.finished(Response {
+                text: choice.text,
+                finish_reason,
+                output_tokens: tokens,
+                time_to_first_token: choice.first_token,
+                elapsed: self.admitted.elapsed(),
+                tool_calls: Vec::new(),
+                tools: Vec::new(),
+            });
+        }
+    }
+
+    /// The answer is over; choices that are still open were cut short.
+    pub(super) fn over(&mut self, outcome: Outcome) {
+        let elapsed = self.admitted.elapsed();
+        for choice in self.choices.iter_mut().filter_map(Option::take) {
+            self.watch.cut_short(CutShort {
+                outcome,
+                elapsed,
+                time_to_first_token: choice.first_token,
+                output_tokens: choice.tokens,
+            });
+        }
+    }
+}
+
+/// The reason as clients see it; none where the answer was cut off.
+fn public_reason(reason: FinishReason) -> Option<quality::FinishReason> {
+    match reason {
+        FinishReason::Stop => Some(quality::FinishReason::Stop),
+        FinishReason::Length => Some(quality::FinishReason::Length),
+        FinishReason::Cancelled => None,
+    }
+}
+
+/// A number that stands for a user of a model, so that observations of one user can be told to belong together without
+/// keeping the key. Seeded by the model, like the route's own hash: what is seen of a user at one model does not lead
+/// to another.
+pub(super) fn user_number(key: &StickyKey, model: &ModelName) -> u64 {
+    let mut hasher = Xxh3::with_seed(xxhash_rust::xxh3::xxh3_64(model.as_str().as_bytes()));
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::config::{CheckKind, CheckSpec};
+    use crate::ids::{VersionRef, Weight};
+    use crate::quality::{CheckQueue, Checks, Limits, Observation, Plan, Verdict, Way};
+    use crate::telemetry::Metrics;
+
+    fn version() -> VersionRef {
+        VersionRef { model: "m".parse().unwrap(), version: "v1".parse().unwrap() }
+    }
+
+    fn queue() -> (CheckQueue, Receiver<Observation>) {
+        let spec = CheckSpec { name: "is-json".parse().unwrap(), line: 1, kind: CheckKind::IsJson };
+        let plan = Plan { checks: Checks::compile(&[spec]).unwrap(), share: Weight::FULL };
+        let (sender, seen) = channel();
+        let plans = BTreeMap::from([(version().model, plan)]);
+        let sink = Box::new(move |seen| sender.send(seen).unwrap());
+        (CheckQueue::start(plans, Limits::default(), Metrics::new().unwrap(), sink).unwrap(), seen)
+    }
+
+    #[test]
+    fn finished_choices_are_judged_by_their_whole_text_and_open_ones_are_only_counted() {
+        let (queue, seen) = queue();
+        let watch = queue.watch(&version(), Way::Routed, || 7).unwrap();
+        let mut answer = CheckedAnswer::new(watch, Instant::now(), 3);
+        for (choice, text) in [(0, "{\"a\""), (1, "{"), (0, ""), (0, ": 1")] {
+            answer.token(choice, text);
+        }
+        answer.text(0, "}");
+        answer.finished(0, FinishReason::Stop, 4);
+        // What the engine cut off is no finished answer.
+        answer.finished(1, FinishReason::Cancelled, 1);
+        answer.over(Outcome::Unavailable);
+        answer.over(Outcome::Unavailable);
+        drop((answer, queue));
+        let seen: Vec<_> = seen.iter().collect();
+        let told: Vec<_> = seen.iter().map(|o| (o.outcome, o.output_tokens, o.judgements.len())).collect();
+        let cut = Outcome::Unavailable;
+        assert_eq!(told, [(Outcome::Ok, 4, 1), (cut, 1, 0), (cut, 0, 0)]);
+        assert_eq!(seen[0].judgements[0].1.verdict, Verdict::Pass);
+        assert!(seen[0].time_to_first_token.is_some() && seen[2].time_to_first_token.is_none());
+    }
+
+    #[test]
+    fn a_user_has_one_number_at_a_model_and_another_at_the_next() {
+        let key = StickyKey::from_user("anna");
+        let number = |model: &str| user_number(&key, &model.parse().unwrap());
+        assert_eq!(number("a"), number("a"));
+        assert_ne!(number("a"), number("b"));
+        assert_ne!(number("a"), user_number(&StickyKey::from_user("ben"), &"a".parse().unwrap()));
+    }
+}
