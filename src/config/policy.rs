@@ -4,10 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Weight;
 
 /// A risk profile: steps, and the errors that a decision may make.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Its JSON is what the store keeps of a rollout's policy. A field that is missing there is younger than the rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Policy {
     /// What happens in turn; weights never fall.
     pub steps: Vec<Step>,
@@ -28,7 +33,8 @@ pub struct Policy {
 }
 
 /// One step, as Argo Rollouts names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Gives the canary this share.
     SetWeight(Weight),
@@ -37,7 +43,8 @@ pub enum Step {
 }
 
 /// How long a step waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pause {
     /// So long.
     For(Duration),
@@ -46,7 +53,8 @@ pub enum Pause {
 }
 
 /// What follows when the analysis cannot tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnInconclusive {
     /// The weights stay as they are until it can, or an operator decides.
     Hold,
@@ -57,7 +65,8 @@ pub enum OnInconclusive {
 }
 
 /// Who has the last word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Approval {
     /// The analysis.
     Auto,
@@ -66,7 +75,8 @@ pub enum Approval {
 }
 
 /// Whether a canary that has proved itself waits for its steps to pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EarlyPromote {
     /// It is promoted at once.
     Yes,
@@ -75,7 +85,8 @@ pub enum EarlyPromote {
 }
 
 /// A difference of two percentages, above 0 and below 100.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
 pub struct PercentagePoints(f64);
 
 impl PercentagePoints {
@@ -87,6 +98,19 @@ impl PercentagePoints {
     /// As a share: 0.03 for three points.
     pub fn share(self) -> f64 {
         self.0 / 100.0
+    }
+}
+
+impl TryFrom<f64> for PercentagePoints {
+    type Error = &'static str;
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        Self::new(number).ok_or("give percentage points above 0 and below 100")
+    }
+}
+
+impl From<PercentagePoints> for f64 {
+    fn from(number: PercentagePoints) -> f64 {
+        number.0
     }
 }
 
@@ -107,7 +131,8 @@ impl fmt::Display for PercentagePoints {
 }
 
 /// A probability, above 0 and below 1.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
 pub struct Chance(f64);
 
 impl Chance {
@@ -119,6 +144,19 @@ impl Chance {
     /// The number.
     pub fn get(self) -> f64 {
         self.0
+    }
+}
+
+impl TryFrom<f64> for Chance {
+    type Error = &'static str;
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        Self::new(number).ok_or("give a probability above 0 and below 1")
+    }
+}
+
+impl From<Chance> for f64 {
+    fn from(number: Chance) -> f64 {
+        number.0
     }
 }
 
@@ -211,6 +249,15 @@ mod tests {
         };
         assert_eq!(ReadyMade::ALL.map(minutes), [60, 30, 0, 0]);
         assert_eq!(ReadyMade::Experimental.policy().approval, Approval::Manual);
+    }
+
+    #[test]
+    fn a_policy_reads_back_as_it_was_written() {
+        for policy in ReadyMade::ALL.map(ReadyMade::policy) {
+            let text = serde_json::to_string(&policy).unwrap();
+            assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy, "{text}");
+        }
+        assert!(serde_json::from_str::<Policy>(r#"{"margin": 0}"#).is_err());
     }
 
     #[test]

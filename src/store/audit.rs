@@ -6,6 +6,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::error::StoreError;
 use super::open::Store;
+use super::read::timestamp;
 
 /// A line to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,9 +80,4 @@ fn audit_row(row: &SqliteRow) -> Result<AuditRow, StoreError> {
         reason: row.try_get("reason")?,
     };
     Ok(AuditRow { id: row.try_get("id")?, line })
-}
-
-pub(super) fn timestamp(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
-    let found: String = row.try_get(column)?;
-    found.parse().map_err(|e: jiff::Error| StoreError::Row { column, found, why: e.to_string() })
 }

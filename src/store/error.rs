@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::ids::{ModelName, RolloutId};
+
 /// A store that cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -42,6 +44,20 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: Box<sqlx::migrate::MigrateError>,
+    },
+    /// A model has one rollout at a time.
+    #[error("rollout {id} of {model} still runs; abort it, or let the new one take its place")]
+    RolloutRuns {
+        /// The model.
+        model: ModelName,
+        /// The one that runs.
+        id: RolloutId,
+    },
+    /// What has ended does not change.
+    #[error("rollout {id} has ended, or was never begun; nothing was written")]
+    NoSuchRollout {
+        /// As asked.
+        id: RolloutId,
     },
     /// A statement failed.
     #[error("the store failed: {0}")]

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::audit::{self, NewAudit, timestamp};
+use super::audit::{self, NewAudit};
 use super::error::StoreError;
 use super::open::Store;
+use super::read::{name, parsed, timestamp};
 use crate::ids::{ModelName, VersionName, Weight};
 
 /// Neighbouring buckets of one version.
@@ -63,44 +63,41 @@ impl Store {
     /// Adds a revision and its audit line, both or neither.
     pub async fn append_route(&self, route: &RouteRow, line: &NewAudit) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query(
-            "INSERT INTO route_revisions \
-             (model, revision, weights, bucket_runs, rollback_points, created_at, actor, reason) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(route.model.as_str())
-        .bind(route.revision as i64)
-        .bind(json(&route.weights))
-        .bind(json(&route.bucket_runs))
-        .bind(json(&route.rollback_points))
-        .bind(route.at.to_string())
-        .bind(&route.actor)
-        .bind(&route.reason)
-        .execute(&mut *transaction)
-        .await?;
+        insert(&mut transaction, route).await?;
         audit::insert(&mut transaction, line).await?;
         Ok(transaction.commit().await?)
     }
+}
+
+pub(super) async fn insert(
+    transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    route: &RouteRow,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO route_revisions \
+         (model, revision, weights, bucket_runs, rollback_points, created_at, actor, reason) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(route.model.as_str())
+    .bind(route.revision as i64)
+    .bind(json(&route.weights))
+    .bind(json(&route.bucket_runs))
+    .bind(json(&route.rollback_points))
+    .bind(route.at.to_string())
+    .bind(&route.actor)
+    .bind(&route.reason)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names and numbers always serialise")
 }
 
-fn parsed<T: DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
-    let found: String = row.try_get(column)?;
-    serde_json::from_str(&found).map_err(|e| StoreError::Row { column, found, why: e.to_string() })
-}
-
 fn route_row(row: &SqliteRow) -> Result<RouteRow, StoreError> {
-    let model: String = row.try_get("model")?;
-    let unusable = |e: crate::ids::IdError| StoreError::Row {
-        column: "model",
-        found: model.clone(),
-        why: e.to_string(),
-    };
     Ok(RouteRow {
-        model: model.parse().map_err(unusable)?,
+        model: name(row, "model")?,
         revision: row.try_get::<i64, _>("revision")?.cast_unsigned(),
         weights: parsed(row, "weights")?,
         bucket_runs: parsed(row, "bucket_runs")?,

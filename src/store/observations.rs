@@ -1,0 +1,104 @@
+//! What the analyses of a rollout have seen, so that they go on where they were.
+
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::error::StoreError;
+use super::open::Store;
+use super::read::{number, rollout_id, timestamp};
+use crate::ids::RolloutId;
+
+/// What one check has seen up to a minute. Counts are since the rollout began, so a minute that is missing loses
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservationRow {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// The check.
+    pub check: String,
+    /// Counts up; a second row of one minute replaces the first.
+    pub minute: u32,
+    /// When it was written.
+    pub at: Timestamp,
+    /// The canary's answers.
+    pub canary: ArmCounts,
+    /// Stable's answers over the same time.
+    pub stable: ArmCounts,
+    /// JSON from which the analysis goes on. Earlier rows lose theirs.
+    pub snapshot: Option<String>,
+}
+
+/// Answers of one arm, and how many of them failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ArmCounts {
+    /// All answers.
+    pub answers: u32,
+    /// Those that failed.
+    pub failures: u32,
+}
+
+impl Store {
+    /// Writes what the checks have seen, all or none of it.
+    pub async fn save_observations(&self, rows: &[ObservationRow]) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        for row in rows {
+            save(&mut transaction, row).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// The newest row of each check of a rollout.
+    pub async fn load_observations(&self, rollout: RolloutId) -> Result<Vec<ObservationRow>, StoreError> {
+        let select = "SELECT * FROM observations AS o WHERE rollout_id = $1 AND minute = \
+                      (SELECT MAX(minute) FROM observations \
+                       WHERE rollout_id = o.rollout_id AND check_name = o.check_name) ORDER BY check_name";
+        let rows = sqlx::query(select).bind(i64::from(rollout.number())).fetch_all(&self.pool).await?;
+        rows.iter().map(observation_row).collect()
+    }
+}
+
+async fn save(
+    transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    row: &ObservationRow,
+) -> Result<(), StoreError> {
+    let forget = "UPDATE observations SET snapshot = NULL \
+                  WHERE rollout_id = $1 AND check_name = $2 AND snapshot IS NOT NULL";
+    let rollout = i64::from(row.rollout.number());
+    sqlx::query(forget).bind(rollout).bind(&row.check).execute(&mut **transaction).await?;
+    sqlx::query(
+        "INSERT INTO observations (rollout_id, check_name, minute, at, canary_answers, canary_failures, \
+         stable_answers, stable_failures, snapshot) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (rollout_id, check_name, minute) DO UPDATE SET at = excluded.at, \
+         canary_answers = excluded.canary_answers, canary_failures = excluded.canary_failures, \
+         stable_answers = excluded.stable_answers, stable_failures = excluded.stable_failures, \
+         snapshot = excluded.snapshot",
+    )
+    .bind(rollout)
+    .bind(&row.check)
+    .bind(i64::from(row.minute))
+    .bind(row.at.to_string())
+    .bind(i64::from(row.canary.answers))
+    .bind(i64::from(row.canary.failures))
+    .bind(i64::from(row.stable.answers))
+    .bind(i64::from(row.stable.failures))
+    .bind(&row.snapshot)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+fn observation_row(row: &SqliteRow) -> Result<ObservationRow, StoreError> {
+    let arm = |answers, failures| -> Result<ArmCounts, StoreError> {
+        Ok(ArmCounts { answers: number(row, answers)?, failures: number(row, failures)? })
+    };
+    Ok(ObservationRow {
+        rollout: rollout_id(row, "rollout_id")?,
+        check: row.try_get("check_name")?,
+        minute: number(row, "minute")?,
+        at: timestamp(row, "at")?,
+        canary: arm("canary_answers", "canary_failures")?,
+        stable: arm("stable_answers", "stable_failures")?,
+        snapshot: row.try_get("snapshot")?,
+    })
+}
