@@ -32,7 +32,7 @@ pub struct Declared {
 }
 
 /// Who wants a change, and why.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Who.
     pub actor: String,

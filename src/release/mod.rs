@@ -1,4 +1,5 @@
-//! Which version answers: routes, sticky keys, changes of weights, rollback; and whether a canary is worse.
+//! Which version answers: routes, sticky keys, changes of weights, rollback; how a canary takes over from stable, and
+//! whether it is worse.
 //!
 //! In: a model and a sticky key, or an operator's change. Out: a version. May import `store` and `config`;
 //! knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
@@ -11,6 +12,7 @@ pub mod analysis;
 mod changes;
 mod error;
 mod history;
+pub mod rollout;
 mod route;
 pub mod simulation;
 mod sticky;

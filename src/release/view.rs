@@ -49,6 +49,8 @@ pub enum AuditAction {
     SetWeights,
     /// A model went back to its last stable route.
     Rollback,
+    /// A rollout went on or ended.
+    Rollout,
     /// A version was loaded.
     Load,
     /// A version could not be loaded.
@@ -66,6 +68,7 @@ impl AuditAction {
             Self::FirstRoute => "first_route",
             Self::SetWeights => "set_weights",
             Self::Rollback => "rollback",
+            Self::Rollout => "rollout",
             Self::Load => "load",
             Self::LoadFailed => "load_failed",
             Self::Unload => "unload",

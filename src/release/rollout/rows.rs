@@ -1,0 +1,102 @@
+//! Rollouts to the store and back.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Transition;
+use super::state::{Basis, Judgement, Rollout, State};
+use crate::ids::Weight;
+use crate::release::AuditAction;
+use crate::store::{NewAudit, NewTransition, RolloutRow, RouteRow, StoreError};
+
+/// The `state` column: all that changes, and what the canary is judged on.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    state: State,
+    weight: Weight,
+    basis: Basis,
+    judged: Option<Judgement>,
+}
+
+impl Transition {
+    /// What is to be written, with the route's new revision where [`Transition::action`] asks for one.
+    pub fn to_store(&self, route: Option<RouteRow>) -> NewTransition {
+        let rollout = &self.rollout;
+        let from = self.from.as_ref().map(State::to_string);
+        let moved = match &from {
+            Some(from) => format!("{from} -> {}", rollout.state),
+            None => rollout.state.to_string(),
+        };
+        let audit = NewAudit {
+            at: self.at,
+            actor: self.actor.clone(),
+            action: AuditAction::Rollout.as_str().to_owned(),
+            model: rollout.model.to_string(),
+            detail: Some(format!("rollout {}: {moved}, {}={}", rollout.id, rollout.canary, rollout.weight)),
+            reason: Some(self.reason.clone()),
+        };
+        NewTransition {
+            rollout: self.row(),
+            from,
+            to: rollout.state.to_string(),
+            from_weight: self.from_weight,
+            to_weight: rollout.weight,
+            route,
+            audit,
+        }
+    }
+
+    fn row(&self) -> RolloutRow {
+        let rollout = &self.rollout;
+        let stored = Stored {
+            state: rollout.state.clone(),
+            weight: rollout.weight,
+            basis: rollout.basis,
+            judged: rollout.judged.clone(),
+        };
+        RolloutRow {
+            id: rollout.id,
+            model: rollout.model.clone(),
+            canary: rollout.canary.clone(),
+            stable: rollout.stable.clone(),
+            policy: json(&rollout.policy),
+            state: json(&stored),
+            created_at: rollout.started_at,
+            updated_at: self.at,
+            ended_at: rollout.phase().is_terminal().then_some(self.at),
+            actor: self.actor.clone(),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+impl TryFrom<RolloutRow> for Rollout {
+    type Error = StoreError;
+
+    fn try_from(row: RolloutRow) -> Result<Self, StoreError> {
+        let damaged = |column, found: &str, e: serde_json::Error| StoreError::Row {
+            column,
+            found: found.to_owned(),
+            why: e.to_string(),
+        };
+        let policy = serde_json::from_str(&row.policy).map_err(|e| damaged("policy", &row.policy, e))?;
+        let Stored { state, weight, basis, judged } =
+            serde_json::from_str(&row.state).map_err(|e| damaged("state", &row.state, e))?;
+        Ok(Self {
+            id: row.id,
+            model: row.model,
+            stable: row.stable,
+            canary: row.canary,
+            policy,
+            basis,
+            started_at: row.created_at,
+            state,
+            weight,
+            judged,
+        })
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("names and numbers always serialise")
+}
