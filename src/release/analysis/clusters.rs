@@ -5,7 +5,10 @@
 //! the mean cluster size that an answer finds itself in and rho the intra-class correlation (Kish, Survey Sampling,
 //! 1965; Rao and Scott, Biometrics 48, 1992). Here m is each arm's own, and rho is estimated over both.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::Outcome;
 use super::table::Arm;
@@ -21,6 +24,9 @@ impl UserCell {
     }
 }
 
+/// Users of an arm that a snapshot names: those with the most answers, who weigh most.
+const NAMED: usize = 4096;
+
 /// The clusters of both arms.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clusters {
@@ -32,6 +38,14 @@ pub(super) struct Clusters {
 #[derive(Debug, Clone, Default)]
 struct ArmClusters {
     users: HashMap<UserCell, (u32, u32)>,
+    /// Users that are in the sums, but were not named in the snapshot that this goes on from. One who comes back counts
+    /// as new, which can only understate how alike answers are, and only for users with few of them.
+    unnamed: usize,
+    sums: Sums,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+struct Sums {
     answers: f64,
     failures: f64,
     /// Sum of n^2.
@@ -42,7 +56,32 @@ struct ArmClusters {
     failures_squared: f64,
 }
 
+/// Both arms, to be written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct ClustersSnapshot {
+    canary: ArmSnapshot,
+    stable: ArmSnapshot,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct ArmSnapshot {
+    #[serde(flatten)]
+    sums: Sums,
+    unnamed: usize,
+    /// Cell, answers and failures of each user that is named, in the order of the cells.
+    users: Vec<(u32, u32, u32)>,
+}
+
 impl Clusters {
+    pub(super) fn snapshot(&self) -> ClustersSnapshot {
+        ClustersSnapshot { canary: self.canary.snapshot(), stable: self.stable.snapshot() }
+    }
+
+    pub(super) fn resume(snapshot: ClustersSnapshot) -> Self {
+        let ClustersSnapshot { canary, stable } = snapshot;
+        Self { canary: ArmClusters::resume(canary), stable: ArmClusters::resume(stable) }
+    }
+
     pub(super) fn add(&mut self, arm: Arm, user: UserCell, outcome: Outcome) {
         match arm {
             Arm::Canary => self.canary.add(user, outcome),
@@ -53,15 +92,15 @@ impl Clusters {
     /// Users that an arm has seen.
     pub(super) fn users(&self, arm: Arm) -> usize {
         match arm {
-            Arm::Canary => self.canary.users.len(),
-            Arm::Stable => self.stable.users.len(),
+            Arm::Canary => self.canary.users(),
+            Arm::Stable => self.stable.users(),
         }
     }
 
     /// By how much the variance of the difference of the arms' pass rates exceeds that of independent answers; at
     /// least 1, and exactly 1 where no user has two answers.
     pub(super) fn design_effect(&self) -> f64 {
-        let arms = [&self.canary, &self.stable];
+        let arms = [&self.canary.sums, &self.stable.sums];
         if arms.iter().any(|arm| arm.answers == 0.0) {
             return 1.0;
         }
@@ -85,13 +124,35 @@ impl ArmClusters {
         *n += 1;
         *f += failed;
         let (n, f) = (f64::from(*n), f64::from(*f));
-        self.answers += 1.0;
-        self.failures += f64::from(failed);
-        self.answers_squared += n * n - before_n * before_n;
-        self.products += n * f - before_n * before_f;
-        self.failures_squared += f * f - before_f * before_f;
+        self.sums.answers += 1.0;
+        self.sums.failures += f64::from(failed);
+        self.sums.answers_squared += n * n - before_n * before_n;
+        self.sums.products += n * f - before_n * before_f;
+        self.sums.failures_squared += f * f - before_f * before_f;
     }
 
+    fn users(&self) -> usize {
+        self.users.len() + self.unnamed
+    }
+
+    fn snapshot(&self) -> ArmSnapshot {
+        let mut users: Vec<_> = self.users.iter().map(|(cell, (n, f))| (cell.0, *n, *f)).collect();
+        if users.len() > NAMED {
+            users.select_nth_unstable_by_key(NAMED, |(cell, n, _)| (Reverse(*n), *cell));
+            users.truncate(NAMED);
+        }
+        users.sort_unstable();
+        ArmSnapshot { sums: self.sums, unnamed: self.users() - users.len(), users }
+    }
+
+    fn resume(snapshot: ArmSnapshot) -> Self {
+        let ArmSnapshot { sums, unnamed, users } = snapshot;
+        let users = users.into_iter().map(|(cell, n, f)| (UserCell(cell), (n, f))).collect();
+        Self { users, unnamed, sums }
+    }
+}
+
+impl Sums {
     fn failure_rate(&self) -> f64 {
         self.failures / self.answers
     }
@@ -140,6 +201,25 @@ mod tests {
             (0..8).for_each(|_| clusters.add(arm, UserCell(user), outcome(user % 7 == 0)));
         }
         assert!((clusters.design_effect() - 8.0).abs() < 0.05, "{}", clusters.design_effect());
+    }
+
+    #[test]
+    fn a_snapshot_of_many_users_names_those_who_ask_most() {
+        let mut clusters = Clusters::default();
+        let many = NAMED as u32 + 1000;
+        for user in 0..many {
+            let answers = if user % 10 == 0 { 5 } else { 1 };
+            (0..answers).for_each(|_| clusters.add(Arm::Canary, UserCell(user), outcome(user % 3 == 0)));
+        }
+        let snapshot = clusters.snapshot();
+        assert_eq!((snapshot.canary.users.len(), snapshot.canary.unnamed), (NAMED, 1000));
+        let mut resumed = Clusters::resume(snapshot);
+        assert_eq!(resumed.users(Arm::Canary), many as usize);
+        for user in (0..many).step_by(10) {
+            clusters.add(Arm::Canary, UserCell(user), Outcome::Passed);
+            resumed.add(Arm::Canary, UserCell(user), Outcome::Passed);
+        }
+        assert_eq!(resumed.canary.sums, clusters.canary.sums, "who asks most is known again");
     }
 
     #[test]

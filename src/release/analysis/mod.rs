@@ -15,7 +15,7 @@ mod verdict;
 
 pub use clusters::UserCell;
 pub use panel::{Judgement, Panel};
-pub use pass_rate::{PassRate, Terms};
+pub use pass_rate::{PassRate, Snapshot, Terms};
 pub use table::{Arm, Counts};
 pub use verdict::{Finding, Verdict};
 

@@ -7,7 +7,9 @@
 //! chance that it ever reaches 1 / alpha is at most alpha (Ville 1939; Wald, Sequential Analysis, 1947, chapter 6, for
 //! two binomials). Where users repeat, its logarithm is divided by the design effect of their clusters.
 
-use super::clusters::Clusters;
+use serde::{Deserialize, Serialize};
+
+use super::clusters::{Clusters, ClustersSnapshot};
 use super::table::{Arm, Table};
 use super::verdict::{Finding, Verdict};
 use super::{Outcome, UserCell};
@@ -61,7 +63,38 @@ pub struct PassRate {
     verdict: Verdict,
 }
 
+/// A test, to be written down and gone on from after a restart.
+///
+/// It is small whatever the traffic was: of each arm it names the 4096 users with the most answers, and keeps the rest
+/// as sums. A user of the rest who asks again counts as a new one, so that his cluster is understated; no other is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    open: Table,
+    closed: Table,
+    evidence: f64,
+    clusters: ClustersSnapshot,
+    verdict: Verdict,
+}
+
 impl PassRate {
+    /// What [`PassRate::resume`] goes on from.
+    pub fn snapshot(&self) -> Snapshot {
+        let Self { terms: _, open, closed, evidence, clusters, verdict } = self;
+        Snapshot {
+            open: *open,
+            closed: *closed,
+            evidence: *evidence,
+            clusters: clusters.snapshot(),
+            verdict: *verdict,
+        }
+    }
+
+    /// Goes on with a test. If nobody watched in between, [`PassRate::cut`] keeps what comes apart from what was.
+    pub fn resume(terms: Terms, snapshot: Snapshot) -> Self {
+        let Snapshot { open, closed, evidence, clusters, verdict } = snapshot;
+        Self { terms, open, closed, evidence, clusters: Clusters::resume(clusters), verdict }
+    }
+
     /// A test that has seen nothing.
     pub fn new(terms: Terms) -> Self {
         Self {
@@ -234,5 +267,44 @@ mod tests {
         assert!(test.finding().evidence.abs() < 1e-12, "one arm alone says nothing");
         minute(&mut test, &mut user, (0, 0), (400, 0));
         assert_eq!(test.finding().canary.answers, 4);
+    }
+
+    /// Answers of both arms from a run of users; each user stays on his arm.
+    fn traffic(test: &mut PassRate, users: std::ops::Range<u64>) {
+        for user in users {
+            let arm = if user % 10 == 0 { Arm::Canary } else { Arm::Stable };
+            let outcome = if user % 11 < 1 { Outcome::Failed } else { Outcome::Passed };
+            test.observe(arm, UserCell::of(user.wrapping_mul(0x9E37_79B9_7F4A_7C15)), outcome);
+            if user % 50 == 49 {
+                test.look();
+            }
+        }
+    }
+
+    #[test]
+    fn a_resumed_test_goes_on_as_if_nothing_had_happened() {
+        let (mut whole, mut first) = (PassRate::new(TERMS), PassRate::new(TERMS));
+        // the same users come again after the restart
+        for users in [0..333, 200..700] {
+            traffic(&mut whole, users);
+        }
+        traffic(&mut first, 0..333);
+        let text = serde_json::to_string(&first.snapshot()).unwrap();
+        let mut resumed = PassRate::resume(TERMS, serde_json::from_str(&text).unwrap());
+        traffic(&mut resumed, 200..700);
+        let (resumed, whole) = (resumed.finding(), whole.finding());
+        assert!(resumed.design_effect > 1.0, "some came twice");
+        // JSON may cost a number its last digit
+        assert!((resumed.evidence - whole.evidence).abs() < 1e-9, "{resumed} and {whole}");
+        assert_eq!(Finding { evidence: whole.evidence, ..resumed }, whole);
+    }
+
+    #[test]
+    fn a_resumed_test_keeps_its_verdict() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        (0..20).for_each(|_| _ = minute(&mut test, &mut user, (50, 25), (450, 36)));
+        let mut resumed = PassRate::resume(TERMS, test.snapshot());
+        assert_eq!(minute(&mut resumed, &mut user, (1000, 0), (1000, 500)), Verdict::Abort);
+        assert!(serde_json::to_string(&resumed.snapshot()).unwrap().len() < 200_000);
     }
 }

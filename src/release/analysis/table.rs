@@ -1,5 +1,7 @@
 //! Two arms over the same stretch of time, as a 2x2 table: answers and failures of canary and of stable.
 
+use serde::{Deserialize, Serialize};
+
 use super::Outcome;
 
 /// Which version an answer came from.
@@ -12,7 +14,7 @@ pub enum Arm {
 }
 
 /// Answers of one arm, and how many of them failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// All answers.
     pub answers: u64,
@@ -40,7 +42,7 @@ impl std::ops::AddAssign for Counts {
 }
 
 /// Both arms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Table {
     pub(super) canary: Counts,
     pub(super) stable: Counts,
