@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::event::{Action, Command, Event, Next, Refusal, Transition};
-use super::state::{AbortedFor, Basis, Judgement, PromotedOn, Rollout, State, between, shown};
+use super::state::{AbortedFor, Basis, Judged, PromotedOn, Rollout, State, between, shown};
 use crate::config::{Approval, EarlyPromote, OnInconclusive, Step};
 use crate::ids::Weight;
 use crate::release::Change;
@@ -114,7 +114,7 @@ impl Rollout {
     fn judge(&self, verdict: Verdict, finding: String, now: Moment<'_>) -> Next {
         let known = self.judged.as_ref().map_or(Verdict::Continue, |judged| judged.verdict);
         let reason = format!("the analysis says {finding}");
-        let next = Self { judged: Some(Judgement { verdict, finding, at: now.at }), ..self.clone() };
+        let next = Self { judged: Some(Judged { verdict, finding, at: now.at }), ..self.clone() };
         match (verdict, &self.state) {
             (Verdict::Abort, _) => next.abort(AbortedFor::Verdict, reason, now),
             // a canary without traffic proves nothing
@@ -223,7 +223,7 @@ impl Rollout {
     }
 
     fn standing(&self) -> Standing {
-        let finding = |judged: &Judgement| format!("the analysis says {}", judged.finding);
+        let finding = |judged: &Judged| format!("the analysis says {}", judged.finding);
         match &self.judged {
             Some(judged) if judged.verdict == Verdict::Promote => Standing::Proven(finding(judged)),
             _ if self.basis == Basis::Nothing => {
@@ -292,7 +292,7 @@ impl Rollout {
     }
 
     fn last_look(&self) -> String {
-        let look = |judged: &Judgement| format!("; the analysis says {}", judged.finding);
+        let look = |judged: &Judged| format!("; the analysis says {}", judged.finding);
         self.judged.as_ref().map(look).unwrap_or_default()
     }
 }

@@ -21,5 +21,5 @@ mod tests;
 pub use crate::ids::RolloutId;
 pub use event::{Action, Command, Event, Next, Refusal, Transition};
 pub use state::{
-    AbortedFor, Basis, Judgement, NewRollout, Phase, PromotedOn, Rollout, SameVersion, State, WaitsFor,
+    AbortedFor, Basis, Judged, NewRollout, Phase, PromotedOn, Rollout, SameVersion, State, WaitsFor,
 };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::Transition;
-use super::state::{Basis, Judgement, Rollout, State};
+use super::state::{Basis, Judged, Rollout, State};
 use crate::ids::Weight;
 use crate::release::AuditAction;
 use crate::store::{NewAudit, NewTransition, RolloutRow, RouteRow, StoreError};
@@ -15,7 +15,7 @@ struct Stored {
     state: State,
     weight: Weight,
     basis: Basis,
-    judged: Option<Judgement>,
+    judged: Option<Judged>,
 }
 
 impl Transition {

@@ -35,7 +35,7 @@ pub struct Rollout {
     /// The canary's share of the traffic now.
     pub weight: Weight,
     /// What the analysis said last.
-    pub judged: Option<Judgement>,
+    pub judged: Option<Judged>,
 }
 
 /// What a rollout begins with.
@@ -67,7 +67,7 @@ pub enum Basis {
 
 /// What the analysis said, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judgement {
+pub struct Judged {
     /// What to do.
     pub verdict: Verdict,
     /// Why, in one sentence with its numbers.
