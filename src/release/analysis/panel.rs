@@ -4,7 +4,7 @@
 //! is for `overall`, the checks share the other half (Bonferroni), so that the chance of any false abort stays under
 //! alpha. One check alone is what is overall, and has all of alpha.
 
-use super::pass_rate::{PassRate, Terms};
+use super::pass_rate::{PassRate, Snapshot, Terms};
 use super::verdict::{Finding, Verdict};
 use super::{Arm, Outcome, UserCell};
 
@@ -42,6 +42,28 @@ impl Panel {
             checks: names.iter().map(|_| PassRate::new(each)).collect(),
             names,
         }
+    }
+
+    /// What [`Panel::resume`] goes on from: each test under its name, as in [`Panel::findings`].
+    pub fn snapshots(&self) -> Vec<(String, Snapshot)> {
+        let names = self.findings().into_iter().map(|(name, _)| name.to_owned());
+        names.zip(std::iter::once(&self.overall).chain(&self.checks).map(PassRate::snapshot)).collect()
+    }
+
+    /// Goes on with tests. `None` where these are not snapshots of a panel with the same checks: with others, what is
+    /// overall is another question, and alpha is shared in another way.
+    pub fn resume(names: Vec<String>, terms: Terms, mut snapshots: Vec<(String, Snapshot)>) -> Option<Self> {
+        let mut panel = Self::new(names, terms);
+        let wanted: Vec<String> = panel.findings().into_iter().map(|(name, _)| name.to_owned()).collect();
+        if snapshots.len() != wanted.len() {
+            return None;
+        }
+        let tests = std::iter::once(&mut panel.overall).chain(&mut panel.checks);
+        for (name, test) in wanted.iter().zip(tests) {
+            let place = snapshots.iter().position(|(of, _)| of == name)?;
+            *test = PassRate::resume(test.terms(), snapshots.swap_remove(place).1);
+        }
+        Some(panel)
     }
 
     /// Takes one answer in: what each check said of it, in the order of the names.
@@ -117,12 +139,18 @@ mod tests {
 
     const TERMS: Terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
 
-    /// `minutes` of 60 canary and 300 stable answers; of each check, how many of 60 answers fail.
+    fn names(checks: usize) -> Vec<String> {
+        (0..checks).map(|i| format!("check-{i}")).collect()
+    }
+
     fn after(minutes: u64, canary: &[u64], stable: &[u64]) -> Judgement {
-        let names = (0..canary.len()).map(|i| format!("check-{i}")).collect();
-        let mut panel = Panel::new(names, TERMS);
+        play(&mut Panel::new(names(canary.len()), TERMS), 0..minutes, canary, stable)
+    }
+
+    /// Minutes of 60 canary and 300 stable answers; of each check, how many of 60 answers fail.
+    fn play(panel: &mut Panel, minutes: std::ops::Range<u64>, canary: &[u64], stable: &[u64]) -> Judgement {
         let mut judgement = panel.judgement();
-        for minute in 0..minutes {
+        for minute in minutes {
             for (arm, answers, failing) in [(Arm::Canary, 60, canary), (Arm::Stable, 300, stable)] {
                 for i in 0..answers {
                     let user = UserCell::of((minute * 1000 + i).wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -164,5 +192,21 @@ mod tests {
         let judgement = after(8, &[5, 0], &[3, 6]);
         assert_eq!(judgement.verdict, Verdict::Continue, "{judgement:?}");
         assert!(judgement.why.starts_with("`check-0`: "), "{judgement:?}");
+    }
+
+    #[test]
+    fn a_panel_goes_on_after_a_restart_if_its_checks_are_the_same() {
+        for checks in [&[3, 5][..], &[3]] {
+            let mut whole = Panel::new(names(checks.len()), TERMS);
+            play(&mut whole, 0..6, checks, checks);
+            let mut written = whole.snapshots();
+            written.reverse();
+            assert!(Panel::resume(names(checks.len() + 1), TERMS, written.clone()).is_none());
+            let others = checks.iter().enumerate().map(|(i, _)| format!("other-{i}")).collect();
+            assert!(Panel::resume(others, TERMS, written.clone()).is_none());
+            let mut resumed = Panel::resume(names(checks.len()), TERMS, written).unwrap();
+            assert_eq!(play(&mut resumed, 6..30, checks, checks), play(&mut whole, 6..30, checks, checks));
+            assert_eq!(resumed.findings(), whole.findings());
+        }
     }
 }

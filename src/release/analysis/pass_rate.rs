@@ -95,6 +95,11 @@ impl PassRate {
         Self { terms, open, closed, evidence, clusters: Clusters::resume(clusters), verdict }
     }
 
+    /// What it is held to.
+    pub(super) fn terms(&self) -> Terms {
+        self.terms
+    }
+
     /// A test that has seen nothing.
     pub fn new(terms: Terms) -> Self {
         Self {
