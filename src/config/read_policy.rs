@@ -83,7 +83,7 @@ fn missing_steps(r: &mut Reader, path: &str, line: u64) -> Vec<Step> {
     Vec::new()
 }
 
-/// Reads the steps; weights may not fall, and a pause needs a weight before it.
+/// Reads the steps; weights may not fall, a pause needs a weight before it, and all traffic moves last.
 fn steps(r: &mut Reader, items: &[Node], path: &str, line: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut last: Option<Weight> = None;
@@ -98,6 +98,10 @@ fn steps(r: &mut Reader, items: &[Node], path: &str, line: u64) -> Vec<Step> {
                     path,
                     Problem::new(found, "let the canary's weight grow from step to step"),
                 );
+            }
+            (_, Some(Weight::FULL)) => {
+                let found = "a step after all traffic has moved, which is never reached";
+                r.push(item.line, path, Problem::new(found, "let {setWeight: 100} be the last step"));
             }
             (Step::SetWeight(weight), None) if weight == Weight::ZERO => {
                 let fix = "give the canary some traffic: {setWeight: 5}";

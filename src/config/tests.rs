@@ -245,6 +245,7 @@ policies:
     min_samples: 0
     on_inconclusive: guess
   text: { steps: fast }
+  late: { steps: [{setWeight: 100}, {pause: {duration: 5m}}] }
 "#
     ));
 }
