@@ -180,7 +180,7 @@ pub enum Refusal {
         place: String,
     },
     /// An operator's command.
-    #[error("{command}: {}; it is {place}; what works now: {}", obstacle(command, allowed), list(allowed))]
+    #[error("{command}: {}; it is {place}; what works now: {}", obstacle(*command, allowed), list(allowed))]
     NotNow {
         /// What was asked for.
         command: Command,
@@ -199,7 +199,7 @@ pub enum Refusal {
     },
 }
 
-fn obstacle(command: &Command, allowed: &[Command]) -> &'static str {
+fn obstacle(command: Command, allowed: &[Command]) -> &'static str {
     match command {
         Command::Pause if allowed.contains(&Command::Resume) => "the rollout already waits for an operator",
         command => command.obstacle(),

@@ -169,10 +169,7 @@ proptest! {
                 let taken = rollout.apply(Event::Operator { command, by: by() }, minute_of(minute)).is_ok();
                 prop_assert_eq!(taken, rollout.commands().contains(&command));
             }
-            let next = match rollout.apply(event.clone(), minute_of(minute)) {
-                Err(_) => continue,
-                Ok(next) => next,
-            };
+            let Ok(next) = rollout.apply(event.clone(), minute_of(minute)) else { continue };
             prop_assert!(!rollout.phase().is_terminal(), "{} after {event:?}", rollout.state);
             if let Next::Moved(transition) = &next {
                 check(&rollout, &event, transition)?;

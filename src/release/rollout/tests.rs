@@ -235,7 +235,7 @@ fn time_that_an_operator_paused_or_the_server_was_down_does_not_count() {
 #[test]
 fn a_clock_that_is_set_back_ends_no_step() {
     let mut bench = Bench::ready_made(ReadyMade::CustomerFacing);
-    bench.now = bench.now.checked_sub(Duration::from_mins(60)).unwrap();
+    bench.now = bench.now.checked_sub(Duration::from_hours(1)).unwrap();
     bench.tell(Event::Tick).command(Command::Pause).command(Command::Resume).after(19);
     assert_eq!(bench.last(), "step 2 | 5 | -");
     assert_eq!(bench.after(1).last(), GROWN[1]);
