@@ -53,6 +53,7 @@ pub struct Finding {
 
 impl Finding {
     /// The same, once no more traffic will come.
+    #[must_use]
     pub fn at_the_end(self) -> Self {
         match self.verdict {
             Verdict::Continue => Self { verdict: Verdict::Inconclusive, ..self },

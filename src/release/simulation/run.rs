@@ -63,7 +63,7 @@ fn play(scenario: &Scenario, random: ChaCha8Rng) -> Option<Ended> {
         }
         crowd.minute(*weight, minute as f64 / minutes.len() as f64, |answer| {
             analysis.observe(answer.arm, answer.user, answer.outcome);
-            threshold.observe(&answer);
+            threshold.observe(answer);
             if answer.arm == Arm::Canary {
                 exposed.insert(answer.user);
             }

@@ -12,7 +12,7 @@ pub(super) struct Threshold {
 }
 
 impl Threshold {
-    pub(super) fn observe(&mut self, answer: &Answer) {
+    pub(super) fn observe(&mut self, answer: Answer) {
         let counts = match answer.arm {
             Arm::Canary => &mut self.canary,
             Arm::Stable => &mut self.stable,
