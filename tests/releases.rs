@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
-use switchback::release::{Change, Declared, Readiness, ReleaseError, Releases, StickyKey, Withdrawn};
+use switchback::release::{
+    Change, Declared, Readiness, ReleaseError, Releases, StickyKey, SystemClock, Withdrawn,
+};
 use switchback::store::{Store, StoreError};
 
 /// v1 and v2 are hot; v3 is while the switch is on.
@@ -40,7 +42,7 @@ async fn start(folder: &Path, versions: &[&str], hot: Arc<Hot>) -> Result<Releas
     let store = Store::open(&folder.join("state.db")).await?;
     let versions: BTreeSet<VersionName> = versions.iter().map(|v| v.parse().unwrap()).collect();
     let declared = BTreeMap::from([(model(), Declared { versions, first_route: weights("v1=100") })]);
-    Releases::start(store, declared, hot).await
+    Releases::start(store, declared, hot, Arc::new(SystemClock)).await
 }
 
 const ALL: [&str; 3] = ["v1", "v2", "v3"];

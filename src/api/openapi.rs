@@ -37,6 +37,10 @@ pub(super) struct PublicApi;
         admin::rollback,
         admin::load,
         admin::unload,
+        admin::get_rollout,
+        admin::begin_rollout,
+        admin::command_rollout,
+        admin::rollout_history,
         admin::audit,
     )
 )]

@@ -14,6 +14,7 @@ mod models;
 mod pull;
 mod residency;
 mod rollback;
+mod rollout;
 mod route;
 mod serve;
 mod simulate;

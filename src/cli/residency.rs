@@ -20,7 +20,7 @@ pub(super) struct Args {
     target: Target,
 }
 
-fn parse_version(text: &str) -> Result<VersionRef, String> {
+pub(super) fn parse_version(text: &str) -> Result<VersionRef, String> {
     let (model, version) = text
         .split_once('@')
         .ok_or_else(|| format!("{text:?} is not MODEL@VERSION, such as support-assistant@v2"))?;

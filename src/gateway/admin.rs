@@ -17,6 +17,17 @@ pub enum AdminError {
     /// The model is not configured.
     #[error("the model `{0}` is not in the configuration")]
     UnknownModel(ModelName),
+    /// No policy of this name.
+    #[error("there is no policy {name:?}; there are {known}")]
+    UnknownPolicy {
+        /// As asked.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// No rollout of the model runs.
+    #[error("no rollout of `{0}` runs; start one with `switchback rollout start`")]
+    NoRollout(ModelName),
     /// The route was not changed.
     #[error(transparent)]
     Release(#[from] ReleaseError),

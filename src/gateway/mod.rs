@@ -18,8 +18,10 @@ mod error;
 mod generate;
 mod residency;
 mod resolve;
+mod rollouts;
 mod shutdown;
 mod start;
+mod watching;
 
 pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
@@ -35,4 +37,5 @@ pub use start::{Gateway, StartError, random_u64};
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::prompt::GenerationPrompt;
-pub use crate::release::{AuditEntry, Change, ReleaseError, RouteView, StickyKey};
+pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
+pub use crate::release::{AuditEntry, Change, OnConflict, ReleaseError, RolloutLine, RouteView, StickyKey};

@@ -21,8 +21,13 @@ impl Gateway {
         self.inner().residency.drain_all(self.inner().drain_deadline).await
     }
 
-    /// Ends the checks once what was answered has been judged. To be called when no answer is read any more.
+    /// Ends the watching of rollouts, writing down what was seen; and before it the checks, once what was answered has been judged. To be called when no answer is read any more.
     pub async fn end_checks(&self) {
         self.inner().checks.close(CHECKS_DEADLINE).await;
+        self.inner().stop.cancel();
+        self.inner().tasks.close();
+        if tokio::time::timeout(CHECKS_DEADLINE, self.inner().tasks.wait()).await.is_err() {
+            tracing::warn!("what was seen of rollouts last could not be written in time");
+        }
     }
 }

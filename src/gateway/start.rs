@@ -6,13 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
 use super::residency::{Blueprint, Residency, State};
-use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Residency as Wanted};
+use super::watching::{LOOK_EVERY, SEEN, sink, watched};
+use crate::config::{
+    Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy, Residency as Wanted,
+};
 use crate::engine::{EngineConfig, PrefixCache};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
 use crate::quality::{CheckQueue, Checks, CompileError, Limits, Plan};
-use crate::release::{Declared, Readiness, ReleaseError, Releases, Routes};
+use crate::release::{Clock, Declared, Readiness, ReleaseError, Releases, Routes, SystemClock, Watcher};
 use crate::store;
 use crate::telemetry::{EngineSample, Metrics, ResidencySample, RouteSample};
 
@@ -52,7 +59,13 @@ pub(super) struct Inner {
     /// Set once, when the server begins to stop.
     pub(super) closed: AtomicBool,
     /// Set once, when every version that was to be hot at the start is hot or has failed.
-    settled: AtomicBool,
+    settled: watch::Sender<bool>,
+    /// Policies of the configuration, beside the ready-made ones.
+    pub(super) policies: BTreeMap<String, Policy>,
+    /// Ends the tasks below.
+    pub(super) stop: CancellationToken,
+    /// What runs as long as the gateway does.
+    pub(super) tasks: TaskTracker,
     started: SystemTime,
 }
 
@@ -65,14 +78,26 @@ impl Readiness for Residency {
 impl Gateway {
     /// Opens the stores and reads back the routes; loads nothing yet.
     pub async fn start(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
-        // Nothing takes the observations yet but the metrics.
-        let sink = Box::new(|_| {});
-        let checks = CheckQueue::start(plans(config)?, Limits::default(), metrics.clone(), sink)
+        let (seen, to_watch) = mpsc::channel(SEEN);
+        let checks = CheckQueue::start(plans(config)?, Limits::default(), metrics.clone(), sink(seen))
             .map_err(StartError::CheckThread)?;
         let images = image::Store::open(&config.server.images)?;
         let residency = Residency::new(blueprints(config), images, metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
-        let releases = Releases::start(store, declared(config), Arc::new(residency.clone())).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
+        let releases =
+            Releases::start(store, declared(config), Arc::clone(&ready), Arc::clone(&clock)).await?;
+        let watcher = Watcher::new(releases.clone(), ready, clock, watched(config));
+        let (settled, stop, tasks) =
+            (watch::Sender::new(false), CancellationToken::new(), TaskTracker::new());
+        let (mut loaded, stopping) = (settled.subscribe(), stop.clone());
+        tasks.spawn(async move {
+            // Before the first loads are over, no canary of an earlier process is hot, and none has died.
+            if stopping.run_until_cancelled(loaded.wait_for(|settled| *settled)).await.is_some() {
+                watcher.run(to_watch, LOOK_EVERY, stopping).await;
+            }
+        });
         Ok(Self(Arc::new(Inner {
             models: config.models.clone(),
             routes: releases.routes(),
@@ -82,8 +107,11 @@ impl Gateway {
             checks,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
+            policies: config.policies.clone(),
             closed: AtomicBool::new(false),
-            settled: AtomicBool::new(false),
+            settled,
+            stop,
+            tasks,
             started: SystemTime::now(),
         })))
     }
@@ -104,7 +132,7 @@ impl Gateway {
             // The failure is in the version's state, in the log and in the metrics.
             let _ = self.0.residency.load(&version).await;
         }
-        self.0.settled.store(true, Ordering::Release);
+        self.0.settled.send_replace(true);
     }
 
     fn wanted_hot(&self) -> Vec<VersionRef> {
@@ -160,7 +188,7 @@ impl Gateway {
         if self.0.closed.load(Ordering::Acquire) {
             return vec!["the server is shutting down".into()];
         }
-        if !self.0.settled.load(Ordering::Acquire) {
+        if !*self.0.settled.borrow() {
             return vec!["the first loads are not over".into()];
         }
         let routes = self.0.routes.snapshot();

@@ -1,7 +1,6 @@
-//! The one owner of changes: a task that takes them one after another.
+//! The handle to the one owner of changes, and what it can be asked.
 //!
-//! A change is written first, then published to readers, then answered. A caller that goes away does not
-//! undo a change that the task has taken up.
+//! A caller that goes away does not undo a change that the owner has taken up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,11 +9,14 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ReleaseError;
-use super::route::{Route, whole};
+use super::owner::{Owner, audit_line, first_route, restored};
+use super::rollout::{Basis, Event, Rollout, RolloutId};
+use super::running::Running;
 use super::table::{RouteTable, Routes};
-use super::view::{AuditAction, AuditEntry, RouteView};
+use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
+use crate::config::Policy;
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
-use crate::store::{NewAudit, RouteRow, Store};
+use crate::store::Store;
 
 /// Whether a version can take traffic now; asked before each change.
 pub trait Readiness: Send + Sync {
@@ -40,12 +42,21 @@ pub struct Change {
     pub reason: String,
 }
 
-enum Kind {
+pub(super) enum Kind {
     SetWeights(BTreeMap<VersionName, Weight>),
     Rollback,
 }
 
-enum Command {
+pub(super) enum Command {
+    /// A rollout begins.
+    Begin { new: Begin, by: Change, reply: oneshot::Sender<Result<Rollout, ReleaseError>> },
+    /// Something happened to a rollout.
+    Rollout {
+        model: ModelName,
+        id: RolloutId,
+        event: Event,
+        reply: oneshot::Sender<Result<Rollout, ReleaseError>>,
+    },
     /// Another route.
     Change {
         model: ModelName,
@@ -74,19 +85,54 @@ pub enum Withdrawn {
 /// Changes that may wait; operators make few.
 const QUEUE: usize = 64;
 
+/// What time it is. One clock drives rollouts, and tests turn it.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The clock of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// A rollout that is asked for.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// The model.
+    pub model: ModelName,
+    /// The version that is to have all traffic.
+    pub canary: VersionName,
+    /// How.
+    pub policy: Policy,
+    /// What the canary is judged on.
+    pub basis: Basis,
+    /// What becomes of a rollout of the model that runs.
+    pub conflict: OnConflict,
+}
+
+/// What becomes of a rollout that runs when another is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// It goes on, and the new one is refused.
+    #[default]
+    Refuse,
+    /// The new one takes its place.
+    Supersede,
+}
+
 /// The handle to the owner of changes. The owner ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct Releases {
     commands: mpsc::Sender<Command>,
     routes: Routes,
+    rollouts: Running,
     store: Store,
-}
-
-struct Owner {
-    store: Store,
-    routes: Routes,
-    declared: BTreeMap<ModelName, Declared>,
-    readiness: Arc<dyn Readiness>,
 }
 
 impl Releases {
@@ -95,6 +141,7 @@ impl Releases {
         store: Store,
         declared: BTreeMap<ModelName, Declared>,
         readiness: Arc<dyn Readiness>,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, ReleaseError> {
         let mut table = RouteTable::default();
         let rows = store.latest_routes().await?;
@@ -108,14 +155,22 @@ impl Releases {
         }
         let routes = Routes::default();
         routes.publish(table);
+        let rollouts = Running::restored(&store, &declared).await?;
         let (commands, mut inbox) = mpsc::channel::<Command>(QUEUE);
-        let owner = Owner { store: store.clone(), routes: routes.clone(), declared, readiness };
+        let owner = Owner {
+            store: store.clone(),
+            routes: routes.clone(),
+            rollouts: rollouts.clone(),
+            declared,
+            readiness,
+            clock,
+        };
         tokio::spawn(async move {
             while let Some(command) = inbox.recv().await {
                 owner.obey(command).await;
             }
         });
-        Ok(Self { commands, routes, store })
+        Ok(Self { commands, routes, rollouts, store })
     }
 
     /// The table that requests read.
@@ -143,6 +198,50 @@ impl Releases {
     /// Puts a model back on its last stable route.
     pub async fn rollback(&self, model: ModelName, change: Change) -> Result<RouteView, ReleaseError> {
         self.send(model, Kind::Rollback, change).await
+    }
+
+    /// Begins a rollout: written down, and its first step taken, when this returns.
+    pub async fn begin_rollout(&self, new: Begin, by: Change) -> Result<Rollout, ReleaseError> {
+        self.ask(|reply| Command::Begin { new, by, reply }).await
+    }
+
+    /// Tells a rollout what has happened. It is refused if another rollout of the model runs by now.
+    pub async fn move_rollout(
+        &self,
+        model: ModelName,
+        id: RolloutId,
+        event: Event,
+    ) -> Result<Rollout, ReleaseError> {
+        self.ask(|reply| Command::Rollout { model, id, event, reply }).await
+    }
+
+    /// The rollout of a model that runs, else the last one.
+    pub async fn rollout(&self, model: &ModelName) -> Result<Option<Arc<Rollout>>, ReleaseError> {
+        if let Some(running) = self.rollouts.get(model) {
+            return Ok(Some(running));
+        }
+        let last = self.store.rollouts(model, 1).await?.into_iter().next();
+        Ok(last.map(Rollout::try_from).transpose()?.map(Arc::new))
+    }
+
+    /// What happened in the rollouts of a model, the newest first.
+    pub async fn rollout_history(
+        &self,
+        model: &ModelName,
+        limit: u32,
+    ) -> Result<Vec<RolloutLine>, ReleaseError> {
+        let rows = self.store.rollout_history(model, limit).await?;
+        Ok(rows.into_iter().map(RolloutLine::from).collect())
+    }
+
+    /// The rollouts that run.
+    pub fn rollouts(&self) -> &Running {
+        &self.rollouts
+    }
+
+    /// Where routes and rollouts are kept.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     async fn send(&self, model: ModelName, kind: Kind, change: Change) -> Result<RouteView, ReleaseError> {
@@ -187,123 +286,5 @@ impl Releases {
     pub async fn audit(&self, limit: u32, model: Option<ModelName>) -> Result<Vec<AuditEntry>, ReleaseError> {
         let rows = self.store.audit(limit, model.as_ref().map(ModelName::as_str)).await?;
         Ok(rows.into_iter().map(AuditEntry::from).collect())
-    }
-}
-
-impl Owner {
-    async fn obey(&self, command: Command) {
-        // The caller may have gone; what was done stands and is in the log.
-        match command {
-            Command::Change { model, kind, change, reply } => {
-                let _ = reply.send(self.apply(&model, kind, &change).await);
-            }
-            Command::Withdraw { version, withdraw, change, reply } => {
-                let _ = reply.send(self.withdraw(version, withdraw, &change).await);
-            }
-        }
-    }
-
-    async fn withdraw(
-        &self,
-        version: VersionRef,
-        withdraw: Box<dyn FnOnce() -> Withdrawn + Send>,
-        change: &Change,
-    ) -> Result<(), ReleaseError> {
-        let table = self.routes.snapshot();
-        let weight = table.get(&version.model).and_then(|route| route.weights().get(&version.version));
-        if let Some(weight) = weight.copied() {
-            return Err(ReleaseError::HasWeight { version, weight });
-        }
-        if withdraw() == Withdrawn::Yes {
-            let detail = version.version.to_string();
-            let line = audit_line(&version.model, AuditAction::Unload, detail, change);
-            self.store.record(&line).await?;
-        }
-        Ok(())
-    }
-
-    async fn apply(&self, model: &ModelName, kind: Kind, change: &Change) -> Result<RouteView, ReleaseError> {
-        let table = self.routes.snapshot();
-        let unknown = || ReleaseError::UnknownModel { model: model.clone() };
-        let current = table.get(model).ok_or_else(unknown)?;
-        let declared = self.declared.get(model).ok_or_else(unknown)?;
-        let (action, next) = match kind {
-            Kind::SetWeights(weights) => {
-                let named =
-                    |version: &VersionName| VersionRef { model: model.clone(), version: version.clone() };
-                if let Some(version) = weights.keys().find(|v| !declared.versions.contains(v)) {
-                    return Err(ReleaseError::UnknownVersion { version: named(version) });
-                }
-                (AuditAction::SetWeights, current.reweighted(whole(weights)?)?)
-            }
-            Kind::Rollback => {
-                let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
-                (AuditAction::Rollback, current.rolled_back().ok_or_else(nothing)?)
-            }
-        };
-        for version in next.weights().keys() {
-            let version = VersionRef { model: model.clone(), version: version.clone() };
-            // a version that keeps or loses traffic needs no proof: only new trust does
-            let grows = next.weights().get(&version.version) > current.weights().get(&version.version);
-            if grows && !self.readiness.is_ready(&version) {
-                return Err(ReleaseError::NotHot { version });
-            }
-        }
-        append(&self.store, model, &next, action, change).await?;
-        let view = RouteView::of(model, &next);
-        self.routes.publish(table.with(model, next));
-        Ok(view)
-    }
-}
-
-fn restored(row: RouteRow, declared: &Declared) -> Result<Route, ReleaseError> {
-    if let Some(version) = row.weights.keys().find(|v| !declared.versions.contains(v)) {
-        return Err(ReleaseError::Undeclared { model: row.model, version: version.clone() });
-    }
-    // a version that has left the configuration can no longer be rolled back to
-    let mut points = row.rollback_points;
-    points.retain(|point| declared.versions.contains(&point.version));
-    let damaged = ReleaseError::Damaged { model: row.model, revision: row.revision };
-    Route::restored(row.revision, row.weights, &row.bucket_runs, points).ok_or(damaged)
-}
-
-async fn first_route(store: &Store, model: &ModelName, declared: &Declared) -> Result<Route, ReleaseError> {
-    let route = Route::first(declared.first_route.clone())?;
-    let change =
-        Change { actor: "switchback".to_owned(), reason: "first route of the configuration".to_owned() };
-    append(store, model, &route, AuditAction::FirstRoute, &change).await?;
-    Ok(route)
-}
-
-async fn append(
-    store: &Store,
-    model: &ModelName,
-    route: &Route,
-    action: AuditAction,
-    change: &Change,
-) -> Result<(), ReleaseError> {
-    let shares: Vec<String> = route.weights().iter().map(|(v, w)| format!("{v}={w}")).collect();
-    let line = audit_line(model, action, shares.join(" "), change);
-    let row = RouteRow {
-        model: model.clone(),
-        revision: route.revision(),
-        weights: route.weights().clone(),
-        bucket_runs: route.bucket_runs(),
-        rollback_points: route.rollback_points.clone(),
-        at: line.at,
-        actor: change.actor.clone(),
-        reason: change.reason.clone(),
-    };
-    Ok(store.append_route(&row, &line).await?)
-}
-
-fn audit_line(model: &ModelName, action: AuditAction, detail: String, change: &Change) -> NewAudit {
-    NewAudit {
-        at: Timestamp::now(),
-        actor: change.actor.clone(),
-        action: action.as_str().to_owned(),
-        model: model.to_string(),
-        detail: Some(detail),
-        reason: Some(change.reason.clone()).filter(|r| !r.is_empty()),
     }
 }

@@ -1,6 +1,7 @@
 //! Why a change of a route was refused.
 
-use crate::ids::{ModelName, VersionName, VersionRef, Weight};
+use super::rollout::{Refusal, SameVersion};
+use crate::ids::{ModelName, RolloutId, VersionName, VersionRef, Weight};
 use crate::store::StoreError;
 
 /// A refused change; nothing has changed.
@@ -46,6 +47,34 @@ pub enum ReleaseError {
         /// The model.
         model: ModelName,
     },
+    /// A rollout needs one version to compare with and to go back to.
+    #[error("the traffic of {model} is split; give one version 100 % first, then start a rollout")]
+    RouteIsSplit {
+        /// The model.
+        model: ModelName,
+    },
+    /// One rollout a model.
+    #[error("rollout {id} of {model} runs; let it end, abort it, or let the new one supersede it")]
+    RolloutRuns {
+        /// The model.
+        model: ModelName,
+        /// The one that runs.
+        id: RolloutId,
+    },
+    /// It has ended, or there never was one.
+    #[error("rollout {id} of {model} does not run")]
+    NoSuchRollout {
+        /// The model.
+        model: ModelName,
+        /// As asked.
+        id: RolloutId,
+    },
+    /// The canary is what serves already.
+    #[error(transparent)]
+    SameVersion(SameVersion),
+    /// What was asked of a rollout makes no sense now.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The stored route gives traffic to a version that the configuration does not have.
     #[error(
         "the stored route of {model} gives traffic to {version}, which the configuration no longer declares; declare it, or move the store away to start from the configured route"

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::route::Route;
-use crate::ids::{ModelName, VersionName, Weight};
-use crate::store::{AuditRow, StableRoute};
+use crate::ids::{ModelName, RolloutId, VersionName, Weight};
+use crate::store::{AuditRow, StableRoute, TransitionRow};
 
 /// A model's route with the roles of its versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -108,5 +108,31 @@ impl From<AuditRow> for AuditEntry {
             detail: line.detail,
             reason: line.reason,
         }
+    }
+}
+
+/// A line of a rollout's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutLine {
+    /// The rollout.
+    pub rollout: RolloutId,
+    /// When.
+    pub at: Timestamp,
+    /// Where it was, such as `step 2`; nowhere at its beginning.
+    pub from: Option<String>,
+    /// Where it went.
+    pub to: String,
+    /// The canary's weight from then on.
+    pub weight: Weight,
+    /// Who.
+    pub actor: String,
+    /// Why, in one sentence.
+    pub reason: String,
+}
+
+impl From<TransitionRow> for RolloutLine {
+    fn from(row: TransitionRow) -> Self {
+        let TransitionRow { rollout, at, from, to, to_weight, actor, reason, .. } = row;
+        Self { rollout, at, from, to, weight: to_weight, actor, reason }
     }
 }

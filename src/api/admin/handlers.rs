@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 
 use super::guard::{Hosts, refuse_web_pages};
+use super::rollouts;
 use super::types::{
     AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
     VersionAnswer,
@@ -31,7 +32,7 @@ const MAX_AUDIT: u32 = 1000;
 
 #[derive(Clone)]
 pub(in crate::api) struct AdminState {
-    gateway: Gateway,
+    pub(super) gateway: Gateway,
     body_limit: usize,
 }
 
@@ -46,6 +47,9 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/models/{model}/rollback", post(rollback))
         .route("/admin/models/{model}/versions/{version}/load", post(load))
         .route("/admin/models/{model}/versions/{version}/unload", post(unload))
+        .route("/admin/models/{model}/rollout", get(rollouts::get_rollout).post(rollouts::begin_rollout))
+        .route("/admin/models/{model}/rollout/history", get(rollouts::rollout_history))
+        .route("/admin/models/{model}/rollout/{command}", post(rollouts::command_rollout))
         .route("/admin/audit", get(audit))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
         .method_not_allowed_fallback(wrong_method)
@@ -73,13 +77,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
 }
 
 impl Actor {
-    fn change(self, reason: Option<String>) -> Change {
+    pub(super) fn change(self, reason: Option<String>) -> Change {
         Change { actor: self.0, reason: reason.unwrap_or_default() }
     }
 }
 
 /// A JSON body; one that is not there at all counts as `{}`.
-pub(in crate::api) struct Body<T>(T);
+pub(in crate::api) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<AdminState> for Body<T> {
     type Rejection = ApiError;
@@ -94,12 +98,12 @@ impl<T: DeserializeOwned> FromRequest<AdminState> for Body<T> {
     }
 }
 
-fn model_of(gateway: &Gateway, text: &str) -> Result<ModelName, ApiError> {
+pub(super) fn model_of(gateway: &Gateway, text: &str) -> Result<ModelName, ApiError> {
     let model = text.parse::<ModelName>().ok().filter(|name| gateway.model(name).is_some());
     model.ok_or_else(|| not_found("model_not_found", format!("the model {} is not configured", shown(text))))
 }
 
-fn version_of(gateway: &Gateway, model: &str, version: &str) -> Result<VersionRef, ApiError> {
+pub(super) fn version_of(gateway: &Gateway, model: &str, version: &str) -> Result<VersionRef, ApiError> {
     let model = model_of(gateway, model)?;
     let name = version.parse().ok().map(|version| VersionRef { model: model.clone(), version });
     name.filter(|version| gateway.version(version).is_some())
@@ -287,6 +291,14 @@ impl From<AdminError> for ApiError {
             AdminError::Release(ReleaseError::NothingToRollBackTo { .. }) => {
                 conflict("nothing_to_roll_back_to")
             }
+            AdminError::Release(ReleaseError::RolloutRuns { .. }) => conflict("rollout_runs"),
+            AdminError::Release(ReleaseError::RouteIsSplit { .. }) => conflict("route_is_split"),
+            AdminError::Release(ReleaseError::Refused(_) | ReleaseError::NoSuchRollout { .. })
+            | AdminError::NoRollout(_) => conflict("rollout_not_in_that_state"),
+            AdminError::Release(ReleaseError::SameVersion(_)) => {
+                Self::parameter("invalid_value", "canary", message)
+            }
+            AdminError::UnknownPolicy { .. } => Self::parameter("invalid_value", "policy", message),
             AdminError::Release(_) => {
                 tracing::error!(%message, "a change could not be stored");
                 Self::internal(message)

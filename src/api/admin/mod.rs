@@ -2,6 +2,7 @@
 
 mod guard;
 mod handlers;
+mod rollouts;
 mod types;
 
 pub(super) use handlers::{
@@ -9,7 +10,12 @@ pub(super) use handlers::{
     __path_unload,
 };
 
+pub(super) use rollouts::{
+    __path_begin_rollout, __path_command_rollout, __path_get_rollout, __path_rollout_history,
+};
+
 pub use handlers::admin_router;
+pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{
     AuditAnswer, AuditLine, ChangeBody, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget,
     RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer,

@@ -1,0 +1,139 @@
+//! What the owner does for rollouts: begins them, moves them, and lets go of them when somebody takes the route over.
+//!
+//! A transition is in the store, with the route that it asks for, before anybody sees either.
+
+use super::changes::{Begin, Change, OnConflict};
+use super::error::ReleaseError;
+use super::owner::{Owner, route_row};
+use super::rollout::{Event, NewRollout, Next, Rollout, RolloutId, Transition};
+use super::route::{Route, whole};
+use super::view::AuditAction;
+use crate::ids::{ModelName, VersionRef, Weight};
+
+impl Owner {
+    /// Begins a rollout and takes its first step.
+    pub(super) async fn begin(&self, new: Begin, by: &Change) -> Result<Rollout, ReleaseError> {
+        let Begin { model, canary, policy, basis, conflict } = new;
+        let named = VersionRef { model: model.clone(), version: canary.clone() };
+        let declared = self.declared.get(&model);
+        let declared = declared.ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
+        if !declared.versions.contains(&canary) {
+            return Err(ReleaseError::UnknownVersion { version: named });
+        }
+        if !self.readiness.is_ready(&named) {
+            return Err(ReleaseError::NotHot { version: named });
+        }
+        let now = self.clock.now();
+        let id = self.store.next_rollout_id().await?;
+        let mut transitions = Vec::new();
+        let stable = match self.rollouts.get(&model) {
+            None => self.stable_alone(&model)?,
+            Some(running) if conflict == OnConflict::Refuse => {
+                return Err(ReleaseError::RolloutRuns { model, id: running.id });
+            }
+            Some(running) => {
+                let event = Event::Superseded { by: id, actor: by.actor.clone() };
+                if let Next::Moved(transition) = running.apply(event, now)? {
+                    transitions.push(transition);
+                }
+                running.stable.clone()
+            }
+        };
+        let new = NewRollout { id, model: model.clone(), stable, canary, policy, basis };
+        let begun = Rollout::begin(new, by, now).map_err(ReleaseError::SameVersion)?;
+        let rollout = begun.rollout.clone();
+        transitions.push(begun);
+        self.write(&model, transitions).await?;
+        // Regression suites are not part of the server yet.
+        self.advance(&rollout, Event::NoSuite).await
+    }
+
+    /// Tells the running rollout of a model what has happened.
+    pub(super) async fn move_rollout(
+        &self,
+        model: &ModelName,
+        id: RolloutId,
+        event: Event,
+    ) -> Result<Rollout, ReleaseError> {
+        let running = self.rollouts.get(model).filter(|rollout| rollout.id == id);
+        let running = running.ok_or_else(|| ReleaseError::NoSuchRollout { model: model.clone(), id })?;
+        self.advance(&running, event).await
+    }
+
+    async fn advance(&self, rollout: &Rollout, event: Event) -> Result<Rollout, ReleaseError> {
+        match rollout.apply(event, self.clock.now())? {
+            Next::Same(rollout) => {
+                self.rollouts.publish(&rollout);
+                Ok(rollout)
+            }
+            Next::Moved(transition) => {
+                let moved = transition.rollout.clone();
+                self.write(&moved.model, vec![transition]).await?;
+                Ok(moved)
+            }
+        }
+    }
+
+    /// Ends a rollout because its route was changed by hand; the caller publishes the route.
+    pub(super) async fn taken_over(
+        &self,
+        rollout: &Rollout,
+        route: &Route,
+        action: AuditAction,
+        by: &Change,
+    ) -> Result<(), ReleaseError> {
+        let canary = route.weights().get(&rollout.canary).copied().unwrap_or(Weight::ZERO);
+        let now = self.clock.now();
+        let Next::Moved(transition) = rollout.apply(Event::RolledBack { canary, by: by.clone() }, now)?
+        else {
+            return Ok(());
+        };
+        let row = route_row(&rollout.model, route, now, by);
+        let mut written = transition.to_store(Some(row));
+        // Operators look for their own words in the log.
+        written.audit.action = action.as_str().to_owned();
+        self.store.append_transitions(&[written]).await?;
+        self.rollouts.publish(&transition.rollout);
+        Ok(())
+    }
+
+    /// Writes transitions of one model, all or none, with the routes that they ask for; then shows them.
+    async fn write(&self, model: &ModelName, transitions: Vec<Transition>) -> Result<(), ReleaseError> {
+        let table = self.routes.snapshot();
+        let unknown = || ReleaseError::UnknownModel { model: model.clone() };
+        let mut route = table.get(model).ok_or_else(unknown)?.clone();
+        let mut changed = false;
+        let mut rows = Vec::with_capacity(transitions.len());
+        for transition in &transitions {
+            let mut row = None;
+            if transition.action.is_some() {
+                let weights = whole(transition.rollout.weights())?;
+                if weights != *route.weights() {
+                    route = route.reweighted(weights)?;
+                    let by = Change { actor: transition.actor.clone(), reason: transition.reason.clone() };
+                    row = Some(route_row(model, &route, transition.at, &by));
+                    changed = true;
+                }
+            }
+            rows.push(transition.to_store(row));
+        }
+        self.store.append_transitions(&rows).await?;
+        if changed {
+            self.routes.publish(table.with(model, route));
+        }
+        for transition in &transitions {
+            let Transition { rollout, reason, .. } = transition;
+            tracing::info!(model = %model, rollout = %rollout.id, state = %rollout.state, %reason, "rollout moved");
+            self.rollouts.publish(rollout);
+        }
+        Ok(())
+    }
+
+    /// The version that has all traffic of a model; a rollout needs one to compare with and to go back to.
+    fn stable_alone(&self, model: &ModelName) -> Result<crate::ids::VersionName, ReleaseError> {
+        let table = self.routes.snapshot();
+        let route = table.get(model);
+        let route = route.ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
+        route.stable_alone().cloned().ok_or_else(|| ReleaseError::RouteIsSplit { model: model.clone() })
+    }
+}

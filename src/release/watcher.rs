@@ -1,0 +1,291 @@
+//! Drives the rollouts that run: feeds what checks saw to their analyses, and lets time pass for them.
+//!
+//! One task owns all panels. It asks the owner of changes for every transition, so a rollout moves in order with all
+//! other changes of its route.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::analysis::{Arm, Judgement, Outcome, Panel, Terms, UserCell, Verdict};
+use super::changes::{Clock, Readiness, Releases};
+use super::error::ReleaseError;
+use super::rollout::{Event, Phase, Rollout, RolloutId};
+use crate::config::Policy;
+use crate::ids::{CheckName, ModelName, VersionRef, Weight};
+use crate::store::{ArmCounts, ObservationRow};
+
+/// How often the evidence is written down, so that a restart goes on from there.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// What was seen of one answer that the route had sent to a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Who answered.
+    pub version: VersionRef,
+    /// A hash of the user's sticky key.
+    pub user: u64,
+    /// How it ended.
+    pub answer: SeenAnswer,
+}
+
+/// How an answer ended, as its checks saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeenAnswer {
+    /// It came to its end; what each check said.
+    Whole(Vec<(CheckName, Outcome)>),
+    /// The server owed it and did not give it: an engine failed, or the time ran out.
+    Broken,
+}
+
+/// What a rollout of a model is judged by.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// The model's checks, by name.
+    pub checks: Vec<CheckName>,
+}
+
+/// The name of the test that counts answers which were never finished.
+pub const FINISHED: &str = "finished";
+
+/// The task that drives rollouts, and what it owns.
+pub struct Watcher {
+    releases: Releases,
+    readiness: Arc<dyn Readiness>,
+    clock: Arc<dyn Clock>,
+    models: BTreeMap<ModelName, Watched>,
+    desks: BTreeMap<ModelName, Desk>,
+}
+
+/// The analysis of one rollout.
+struct Desk {
+    rollout: RolloutId,
+    checks: Vec<CheckName>,
+    panel: Panel,
+    /// The weight that the open strata belong to.
+    weight: Weight,
+    saved: jiff::Timestamp,
+}
+
+impl Watcher {
+    /// A watcher of all rollouts. `models` says which checks each model has.
+    pub fn new(
+        releases: Releases,
+        readiness: Arc<dyn Readiness>,
+        clock: Arc<dyn Clock>,
+        models: BTreeMap<ModelName, Watched>,
+    ) -> Self {
+        Self { releases, readiness, clock, models, desks: BTreeMap::new() }
+    }
+
+    /// Takes in what is seen, and looks every so often, until `stop`; then what was seen by then is written down.
+    pub async fn run(
+        mut self,
+        mut seen: mpsc::Receiver<Seen>,
+        look_every: Duration,
+        stop: CancellationToken,
+    ) {
+        self.take_up().await;
+        let mut ticks = tokio::time::interval(look_every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(one) = seen.recv() => self.observe(&one),
+                _ = ticks.tick() => self.look_at_all().await,
+            }
+        }
+        while let Ok(one) = seen.try_recv() {
+            self.observe(&one);
+        }
+        self.save_all().await;
+    }
+
+    /// Goes on with the rollouts of an earlier process: what it had seen counts, the time in between does not.
+    async fn take_up(&mut self) {
+        for rollout in self.releases.rollouts().all() {
+            let desk = self.resumed(&rollout).await;
+            let event = Event::Restarted { last_seen: desk.saved };
+            self.desks.insert(rollout.model.clone(), desk);
+            self.tell(&rollout, event).await;
+        }
+    }
+
+    fn observe(&mut self, seen: &Seen) {
+        let VersionRef { model, version } = &seen.version;
+        let Some(rollout) = self.releases.rollouts().get(model) else { return };
+        let arm = match version {
+            version if *version == rollout.canary => Arm::Canary,
+            version if *version == rollout.stable => Arm::Stable,
+            _ => return,
+        };
+        let Some(desk) = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id) else { return };
+        if let Some(outcomes) = desk.outcomes(&seen.answer) {
+            desk.panel.observe(arm, UserCell::of(seen.user), &outcomes);
+        }
+    }
+
+    async fn look_at_all(&mut self) {
+        let running = self.releases.rollouts().all();
+        self.desks.retain(|model, desk| {
+            running.iter().any(|rollout| rollout.model == *model && rollout.id == desk.rollout)
+        });
+        for rollout in running {
+            self.look_at(&rollout).await;
+        }
+    }
+
+    async fn look_at(&mut self, rollout: &Rollout) {
+        let now = self.clock.now();
+        let checks =
+            self.models.get(&rollout.model).map(|watched| watched.checks.clone()).unwrap_or_default();
+        let desk = self.desks.entry(rollout.model.clone()).or_insert_with(|| Desk::new(rollout, checks, now));
+        if desk.weight != rollout.weight {
+            desk.panel.cut();
+            desk.weight = rollout.weight;
+        }
+        let Judgement { verdict, why } = desk.panel.look();
+        let due = now.duration_since(desk.saved).unsigned_abs() >= SAVE_EVERY;
+        if due {
+            self.save(rollout).await;
+        }
+        let canary = VersionRef { model: rollout.model.clone(), version: rollout.canary.clone() };
+        if !self.readiness.is_ready(&canary) {
+            let why = "it is not hot any more; `switchback models` tells why".to_owned();
+            self.tell(rollout, Event::CanaryDied { why }).await;
+            return;
+        }
+        if rollout.phase() == Phase::Pending {
+            self.tell(rollout, Event::NoSuite).await;
+            return;
+        }
+        let known = rollout.judged.as_ref();
+        if known.is_none_or(|judged| judged.verdict != verdict || judged.finding != why)
+            && self.tell(rollout, Event::Judged { verdict, finding: why }).await.is_none()
+        {
+            return;
+        }
+        if verdict != Verdict::Abort {
+            self.tell(rollout, Event::Tick).await;
+        }
+    }
+
+    /// Asks for a transition; none where it was refused, as an operator was faster.
+    async fn tell(&self, rollout: &Rollout, event: Event) -> Option<Rollout> {
+        match self.releases.move_rollout(rollout.model.clone(), rollout.id, event).await {
+            Ok(rollout) => Some(rollout),
+            Err(ReleaseError::NoSuchRollout { .. } | ReleaseError::Refused(_) | ReleaseError::Stopping) => {
+                None
+            }
+            Err(error) => {
+                tracing::error!(model = %rollout.model, rollout = %rollout.id, %error, "a rollout could not be moved");
+                None
+            }
+        }
+    }
+
+    async fn save_all(&mut self) {
+        for rollout in self.releases.rollouts().all() {
+            self.save(&rollout).await;
+        }
+    }
+
+    async fn save(&mut self, rollout: &Rollout) {
+        let now = self.clock.now();
+        let Some(desk) = self.desks.get_mut(&rollout.model) else { return };
+        desk.saved = now;
+        let minute = now.duration_since(rollout.started_at).as_secs().max(0) / 60;
+        let rows: Vec<ObservationRow> = desk
+            .panel
+            .snapshots()
+            .into_iter()
+            .zip(desk.panel.findings())
+            .map(|((check, snapshot), (_, finding))| {
+                let counts = |counts: super::analysis::Counts| ArmCounts {
+                    answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
+                    failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
+                };
+                ObservationRow {
+                    rollout: rollout.id,
+                    check,
+                    minute: u32::try_from(minute).unwrap_or(u32::MAX),
+                    at: now,
+                    canary: counts(finding.canary),
+                    stable: counts(finding.stable),
+                    snapshot: serde_json::to_string(&snapshot).ok(),
+                }
+            })
+            .collect();
+        if let Err(error) = self.releases.store().save_observations(&rows).await {
+            tracing::error!(model = %rollout.model, %error, "the evidence of a rollout could not be written");
+        }
+    }
+
+    /// The analysis as it was last written, or a new one where the checks are others by now.
+    async fn resumed(&self, rollout: &Rollout) -> Desk {
+        let checks =
+            self.models.get(&rollout.model).map(|watched| watched.checks.clone()).unwrap_or_default();
+        let mut desk = Desk::new(rollout, checks, rollout.started_at);
+        let rows = match self.releases.store().load_observations(rollout.id).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::error!(model = %rollout.model, %error, "the evidence of a rollout could not be read");
+                return desk;
+            }
+        };
+        desk.saved = rows.iter().map(|row| row.at).max().unwrap_or(rollout.started_at);
+        let snapshots = rows.into_iter().filter_map(|row| {
+            let snapshot = serde_json::from_str(&row.snapshot?).ok()?;
+            Some((row.check, snapshot))
+        });
+        match Panel::resume(desk.names(), terms(&rollout.policy), snapshots.collect()) {
+            Some(panel) => desk.panel = panel,
+            None => tracing::info!(model = %rollout.model, "the evidence of a rollout begins anew"),
+        }
+        desk
+    }
+}
+
+impl Desk {
+    fn new(rollout: &Rollout, checks: Vec<CheckName>, saved: jiff::Timestamp) -> Self {
+        let names = names(&checks);
+        let panel = Panel::new(names, terms(&rollout.policy));
+        Self { rollout: rollout.id, checks, panel, weight: rollout.weight, saved }
+    }
+
+    fn names(&self) -> Vec<String> {
+        names(&self.checks)
+    }
+
+    /// What an answer says to each test. Nothing where a check broke: what it would have said is not known.
+    fn outcomes(&self, answer: &SeenAnswer) -> Option<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(self.checks.len() + 1);
+        match answer {
+            // What was not there to be checked was not what it should be.
+            SeenAnswer::Broken => outcomes.resize(self.checks.len(), Outcome::Failed),
+            SeenAnswer::Whole(said) => {
+                for check in &self.checks {
+                    outcomes.push(said.iter().find(|(name, _)| name == check)?.1);
+                }
+            }
+        }
+        outcomes.push(if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed });
+        Some(outcomes)
+    }
+}
+
+fn names(checks: &[CheckName]) -> Vec<String> {
+    checks.iter().map(ToString::to_string).chain([FINISHED.to_owned()]).collect()
+}
+
+fn terms(policy: &Policy) -> Terms {
+    Terms {
+        margin: policy.margin.share(),
+        alpha: policy.alpha.get(),
+        power: policy.power.get(),
+        min_samples: policy.min_samples,
+    }
+}
