@@ -102,7 +102,11 @@ impl Panel {
         let findings = self.findings();
         let of = |verdict: Verdict| findings.iter().filter(move |(_, finding)| finding.verdict == verdict);
         if of(Verdict::Abort).next().is_some() {
-            return Judgement { verdict: Verdict::Abort, why: told(of(Verdict::Abort)) };
+            let named = findings.iter().skip(1).any(|(_, finding)| finding.verdict == Verdict::Abort);
+            // All together may tell before any check alone does; then the check that is most to blame is told too.
+            let most = findings.iter().skip(1).max_by(|a, b| a.1.evidence.total_cmp(&b.1.evidence));
+            let most = most.filter(|(_, finding)| !named && finding.evidence > 0.0);
+            return Judgement { verdict: Verdict::Abort, why: told(of(Verdict::Abort).chain(most)) };
         }
         let overall = self.overall.finding();
         let leaning = |(_, finding): &&(&str, Finding)| finding.evidence > 0.0;

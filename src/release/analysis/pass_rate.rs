@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::clusters::{Clusters, ClustersSnapshot};
-use super::table::{Arm, Table};
+use super::table::{Arm, Counts, Table};
 use super::verdict::{Finding, Verdict};
 use super::{Outcome, UserCell};
 
@@ -42,10 +42,15 @@ impl Terms {
         (1.0 / self.alpha).ln()
     }
 
-    /// The evidence down to which it is promoted: Wald's ln(beta / (1 - alpha)), with half of beta. The other half is
-    /// for canaries that run out of traffic: both keep a bad one from being aborted.
+    /// The evidence down to which it is promoted: Wald's ln(beta / (1 - alpha)), with half of beta. The rest is
+    /// for [`Terms::ruled_out_at`] and for canaries that run out of traffic: each keeps a bad one from being aborted.
     pub fn promote_at(&self) -> f64 {
         ((1.0 - self.power) / 2.0 / (1.0 - self.alpha)).ln()
+    }
+
+    /// The absolute evidence down to which a canary is promoted: a quarter of beta is for being wrong about that.
+    pub fn ruled_out_at(&self) -> f64 {
+        ((1.0 - self.power) / 4.0).ln()
     }
 }
 
@@ -59,6 +64,8 @@ pub struct PassRate {
     closed: Table,
     /// The log-likelihood ratio of the closed strata.
     evidence: f64,
+    /// The log-likelihood ratio of 'the canary fails as often as the margin says alone' to 'as often as stable'.
+    absolute: f64,
     clusters: Clusters,
     verdict: Verdict,
 }
@@ -72,6 +79,7 @@ pub struct Snapshot {
     open: Table,
     closed: Table,
     evidence: f64,
+    absolute: f64,
     clusters: ClustersSnapshot,
     verdict: Verdict,
 }
@@ -79,11 +87,12 @@ pub struct Snapshot {
 impl PassRate {
     /// What [`PassRate::resume`] goes on from.
     pub fn snapshot(&self) -> Snapshot {
-        let Self { terms: _, open, closed, evidence, clusters, verdict } = self;
+        let Self { terms: _, open, closed, evidence, absolute, clusters, verdict } = self;
         Snapshot {
             open: *open,
             closed: *closed,
             evidence: *evidence,
+            absolute: *absolute,
             clusters: clusters.snapshot(),
             verdict: *verdict,
         }
@@ -91,8 +100,8 @@ impl PassRate {
 
     /// Goes on with a test. If nobody watched in between, [`PassRate::cut`] keeps what comes apart from what was.
     pub fn resume(terms: Terms, snapshot: Snapshot) -> Self {
-        let Snapshot { open, closed, evidence, clusters, verdict } = snapshot;
-        Self { terms, open, closed, evidence, clusters: Clusters::resume(clusters), verdict }
+        let Snapshot { open, closed, evidence, absolute, clusters, verdict } = snapshot;
+        Self { terms, open, closed, evidence, absolute, clusters: Clusters::resume(clusters), verdict }
     }
 
     /// What it is held to.
@@ -107,6 +116,7 @@ impl PassRate {
             open: Table::default(),
             closed: Table::default(),
             evidence: 0.0,
+            absolute: 0.0,
             clusters: Clusters::default(),
             verdict: Verdict::Continue,
         }
@@ -146,6 +156,7 @@ impl PassRate {
             stable: seen.stable,
             canary_users: self.clusters.users(Arm::Canary),
             evidence: self.weighed(),
+            absolute: self.absolute / self.clusters.design_effect(),
             design_effect: self.clusters.design_effect(),
             terms: self.terms,
         }
@@ -154,8 +165,25 @@ impl PassRate {
     fn close_stratum(&mut self) {
         let stratum = std::mem::take(&mut self.open);
         self.evidence += stratum.log_likelihood_ratio(self.log_odds_ratio(&stratum));
+        self.absolute += self.absolute_evidence(&stratum);
         self.closed.canary += stratum.canary;
         self.closed.stable += stratum.stable;
+    }
+
+    /// Where hardly anything fails, how failures are split between the arms says next to nothing. But a canary that is
+    /// worse by the margin fails at least as often as the margin, whatever stable does: few failures rule that out.
+    /// The rate to compare with is stable's so far, which no answer of the stratum has a part in; it must be below the
+    /// margin. Whatever rate of at least the margin is the true one, `exp(-absolute)` is a non-negative supermartingale.
+    fn absolute_evidence(&self, stratum: &Table) -> f64 {
+        let Counts { answers, failures } = self.closed.stable;
+        let usual = (failures as f64 + 0.5) / (answers as f64 + 1.0);
+        let margin = self.terms.margin;
+        if usual >= margin {
+            return 0.0;
+        }
+        let (failed, passed) =
+            (stratum.canary.failures as f64, (stratum.canary.answers - stratum.canary.failures) as f64);
+        failed * (margin / usual).ln() + passed * ((1.0 - margin) / (1.0 - usual)).ln()
     }
 
     /// The margin as a ratio of odds, at the failure rate that is the best guess before the stratum is split into arms:
@@ -196,7 +224,9 @@ impl PassRate {
         let evidence = self.weighed();
         if evidence >= self.terms.abort_at() - self.overshoot() {
             self.verdict = Verdict::Abort;
-        } else if evidence <= self.terms.promote_at() {
+        } else if evidence <= self.terms.promote_at()
+            || self.absolute / self.clusters.design_effect() <= self.terms.ruled_out_at()
+        {
             self.verdict = Verdict::Promote;
         }
     }
@@ -234,6 +264,12 @@ mod tests {
         assert_eq!(after(20, (50, 9), (450, 36)), Verdict::Abort);
         assert_eq!(after(20, (50, 4), (450, 36)), Verdict::Promote);
         assert_eq!(after(3, (6, 1), (60, 5)), Verdict::Continue);
+    }
+
+    #[test]
+    fn where_nothing_fails_a_drop_is_ruled_out() {
+        assert_eq!(after(20, (20, 0), (100, 0)), Verdict::Promote);
+        assert_eq!(after(20, (20, 1), (100, 0)), Verdict::Abort, "5 % more than nothing is the margin");
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub struct Finding {
     pub canary_users: usize,
     /// The log-likelihood ratio of a drop of the margin to no drop, for independent answers.
     pub evidence: f64,
+    /// The log-likelihood ratio of a canary that fails as often as the margin says alone, to one that fails as stable
+    /// does; of use where stable hardly ever fails.
+    pub absolute: f64,
     /// How many answers are worth one independent one; see `docs/rollouts.md`.
     pub design_effect: f64,
     /// What the test is held to.
@@ -89,6 +92,12 @@ impl fmt::Display for Finding {
                 f,
                 "; a drop of {margin} points explains that {found} better than none, and {abort} was asked for"
             ),
+            Verdict::Promote if self.evidence > terms.promote_at() => write!(
+                f,
+                "; were it worse by {margin} points, at least {margin} % would fail: it speaks {} for that, and {} rules it out",
+                odds(self.absolute),
+                odds(terms.ruled_out_at())
+            ),
             Verdict::Promote => {
                 write!(f, "; for a drop of {margin} points it speaks {found}, and {promote} rules that out")
             }
@@ -126,6 +135,7 @@ mod tests {
             stable: counts(3921, 314),
             canary_users: canary.answers as usize,
             evidence,
+            absolute: -5.0,
             design_effect,
             terms,
         };
@@ -133,6 +143,7 @@ mod tests {
             [
                 finding(Verdict::Abort, counts(412, 70), 5.0, 1.0),
                 finding(Verdict::Promote, counts(412, 30), -4.0, 1.0),
+                finding(Verdict::Promote, counts(412, 0), 0.0, 1.0),
                 finding(Verdict::Continue, counts(12, 1), 0.1, 1.0),
                 finding(Verdict::Continue, counts(112, 12), 1.5, 2.34).at_the_end(),
             ]
