@@ -31,12 +31,11 @@ pub(super) fn sink(seen: mpsc::Sender<Seen>) -> quality::Sink {
 fn to_watch(observation: Observation) -> Option<Seen> {
     let Observation { version, way, user, outcome, judgements, .. } = observation;
     let answer = match (way, outcome) {
-        (Way::Pinned, _) => return None,
         (Way::Routed, Outcome::Ok) => SeenAnswer::Whole(
             judgements.into_iter().map(|(check, judgement)| (check, analysed(judgement.verdict))).collect(),
         ),
         (Way::Routed, Outcome::Failed | Outcome::Timeout) => SeenAnswer::Broken,
-        (Way::Routed, _) => return None,
+        (Way::Routed | Way::Pinned, _) => return None,
     };
     Some(Seen { version, user, answer })
 }

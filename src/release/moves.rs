@@ -91,7 +91,7 @@ impl Owner {
         let row = route_row(&rollout.model, route, now, by);
         let mut written = transition.to_store(Some(row));
         // Operators look for their own words in the log.
-        written.audit.action = action.as_str().to_owned();
+        action.as_str().clone_into(&mut written.audit.action);
         self.store.append_transitions(&[written]).await?;
         self.rollouts.publish(&transition.rollout);
         Ok(())

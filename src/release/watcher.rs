@@ -241,9 +241,12 @@ impl Watcher {
             let snapshot = serde_json::from_str(&row.snapshot?).ok()?;
             Some((row.check, snapshot))
         });
-        match Panel::resume(desk.names(), terms(&rollout.policy), snapshots.collect()) {
-            Some(panel) => desk.panel = panel,
-            None => tracing::info!(model = %rollout.model, "the evidence of a rollout begins anew"),
+        if let Some(mut panel) = Panel::resume(desk.names(), terms(&rollout.policy), snapshots.collect()) {
+            // Nobody watched in between.
+            panel.cut();
+            desk.panel = panel;
+        } else {
+            tracing::info!(model = %rollout.model, "the evidence of a rollout begins anew");
         }
         desk
     }
