@@ -102,6 +102,7 @@ impl RunningApp {
 
 impl Drop for RunningApp {
     fn drop(&mut self) {
+        self.gateway.close();
         self.stop.cancel();
         self.loading.abort();
     }

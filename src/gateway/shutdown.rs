@@ -12,6 +12,8 @@ impl Gateway {
     /// Takes no new requests from now on; `/ready` says so at once.
     pub fn close(&self) {
         self.inner().closed.store(true, Ordering::Release);
+        // From now on versions leave because the server does: no rollout must take that for its canary's death.
+        self.inner().stop.cancel();
     }
 
     /// Closes, and waits until all engines have finished or the drain deadline has passed. How many requests were cut
@@ -21,10 +23,10 @@ impl Gateway {
         self.inner().residency.drain_all(self.inner().drain_deadline).await
     }
 
-    /// Ends the watching of rollouts, writing down what was seen; and before it the checks, once what was answered has been judged. To be called when no answer is read any more.
+    /// Ends the checks once what was answered has been judged, and waits until what was seen of rollouts is written
+    /// down. To be called when no answer is read any more.
     pub async fn end_checks(&self) {
         self.inner().checks.close(CHECKS_DEADLINE).await;
-        self.inner().stop.cancel();
         self.inner().tasks.close();
         if tokio::time::timeout(CHECKS_DEADLINE, self.inner().tasks.wait()).await.is_err() {
             tracing::warn!("what was seen of rollouts last could not be written in time");
