@@ -21,6 +21,7 @@ mod resolve;
 mod rollouts;
 mod shutdown;
 mod start;
+mod tokens;
 mod watching;
 
 pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
@@ -30,9 +31,9 @@ pub use command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 pub use error::GatewayError;
-pub use generate::TokenizeInput;
 pub use residency::{Progress, Residency, ResidencyError, State};
 pub use start::{Gateway, StartError, random_u64};
+pub use tokens::TokenizeInput;
 
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};

@@ -1,0 +1,148 @@
+//! Text to tokens and back, as one version does it; and what is long goes to threads that may take their time.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+use super::backend::Backend;
+use super::command::Address;
+use super::{Gateway, GatewayError};
+use crate::model::{SpecialText, SpecialTokens};
+use crate::prompt::{GenerationPrompt, PromptError};
+
+/// Text from this size is tokenized off the request threads: it takes milliseconds.
+pub(super) const LONG_TEXT: usize = 16 * 1024;
+
+/// And so many tokens are turned into text there: one is some four bytes.
+const LONG_TOKENS: usize = LONG_TEXT / 4;
+
+/// What to tokenize.
+#[derive(Debug, Clone)]
+pub enum TokenizeInput {
+    /// A text.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether the model's special tokens are put around it.
+        special: SpecialTokens,
+    },
+    /// A conversation, through the version's template.
+    Messages {
+        /// The messages.
+        messages: Vec<Json>,
+        /// Further variables for the template.
+        template: Map<String, Json>,
+        /// Whether the assistant's turn is opened.
+        generation: GenerationPrompt,
+        /// Whether the model's special tokens are put around what the template gave.
+        special: SpecialTokens,
+    },
+}
+
+impl Gateway {
+    /// The tokens of a text or a conversation, with the backend that they are for.
+    pub async fn tokenize(
+        &self,
+        address: &Address,
+        input: TokenizeInput,
+    ) -> Result<(Arc<Backend>, Vec<u32>), GatewayError> {
+        let backend = self.resolve(address)?;
+        let on = Arc::clone(&backend);
+        let tokens = blocking(move || match input {
+            TokenizeInput::Text { text, special } => encode(&on, &text, special, "prompt"),
+            TokenizeInput::Messages { messages, template, generation, special } => {
+                let text = render(&on, &messages, &template, generation)?;
+                encode(&on, &text, special, "messages")
+            }
+        })
+        .await?;
+        Ok((backend, tokens))
+    }
+
+    /// The text of each of `tokens` by itself.
+    pub async fn token_texts(
+        &self,
+        backend: &Arc<Backend>,
+        tokens: &[u32],
+    ) -> Result<Vec<String>, GatewayError> {
+        if tokens.len() < LONG_TOKENS {
+            return Ok(backend.token_texts(tokens));
+        }
+        let (on, tokens) = (Arc::clone(backend), tokens.to_vec());
+        blocking(move || Ok(on.token_texts(&tokens))).await
+    }
+
+    /// The text of tokens, with the backend that they are for. Special tokens show.
+    pub async fn detokenize(
+        &self,
+        address: &Address,
+        tokens: Vec<u32>,
+    ) -> Result<(Arc<Backend>, String), GatewayError> {
+        let backend = self.resolve(address)?;
+        in_vocabulary(&backend, &tokens, "tokens")?;
+        if tokens.len() < LONG_TOKENS {
+            let text = decode(&backend, &tokens, "tokens")?;
+            return Ok((backend, text));
+        }
+        let on = Arc::clone(&backend);
+        let text = blocking(move || decode(&on, &tokens, "tokens")).await?;
+        Ok((backend, text))
+    }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, GatewayError> + Send + 'static,
+) -> Result<T, GatewayError> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .unwrap_or_else(|e| Err(GatewayError::Internal { why: format!("tokenizing failed: {e}") }))
+}
+
+pub(super) fn render(
+    backend: &Backend,
+    messages: &[Json],
+    variables: &Map<String, Json>,
+    generation: GenerationPrompt,
+) -> Result<String, GatewayError> {
+    let Some(template) = &backend.template else {
+        let message = format!("`{}` has no chat template; use /v1/completions", backend.version);
+        return Err(GatewayError::invalid("messages", message));
+    };
+    template.render(messages, variables, generation).map_err(|error| match error {
+        // The messages are what varies: a template that no messages suit would not have been released.
+        PromptError::Refused(why) => {
+            GatewayError::invalid("messages", format!("the chat template refuses these messages: {why}"))
+        }
+        other => GatewayError::invalid("messages", other.to_string()),
+    })
+}
+
+pub(super) fn encode(
+    backend: &Backend,
+    text: &str,
+    special: SpecialTokens,
+    param: &str,
+) -> Result<Vec<u32>, GatewayError> {
+    backend
+        .tokenizer
+        .encode(text, special)
+        .map_err(|e| GatewayError::invalid(param, format!("`{param}` cannot be tokenized: {e}")))
+}
+
+pub(super) fn decode(backend: &Backend, tokens: &[u32], param: &str) -> Result<String, GatewayError> {
+    backend
+        .tokenizer
+        .decode(tokens, SpecialText::Keep)
+        .map_err(|e| GatewayError::invalid(param, format!("`{param}` cannot be turned into text: {e}")))
+}
+
+pub(super) fn in_vocabulary(backend: &Backend, tokens: &[u32], param: &str) -> Result<(), GatewayError> {
+    let size = backend.vocab_size();
+    match tokens.iter().find(|token| **token as usize >= size) {
+        None => Ok(()),
+        Some(token) => Err(GatewayError::invalid(
+            param,
+            format!("`{param}` has the token {token}; this version's tokens are below {size}"),
+        )),
+    }
+}
