@@ -33,6 +33,7 @@ pub use checks::{
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
+    UnknownPolicy,
 };
 pub use valid::{
     ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Pinning,

@@ -1,5 +1,6 @@
 //! A rollout policy: how a canary grows, and what it is held to. The ready-made ones are here too.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -164,6 +165,29 @@ impl FromStr for Chance {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         s.parse().ok().and_then(Self::new).ok_or_else(|| "give a probability above 0 and below 1".into())
+    }
+}
+
+/// No policy of this name; says which there are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no policy {name:?}; there are {known}")]
+pub struct UnknownPolicy {
+    /// As asked, cut to a length fit for a message.
+    pub name: String,
+    /// Those that there are.
+    pub known: String,
+}
+
+impl Policy {
+    /// The policy of this name: ready-made, or one of the configuration's `own`, whose names are others.
+    pub fn named(name: &str, own: &BTreeMap<String, Self>) -> Result<Self, UnknownPolicy> {
+        let ready_made = || ReadyMade::named(name).map(ReadyMade::policy);
+        own.get(name).cloned().or_else(ready_made).ok_or_else(|| {
+            let known =
+                ReadyMade::ALL.iter().map(|policy| policy.name()).chain(own.keys().map(String::as_str));
+            let known = known.collect::<Vec<_>>().join(", ");
+            UnknownPolicy { name: name.chars().take(80).collect(), known }
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::residency::{ResidencyError, State};
 use super::{Gateway, StickyKey};
-use crate::config::ImageRef;
+use crate::config::{ImageRef, UnknownPolicy};
 use crate::ids::{Digest, ModelName, VersionName, VersionRef, Weight};
 use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Withdrawn};
 
@@ -18,13 +18,8 @@ pub enum AdminError {
     #[error("the model `{0}` is not in the configuration")]
     UnknownModel(ModelName),
     /// No policy of this name.
-    #[error("there is no policy {name:?}; there are {known}")]
-    UnknownPolicy {
-        /// As asked.
-        name: String,
-        /// Those that there are.
-        known: String,
-    },
+    #[error(transparent)]
+    UnknownPolicy(#[from] UnknownPolicy),
     /// No rollout of the model runs.
     #[error("no rollout of `{0}` runs; start one with `switchback rollout start`")]
     NoRollout(ModelName),

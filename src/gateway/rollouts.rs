@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{AdminError, Gateway};
-use crate::config::{Policy, ReadyMade};
+use crate::config::Policy;
 use crate::ids::{ModelName, VersionName};
 use crate::release::rollout::{Basis, Command, Event, Rollout};
 use crate::release::{Begin, Change, OnConflict, RolloutLine};
@@ -21,7 +21,7 @@ impl Gateway {
         let settings = self.inner().models.get(model);
         let settings = settings.ok_or_else(|| AdminError::UnknownModel(model.clone()))?;
         let basis = if settings.checks.is_empty() { Basis::Nothing } else { Basis::Checks };
-        let policy = self.policy(policy)?;
+        let policy = Policy::named(policy, &self.inner().policies)?;
         let new = Begin { model: model.clone(), canary, policy, basis, conflict };
         Ok(self.inner().releases.begin_rollout(new, change).await?)
     }
@@ -51,15 +51,5 @@ impl Gateway {
         limit: u32,
     ) -> Result<Vec<RolloutLine>, AdminError> {
         Ok(self.inner().releases.rollout_history(model, limit).await?)
-    }
-
-    fn policy(&self, name: &str) -> Result<Policy, AdminError> {
-        let own = self.inner().policies.get(name).cloned();
-        own.or_else(|| ReadyMade::named(name).map(ReadyMade::policy)).ok_or_else(|| {
-            let ready_made = ReadyMade::ALL.iter().map(|policy| policy.name());
-            let known: Vec<&str> =
-                self.inner().policies.keys().map(String::as_str).chain(ready_made).collect();
-            AdminError::UnknownPolicy { name: name.chars().take(80).collect(), known: known.join(", ") }
-        })
     }
 }

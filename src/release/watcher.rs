@@ -14,7 +14,6 @@ use super::analysis::{Arm, Judgement, Outcome, Panel, Terms, UserCell, Verdict};
 use super::changes::{Clock, Readiness, Releases};
 use super::error::ReleaseError;
 use super::rollout::{Event, Phase, Rollout, RolloutId};
-use crate::config::Policy;
 use crate::ids::{CheckName, ModelName, VersionRef, Weight};
 use crate::store::{ArmCounts, ObservationRow};
 
@@ -140,9 +139,9 @@ impl Watcher {
 
     async fn look_at(&mut self, rollout: &Rollout) {
         let now = self.clock.now();
-        let checks =
-            self.models.get(&rollout.model).map(|watched| watched.checks.clone()).unwrap_or_default();
-        let desk = self.desks.entry(rollout.model.clone()).or_insert_with(|| Desk::new(rollout, checks, now));
+        let models = &self.models;
+        let desk = self.desks.entry(rollout.model.clone());
+        let desk = desk.or_insert_with(|| Desk::new(rollout, checks_of(models, &rollout.model), now));
         if desk.weight != rollout.weight {
             desk.panel.cut();
             desk.weight = rollout.weight;
@@ -226,8 +225,7 @@ impl Watcher {
 
     /// The analysis as it was last written, or a new one where the checks are others by now.
     async fn resumed(&self, rollout: &Rollout) -> Desk {
-        let checks =
-            self.models.get(&rollout.model).map(|watched| watched.checks.clone()).unwrap_or_default();
+        let checks = checks_of(&self.models, &rollout.model);
         let mut desk = Desk::new(rollout, checks, rollout.started_at);
         let rows = match self.releases.store().load_observations(rollout.id).await {
             Ok(rows) => rows,
@@ -241,7 +239,9 @@ impl Watcher {
             let snapshot = serde_json::from_str(&row.snapshot?).ok()?;
             Some((row.check, snapshot))
         });
-        if let Some(mut panel) = Panel::resume(desk.names(), terms(&rollout.policy), snapshots.collect()) {
+        if let Some(mut panel) =
+            Panel::resume(desk.names(), Terms::from(&rollout.policy), snapshots.collect())
+        {
             // Nobody watched in between.
             panel.cut();
             desk.panel = panel;
@@ -255,7 +255,7 @@ impl Watcher {
 impl Desk {
     fn new(rollout: &Rollout, checks: Vec<CheckName>, saved: jiff::Timestamp) -> Self {
         let names = names(&checks);
-        let panel = Panel::new(names, terms(&rollout.policy));
+        let panel = Panel::new(names, Terms::from(&rollout.policy));
         Self { rollout: rollout.id, checks, panel, weight: rollout.weight, saved }
     }
 
@@ -280,15 +280,10 @@ impl Desk {
     }
 }
 
-fn names(checks: &[CheckName]) -> Vec<String> {
-    checks.iter().map(ToString::to_string).chain([FINISHED.to_owned()]).collect()
+fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<CheckName> {
+    models.get(model).map(|watched| watched.checks.clone()).unwrap_or_default()
 }
 
-fn terms(policy: &Policy) -> Terms {
-    Terms {
-        margin: policy.margin.share(),
-        alpha: policy.alpha.get(),
-        power: policy.power.get(),
-        min_samples: policy.min_samples,
-    }
+fn names(checks: &[CheckName]) -> Vec<String> {
+    checks.iter().map(ToString::to_string).chain([FINISHED.to_owned()]).collect()
 }

@@ -298,7 +298,7 @@ impl From<AdminError> for ApiError {
             AdminError::Release(ReleaseError::SameVersion(_)) => {
                 Self::parameter("invalid_value", "canary", message)
             }
-            AdminError::UnknownPolicy { .. } => Self::parameter("invalid_value", "policy", message),
+            AdminError::UnknownPolicy(_) => Self::parameter("invalid_value", "policy", message),
             AdminError::Release(_) => {
                 tracing::error!(%message, "a change could not be stored");
                 Self::internal(message)

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::bar::bar;
 use super::error::CliError;
 use super::table::Table;
-use crate::config::{self, Chance, PercentagePoints, Policy, ReadyMade};
+use crate::config::{self, Chance, PercentagePoints, Policy};
 use crate::release::analysis::Terms;
 use crate::release::simulation::{Decisions, Report, Scenario, Schedule, Traffic, simulate};
 
@@ -65,11 +65,11 @@ pub(super) struct Args {
 
 /// Plays the rollouts on all cores, and prints what came of them.
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let policy = named(args)?;
+    let policy = policy(args)?;
     let usage = |why: String| CliError::Usage(why);
     let schedule =
         Schedule::of(&policy, args.open_end).map_err(|e| usage(format!("{}: {e}", args.policy)))?;
-    let terms = terms(args, &policy)?;
+    let terms = Terms::from(&policy);
     let traffic = Traffic {
         rate: args.rate,
         stable: args.stable,
@@ -96,30 +96,21 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The policy of this name: of the configuration, or ready-made.
-fn named(args: &Args) -> Result<Policy, CliError> {
-    let mut known: Vec<String> = ReadyMade::ALL.iter().map(|policy| policy.name().to_owned()).collect();
-    if let Some(file) = &args.config {
-        let mut config = config::load(file)?;
-        if let Some(policy) = config.policies.remove(&args.policy) {
-            return Ok(policy);
-        }
-        known.extend(config.policies.into_keys());
-    }
-    ReadyMade::named(&args.policy).map(ReadyMade::policy).ok_or_else(|| {
-        CliError::Usage(format!("there is no policy {:?}; there are {}", args.policy, known.join(", ")))
-    })
-}
-
-fn terms(args: &Args, policy: &Policy) -> Result<Terms, CliError> {
-    let (alpha, power) = (args.alpha.unwrap_or(policy.alpha).get(), args.power.unwrap_or(policy.power).get());
-    if alpha >= power {
+/// The policy that is meant, with what the arguments put in the place of its numbers.
+fn policy(args: &Args) -> Result<Policy, CliError> {
+    let own = args.config.as_deref().map(config::load).transpose()?.map(|config| config.policies);
+    let mut policy = Policy::named(&args.policy, &own.unwrap_or_default())
+        .map_err(|unknown| CliError::Usage(unknown.to_string()))?;
+    policy.margin = args.margin_pp.unwrap_or(policy.margin);
+    policy.alpha = args.alpha.unwrap_or(policy.alpha);
+    policy.power = args.power.unwrap_or(policy.power);
+    if policy.alpha >= policy.power {
+        let (alpha, power) = (policy.alpha.get(), policy.power.get());
         let why =
             format!("an alpha of {alpha} with a power of {power} decides nothing: give a smaller alpha");
         return Err(CliError::Usage(why));
     }
-    let margin = args.margin_pp.unwrap_or(policy.margin).share();
-    Ok(Terms { margin, alpha, power, min_samples: policy.min_samples })
+    Ok(policy)
 }
 
 fn table(report: &Report) -> Table {

@@ -13,6 +13,7 @@ use super::clusters::{Clusters, ClustersSnapshot};
 use super::table::{Arm, Counts, Table};
 use super::verdict::{Finding, Verdict};
 use super::{Outcome, UserCell};
+use crate::config::Policy;
 
 /// Answers that each arm needs before a look closes a stratum: with one arm empty it would say nothing, and what it
 /// holds would be lost. The rule must not ask how the answers were.
@@ -33,6 +34,17 @@ pub struct Terms {
     pub power: f64,
     /// Canary answers before which nothing is decided.
     pub min_samples: u64,
+}
+
+impl From<&Policy> for Terms {
+    fn from(policy: &Policy) -> Self {
+        Self {
+            margin: policy.margin.share(),
+            alpha: policy.alpha.get(),
+            power: policy.power.get(),
+            min_samples: policy.min_samples,
+        }
+    }
 }
 
 impl Terms {
