@@ -10,7 +10,8 @@ use futures::StreamExt;
 use futures::future::join_all;
 use switchback::demo::{SYSTEM_PROMPT, held_out};
 use switchback::engine::{
-    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, PrefixCache, SamplingParams, StopParams,
+    Device, Engine, EngineConfig, EosPolicy, Event, GenerateRequest, PrefixCache, Priority, SamplingParams,
+    StopParams,
 };
 use switchback::model::{self, SpecialText, SpecialTokens, WeightPool};
 use tokio::sync::OnceCell;
@@ -46,7 +47,8 @@ fn serve(config: EngineConfig) -> Served {
     let prompts: Vec<_> = held_out(9, REQUESTS).iter().map(|case| prompt(&case.message)).collect();
     let shared = prompts.iter().all(|prompt| prompt[..=2 * BLOCK] == prompts[0][..=2 * BLOCK]);
     assert!(shared, "the prompts share less than two blocks: the prefix cache would have nothing to find");
-    let engine = Engine::start("demo".to_owned(), loaded.lm, loaded.tokenizer, config).unwrap();
+    let engine =
+        Engine::start("demo".to_owned(), loaded.lm, loaded.tokenizer, config, Device::default()).unwrap();
     Served { engine, prompts, eos: loaded.eos }
 }
 
@@ -60,6 +62,7 @@ async fn answer(served: &Served, prompt: &[u32]) -> Answer {
         logprobs: None,
         prompt_logprobs: None,
         special_text: SpecialText::Skip,
+        priority: Priority::Foreground,
     };
     let mut events = served.engine.submit(request).unwrap();
     let (mut tokens, mut text) = (Vec::new(), String::new());

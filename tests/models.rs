@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use switchback::config;
 use switchback::demo::{SYSTEM_PROMPT, Score, held_out, score};
 use switchback::engine::{
-    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, SamplingParams, StopParams,
+    Device, Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Priority, SamplingParams, StopParams,
 };
 use switchback::image::Store;
 use switchback::model::{LoadedModel, SpecialText, SpecialTokenText, SpecialTokens, WeightPool, load};
@@ -66,7 +66,8 @@ async fn quality(version: &str) -> Quality {
     let dir = file(version, "");
     let LoadedModel { lm, tokenizer, eos, .. } = load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
     let encoder = tokenizer.clone();
-    let engine = Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default()).unwrap();
+    let engine =
+        Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default(), Device::default()).unwrap();
     let cases = held_out(1, 60);
     let answers = cases.iter().map(|case| {
         let text = format!(
@@ -97,6 +98,7 @@ async fn answer(engine: &Engine, prompt: Vec<u32>, eos: &[u32]) -> String {
         logprobs: None,
         prompt_logprobs: None,
         special_text: SpecialText::Skip,
+        priority: Priority::Foreground,
     };
     let mut events = engine.submit(request).unwrap();
     let mut text = String::new();

@@ -17,6 +17,22 @@ pub struct CheckSpec {
     pub kind: CheckKind,
 }
 
+/// What of an answer a check judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judges {
+    /// What it says.
+    Content,
+    /// When it came. Of an answer that nobody waited for, that means nothing.
+    Time,
+}
+
+impl CheckKind {
+    /// What of an answer it judges.
+    pub fn judges(&self) -> Judges {
+        if matches!(self, Self::Latency { .. }) { Judges::Time } else { Judges::Content }
+    }
+}
+
 /// What a check looks at.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CheckKind {

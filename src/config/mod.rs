@@ -27,7 +27,7 @@ mod check_tests;
 mod tests;
 
 pub use checks::{
-    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, LengthUnit, Needed, PhraseList,
+    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed, PhraseList,
     TextRule,
 };
 pub use error::{ConfigError, ConfigErrors};

@@ -37,7 +37,9 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// Gives the canary this share.
+    /// Sends the canary a copy of this share of stable's requests. Its answers are checked and thrown away.
+    SetMirrorRoute(Weight),
+    /// Gives the canary this share, and ends the copies.
     SetWeight(Weight),
     /// Waits, and watches.
     Pause(Pause),

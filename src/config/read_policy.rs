@@ -83,10 +83,12 @@ fn missing_steps(r: &mut Reader, path: &str, line: u64) -> Vec<Step> {
     Vec::new()
 }
 
-/// Reads the steps; weights may not fall, a pause needs a weight before it, and all traffic moves last.
+/// Reads the steps; copies come before any weight, weights may not fall, a pause needs something to watch, and all
+/// traffic moves last.
 fn steps(r: &mut Reader, items: &[Node], path: &str, line: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut last: Option<Weight> = None;
+    let mut mirrors = false;
     for (i, item) in items.iter().enumerate() {
         let path = format!("{path}[{i}]");
         let Some(step) = step(r, item, &path) else { continue };
@@ -107,14 +109,25 @@ fn steps(r: &mut Reader, items: &[Node], path: &str, line: u64) -> Vec<Step> {
                 let fix = "give the canary some traffic: {setWeight: 5}";
                 r.push(item.line, path, Problem::new("the first weight is 0", fix));
             }
-            (Step::Pause(_), None) => {
+            (Step::Pause(_), None) if !mirrors => {
                 let fix = "set a weight first: {setWeight: 5}";
                 r.push(item.line, path, Problem::new("a pause before any weight", fix));
             }
+            (Step::SetMirrorRoute(_), Some(_)) => {
+                let found = "copies of requests for a canary that has traffic";
+                let fix = "let {setMirrorRoute: {percentage: 100}} come before the first weight";
+                r.push(item.line, path, Problem::new(found, fix));
+            }
+            (Step::SetMirrorRoute(share), None) if share == Weight::ZERO => {
+                let fix = "give the canary copies of some requests: {setMirrorRoute: {percentage: 100}}";
+                r.push(item.line, path, Problem::new("a mirror of 0 %", fix));
+            }
             _ => {}
         }
-        if let Step::SetWeight(weight) = step {
-            last = Some(weight);
+        match step {
+            Step::SetWeight(weight) => last = Some(weight),
+            Step::SetMirrorRoute(_) => mirrors = true,
+            Step::Pause(_) => {}
         }
         steps.push(step);
     }
@@ -125,25 +138,39 @@ fn steps(r: &mut Reader, items: &[Node], path: &str, line: u64) -> Vec<Step> {
 }
 
 fn step(r: &mut Reader, item: &Node, path: &str) -> Option<Step> {
-    let s = r.section(item, path.to_owned(), &["setWeight", "pause"]);
-    let weight = r.field(&s, "setWeight", percentage).map(Step::SetWeight);
-    let pause = s.get("pause").map(|node| pause(r, node, &s.path_of("pause")));
-    match (weight, pause) {
-        (Some(step), None) => Some(step),
-        (None, Some(step)) => step,
-        (Some(_), Some(_)) => {
-            let fix = "write them as two steps, one after the other";
-            r.push(item.line, path, Problem::new("a weight and a pause in one step", fix));
-            None
-        }
-        // A weight that could not be read was reported where it stands.
-        (None, None) if s.get("setWeight").is_some() => None,
-        (None, None) => {
-            let fix = "write {setWeight: 5} or {pause: {duration: 20m}}";
+    let s = r.section(item, path.to_owned(), &["setWeight", "setMirrorRoute", "pause"]);
+    let mut steps = Vec::new();
+    if s.get("setWeight").is_some() {
+        steps.push(r.field(&s, "setWeight", percentage).map(Step::SetWeight));
+    }
+    if let Some(node) = s.get("setMirrorRoute") {
+        steps.push(mirror_route(r, node, &s.path_of("setMirrorRoute")));
+    }
+    if let Some(node) = s.get("pause") {
+        steps.push(pause(r, node, &s.path_of("pause")));
+    }
+    match steps.as_slice() {
+        // One that could not be read was reported where it stands.
+        [step] => *step,
+        [] => {
+            let fix = "write {setWeight: 5}, {setMirrorRoute: {percentage: 100}} or {pause: {duration: 20m}}";
             r.push(item.line, path, Problem::new("a step that does nothing", fix));
             None
         }
+        _ => {
+            let fix = "write them as steps of their own, one after the other";
+            r.push(item.line, path, Problem::new("several things in one step", fix));
+            None
+        }
     }
+}
+
+fn mirror_route(r: &mut Reader, node: &Node, path: &str) -> Option<Step> {
+    let s = r.section(node, path.to_owned(), &["percentage"]);
+    if s.get("percentage").is_none() {
+        return Some(Step::SetMirrorRoute(Weight::FULL));
+    }
+    r.field(&s, "percentage", percentage).map(Step::SetMirrorRoute)
 }
 
 /// `{}` waits for an operator, as in Argo Rollouts.

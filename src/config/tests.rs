@@ -197,7 +197,7 @@ const POLICIES: &str = r#"
 models: { desk: { versions: { v1: { image: models/v1, digest: "DIGEST" } } } }
 policies:
   careful:
-    steps: [{setWeight: 1}, {pause: {duration: 30m}}, {setWeight: 10}, {pause: {}}, {setWeight: 100}]
+    steps: [{setMirrorRoute: {percentage: 20}}, {pause: {duration: 30m}}, {setWeight: 10}, {pause: {}}, {setWeight: 100}]
     margin_pp: 2.5
     alpha: 0.005
     power: 0.9
@@ -212,9 +212,10 @@ fn a_policy_is_read_as_it_is_written() {
     let config = read(POLICIES).unwrap();
     let policy = &config.policies["careful"];
     let weight = |percent| Step::SetWeight(Weight::from_percent(percent).unwrap());
+    let mirror = Step::SetMirrorRoute(Weight::from_percent(20.0).unwrap());
     let pause = Step::Pause(Pause::For(std::time::Duration::from_mins(30)));
     let until_resumed = Step::Pause(Pause::UntilResumed);
-    assert_eq!(policy.steps, [weight(1.0), pause, weight(10.0), until_resumed, weight(100.0)]);
+    assert_eq!(policy.steps, [mirror, pause, weight(10.0), until_resumed, weight(100.0)]);
     assert_eq!(
         (policy.margin.to_string(), policy.alpha.get(), policy.power.get()),
         ("2.5".into(), 0.005, 0.9)
@@ -246,6 +247,7 @@ policies:
     on_inconclusive: guess
   text: { steps: fast }
   late: { steps: [{setWeight: 100}, {pause: {duration: 5m}}] }
+  mirrors: { steps: [{setMirrorRoute: {percentage: 0}}, {setMirrorRoute: 50}, {setWeight: 5}, {setMirrorRoute: {}}] }
 "#
     ));
 }

@@ -46,6 +46,8 @@ pub struct ServerConfig {
     pub request_timeout: Duration,
     /// The longest that a shutdown or an unload waits for running requests.
     pub drain_deadline: Duration,
+    /// The most of the device's time that copies of requests may take; they get only what clients leave.
+    pub mirror_capacity: Weight,
     /// Keys that clients must send; empty: no key is asked for.
     pub api_keys: Vec<ApiKey>,
 }

@@ -28,12 +28,19 @@ const SERVER: &[&str] = &[
     "body_limit",
     "request_timeout",
     "drain_deadline",
+    "mirror_capacity",
     "api_keys",
 ];
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
 
 const MODEL: &[&str] = &["sticky_header", "versions", "route", "engine", "checks", "check_sample"];
+
+/// A quarter: enough to judge a canary on, and little to pay for it.
+const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
+    Some(quarter) => quarter,
+    None => Weight::ZERO,
+};
 
 /// Reads and checks a config file.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -128,6 +135,7 @@ fn read_server(
         images,
         body_limit: r.field(s, "body_limit", size).unwrap_or(2 << 20),
         request_timeout: r.field(s, "request_timeout", duration).unwrap_or(Duration::from_mins(5)),
+        mirror_capacity: r.field(s, "mirror_capacity", percentage).unwrap_or(MIRROR_CAPACITY),
         drain_deadline: r.field(s, "drain_deadline", duration).unwrap_or(Duration::from_secs(30)),
         api_keys: read_api_keys(r, s, env),
     }

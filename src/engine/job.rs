@@ -1,6 +1,7 @@
 //! What the engine's thread keeps of a request beside its sequence: settings, text so far, the way to the client.
 
 use super::detokenizer::{Detokenizer, Piece, Search};
+use super::device::{Device, Presence, Priority};
 use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Unusable, Usage};
 use super::logprobs::{Score, score};
 use super::penalties::History;
@@ -14,6 +15,9 @@ use crate::model::{SpecialText, Tokenizer};
 pub(super) struct Job {
     /// Held until the request is admitted for the first time.
     pub(super) place: Option<Place>,
+    pub(super) priority: Priority,
+    /// Held for as long as a client waits.
+    _presence: Option<Presence>,
     pub(super) outbox: Outbox,
     sampling: SamplingParams,
     history: Option<History>,
@@ -43,9 +47,16 @@ pub(super) type Chosen = (u32, Option<Score>);
 
 impl Job {
     /// A request in work, and its prompt.
-    pub(super) fn new(request: GenerateRequest, outbox: Outbox, place: Place) -> (Self, Vec<u32>) {
+    pub(super) fn new(
+        request: GenerateRequest,
+        outbox: Outbox,
+        place: Place,
+        device: &Device,
+    ) -> (Self, Vec<u32>) {
         let job = Self {
             place: Some(place),
+            priority: request.priority,
+            _presence: device.enter(request.priority),
             outbox,
             history: History::of(&request.prompt, &request.sampling),
             sampling: request.sampling,

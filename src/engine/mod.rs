@@ -9,6 +9,8 @@
 //! - A request's text depends on the request alone: not on the batch, the chunks, the prefix cache or preemption.
 //! - [`Engine::submit`] never blocks, and a slow client holds nobody up.
 //! - A generation that is dropped frees its blocks before the next step.
+//! - Work in the background never holds up work in the foreground for longer than one short step, on all engines of a
+//!   [`Device`].
 //! - A model that fails or panics fails its requests and ends the engine; [`Engine::is_alive`] says so first.
 //!
 //! Knows no versions, routes or HTTP.
@@ -16,6 +18,7 @@
 mod block_pool;
 mod config;
 mod detokenizer;
+mod device;
 mod error;
 mod generation;
 mod handle;
@@ -35,6 +38,7 @@ mod testing;
 mod tests;
 
 pub use config::{EngineConfig, PrefixCache};
+pub use device::{Device, Priority};
 pub use error::{EngineError, SubmitError};
 pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
 pub use handle::{DrainOutcome, Engine, EngineLimits};

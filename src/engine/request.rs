@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use super::device::Priority;
 use crate::model::SpecialText;
 
 /// One text to go on with.
@@ -23,6 +24,8 @@ pub struct GenerateRequest {
     pub prompt_logprobs: Option<u8>,
     /// Whether special tokens show in the text.
     pub special_text: SpecialText,
+    /// Who waits for the answer.
+    pub priority: Priority,
 }
 
 /// How the next token is chosen.

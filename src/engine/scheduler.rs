@@ -4,17 +4,24 @@
 //! step's budget goes to prompts, in chunks. When the blocks run out, the youngest is set aside and computed anew
 //! later. Every running sequence is older than every waiting one, and the oldest can always have all the blocks, so
 //! each step makes progress.
+//!
+//! That holds in each of two lanes, one a [`Priority`]. A step is of one lane. The other keeps its blocks meanwhile, but
+//! the foreground takes them from the background where it needs them.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::block_pool::{BlockId, BlockPool};
 use super::config::PrefixCache;
+use super::device::Priority;
 use super::sequence::{Sequence, SequenceId, State};
 use crate::model::{Batch, Span};
 
 /// The most prompt rows of a step that are scored over the whole vocabulary: each takes `vocab` numbers.
 const SCORED_ROWS: usize = 64;
+
+/// The most prompt rows of a step in the background: it is to be over soon.
+const BACKGROUND_ROWS: usize = 64;
 
 /// The limits that a schedule keeps to.
 #[derive(Debug, Clone)]
@@ -54,6 +61,13 @@ pub(super) struct Step {
 pub(super) struct Scheduler {
     limits: Limits,
     pool: BlockPool,
+    foreground: Lane,
+    background: Lane,
+}
+
+/// The sequences of one priority.
+#[derive(Debug, Default)]
+struct Lane {
     /// Oldest first.
     running: Vec<Sequence>,
     /// Oldest first.
@@ -64,45 +78,51 @@ impl Scheduler {
     /// A scheduler with no sequences.
     pub(super) fn new(limits: Limits) -> Self {
         let pool = BlockPool::new(limits.blocks);
-        Self { limits, pool, running: Vec::new(), waiting: VecDeque::new() }
+        Self { limits, pool, foreground: Lane::default(), background: Lane::default() }
     }
 
-    /// Takes a sequence in at the end of the queue. It must fit the pool when nothing else is there, and be younger
+    /// Takes a sequence in at the end of its lane. It must fit the pool when nothing else is there, and be younger
     /// than all before it.
-    pub(super) fn add(&mut self, sequence: Sequence) {
-        self.waiting.push_back(sequence);
+    pub(super) fn add(&mut self, sequence: Sequence, priority: Priority) {
+        self.lane_mut(priority).waiting.push_back(sequence);
     }
 
     /// Takes a sequence out and frees its blocks.
     pub(super) fn remove(&mut self, id: SequenceId) {
-        if let Some(i) = self.running.iter().position(|s| s.id == id) {
-            let sequence = self.running.remove(i);
-            self.free(sequence);
-        } else {
-            self.waiting.retain(|s| s.id != id);
+        for lane in [&mut self.foreground, &mut self.background] {
+            if let Some(i) = lane.running.iter().position(|s| s.id == id) {
+                free(&mut self.pool, &mut lane.running.remove(i));
+                return;
+            }
+            lane.waiting.retain(|s| s.id != id);
         }
     }
 
     /// Gives a running sequence its next token.
     pub(super) fn append(&mut self, id: SequenceId, token: u32) {
-        if let Some(sequence) = self.running.iter_mut().find(|s| s.id == id) {
+        if let Some(sequence) = self.get_mut(id) {
             sequence.tokens.push(token);
         }
     }
 
     /// A running sequence.
     pub(super) fn get(&self, id: SequenceId) -> Option<&Sequence> {
-        self.running.iter().find(|s| s.id == id)
+        self.foreground.running.iter().chain(&self.background.running).find(|s| s.id == id)
+    }
+
+    fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.foreground.running.iter_mut().chain(&mut self.background.running).find(|s| s.id == id)
     }
 
     /// Sequences that hold blocks.
     pub(super) fn running(&self) -> usize {
-        self.running.len()
+        self.foreground.running.len() + self.background.running.len()
     }
 
     /// Sequences that ran before and were set aside.
     pub(super) fn set_aside(&self) -> usize {
-        self.waiting.iter().filter(|s| s.cached.is_some()).count()
+        let waiting = self.foreground.waiting.iter().chain(&self.background.waiting);
+        waiting.filter(|s| s.cached.is_some()).count()
     }
 
     /// Blocks that running sequences hold.
@@ -110,32 +130,40 @@ impl Scheduler {
         self.pool.used()
     }
 
-    /// Whether there is nothing to do.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
+    /// Whether a lane has nothing to do.
+    pub(super) fn is_empty(&self, priority: Priority) -> bool {
+        let lane = self.lane(priority);
+        lane.running.is_empty() && lane.waiting.is_empty()
     }
 
-    /// The next step. Empty only if there is no sequence.
-    pub(super) fn plan(&mut self) -> Plan {
-        let mut plan = Plan { preempted: self.make_room(), ..Plan::default() };
-        let ready = self.running.iter().filter(|s| s.remaining() == 1).count();
+    /// The next step of a lane. Empty only if the lane is, or if it is the background and the foreground is not.
+    pub(super) fn plan(&mut self, priority: Priority) -> Plan {
+        let mut plan = Plan { preempted: self.make_room(priority), ..Plan::default() };
+        let most = match priority {
+            Priority::Foreground => self.limits.max_step_tokens,
+            Priority::Background => self.limits.max_step_tokens.min(BACKGROUND_ROWS),
+        };
+        let block_size = self.limits.block_size;
+        let lane = self.lane(priority);
+        let ready = lane.running.iter().filter(|s| s.remaining() == 1).count();
         // Prompts go on even where the tokens of running sequences fill the budget.
-        let mut budget =
-            Budget { rows: self.limits.max_step_tokens.saturating_sub(ready).max(1), scored: SCORED_ROWS };
-        for sequence in &self.running {
+        let mut budget = Budget { rows: most.saturating_sub(ready).max(1), scored: SCORED_ROWS };
+        for sequence in &lane.running {
             let rows = match sequence.remaining() {
                 1 => 1,
                 _ => budget.spend(sequence),
             };
-            plan.push(sequence, rows, self.limits.block_size);
+            plan.push(sequence, rows, block_size);
         }
         // Who was just set aside would come straight back and be set aside again.
-        while plan.preempted == 0 && budget.rows > 0 && self.running.len() < self.limits.max_running {
-            let Some(sequence) = self.admit() else { break };
+        while plan.preempted == 0
+            && budget.rows > 0
+            && self.lane(priority).running.len() < self.limits.max_running
+        {
+            let Some(sequence) = self.admit(priority) else { break };
             let rows = budget.spend(&sequence);
-            plan.push(&sequence, rows, self.limits.block_size);
-            self.running.push(sequence);
+            plan.push(&sequence, rows, block_size);
+            self.lane_mut(priority).running.push(sequence);
         }
         plan
     }
@@ -144,7 +172,8 @@ impl Scheduler {
     pub(super) fn computed(&mut self, plan: &Plan) {
         let size = self.limits.block_size;
         for step in &plan.steps {
-            let Some(sequence) = self.running.iter_mut().find(|s| s.id == step.id) else { continue };
+            let running = self.foreground.running.iter_mut().chain(&mut self.background.running);
+            let Some(sequence) = running.into_iter().find(|s| s.id == step.id) else { continue };
             sequence.computed_to(step.positions.end);
             let State::Running { blocks, prefixes, computed } = &mut sequence.state else { continue };
             if self.limits.prefix_cache == PrefixCache::Off {
@@ -157,39 +186,40 @@ impl Scheduler {
         }
     }
 
-    /// Gives every sequence that is about to outgrow its blocks another one, setting the youngest aside for the older
-    /// where none is left. How many were set aside.
-    fn make_room(&mut self) -> usize {
+    /// Gives every sequence of a lane that is about to outgrow its blocks another one, setting the youngest aside for
+    /// the older where none is left. How many of the lane were set aside.
+    fn make_room(&mut self, priority: Priority) -> usize {
         let mut preempted = 0;
         let mut i = 0;
-        while i < self.running.len() {
-            let needed = self.running[i].tokens.len().div_ceil(self.limits.block_size);
-            let State::Running { blocks, .. } = &mut self.running[i].state else { break };
+        while i < self.lane(priority).running.len() {
+            let size = self.limits.block_size;
+            let (pool, lane) = self.parts(priority);
+            let needed = lane.running[i].tokens.len().div_ceil(size);
+            let State::Running { blocks, .. } = &mut lane.running[i].state else { break };
             if blocks.len() >= needed {
                 i += 1;
-            } else if let Some(block) = self.pool.allocate() {
+            } else if let Some(block) = pool.allocate() {
                 blocks.push(block);
-            } else {
+            } else if priority == Priority::Background || !self.set_background_aside() {
                 // The youngest may be the one in need; then it goes itself.
-                if let Some(youngest) = self.running.pop() {
-                    let youngest = self.free(youngest);
-                    self.waiting.push_front(youngest);
-                }
+                self.set_youngest_aside(priority);
                 preempted += 1;
             }
         }
         preempted
     }
 
-    /// The oldest waiting sequence with blocks for all its tokens, if there is room beside those that run.
-    fn admit(&mut self) -> Option<Sequence> {
+    /// The oldest waiting sequence of a lane with blocks for all its tokens, if there is room beside those that run.
+    fn admit(&mut self, priority: Priority) -> Option<Sequence> {
         let size = self.limits.block_size;
-        let sequence = self.waiting.front()?;
+        let prefix_cache = self.limits.prefix_cache;
+        let (pool, lane) = self.parts(priority);
+        let sequence = lane.waiting.front()?;
         let (mut blocks, mut prefixes) = (Vec::new(), Vec::new());
-        if self.limits.prefix_cache == PrefixCache::On && !sequence.wants_scores() {
+        if prefix_cache == PrefixCache::On && !sequence.wants_scores() {
             // The last token is always computed: its logits are what is wanted.
             for tokens in sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size) {
-                let Some((block, id)) = self.pool.find(prefixes.last().copied(), tokens) else { break };
+                let Some((block, id)) = pool.find(prefixes.last().copied(), tokens) else { break };
                 blocks.push(block);
                 prefixes.push(id);
             }
@@ -197,23 +227,56 @@ impl Scheduler {
         let hit = blocks.len() * size;
         let missing = sequence.tokens.len().div_ceil(size) - blocks.len();
         // Each running sequence soon needs another block: without this reserve, who is let in is soon put out.
-        if self.pool.available() < missing + self.running.len() {
-            self.pool.release(blocks);
-            return None;
+        let reserve = lane.running.len();
+        while self.pool.available() < missing + reserve {
+            if priority == Priority::Background || !self.set_background_aside() {
+                self.pool.release(blocks);
+                return None;
+            }
         }
         blocks.extend((0..missing).filter_map(|_| self.pool.allocate()));
-        let mut sequence = self.waiting.pop_front()?;
+        let mut sequence = self.lane_mut(priority).waiting.pop_front()?;
         sequence.cached.get_or_insert(hit);
         sequence.state = State::Running { blocks, prefixes, computed: hit };
         Some(sequence)
     }
 
-    /// Frees a sequence's blocks.
-    fn free(&mut self, mut sequence: Sequence) -> Sequence {
-        if let State::Running { blocks, .. } = std::mem::replace(&mut sequence.state, State::Waiting) {
-            self.pool.release(blocks);
+    /// Takes its blocks from the youngest sequence of the background; false if none holds any.
+    fn set_background_aside(&mut self) -> bool {
+        self.set_youngest_aside(Priority::Background)
+    }
+
+    fn set_youngest_aside(&mut self, priority: Priority) -> bool {
+        let (pool, lane) = self.parts(priority);
+        let Some(mut youngest) = lane.running.pop() else { return false };
+        free(pool, &mut youngest);
+        lane.waiting.push_front(youngest);
+        true
+    }
+
+    fn parts(&mut self, priority: Priority) -> (&mut BlockPool, &mut Lane) {
+        match priority {
+            Priority::Foreground => (&mut self.pool, &mut self.foreground),
+            Priority::Background => (&mut self.pool, &mut self.background),
         }
-        sequence
+    }
+
+    fn lane(&self, priority: Priority) -> &Lane {
+        match priority {
+            Priority::Foreground => &self.foreground,
+            Priority::Background => &self.background,
+        }
+    }
+
+    fn lane_mut(&mut self, priority: Priority) -> &mut Lane {
+        self.parts(priority).1
+    }
+}
+
+/// Frees a sequence's blocks.
+fn free(pool: &mut BlockPool, sequence: &mut Sequence) {
+    if let State::Running { blocks, .. } = std::mem::replace(&mut sequence.state, State::Waiting) {
+        pool.release(blocks);
     }
 }
 

@@ -13,6 +13,8 @@ fn limits(blocks: usize, max_running: usize, max_step_tokens: usize, prefix_cach
     Limits { blocks, block_size: BLOCK, max_running, max_step_tokens, prefix_cache }
 }
 
+const PRIORITIES: [Priority; 2] = [Priority::Foreground, Priority::Background];
+
 /// The next token, from the whole context: any mistake in the context shows.
 fn next(tokens: &[u32]) -> u32 {
     tokens.iter().fold(7, |h: u32, t| h.wrapping_mul(31).wrapping_add(*t)) % 3
@@ -27,6 +29,7 @@ struct Wish {
     /// The step at which its client goes away, if it does.
     leaves: Option<usize>,
     scores: bool,
+    priority: Priority,
 }
 
 fn wish(capacity: usize) -> impl Strategy<Value = Wish> {
@@ -38,14 +41,16 @@ fn wish(capacity: usize) -> impl Strategy<Value = Wish> {
                 0usize..40,
                 prop::option::weighted(0.2, 0usize..60),
                 any::<bool>(),
+                prop::sample::select(vec![Priority::Foreground, Priority::Background]),
             )
         })
-        .prop_map(|(prompt, generate, arrives, leaves, scores)| Wish {
+        .prop_map(|(prompt, generate, arrives, leaves, scores, priority)| Wish {
             prompt,
             generate,
             arrives,
             leaves,
             scores,
+            priority,
         })
 }
 
@@ -68,12 +73,12 @@ proptest! {
         let mut memory: HashMap<u32, Vec<u32>> = HashMap::new();
         let mut scored: HashMap<SequenceId, Vec<usize>> = HashMap::new();
         let mut step = 0;
-        while arrived < order.len() || !scheduler.is_empty() {
+        while arrived < order.len() || !PRIORITIES.iter().all(|p| scheduler.is_empty(*p)) {
             prop_assert!(step < 20_000, "no end in sight");
             while arrived < order.len() && wishes[order[arrived]].arrives <= step {
                 let (id, wish) = (SequenceId(arrived as u64), &wishes[order[arrived]]);
                 let scores = if wish.scores { PromptScores::Want } else { PromptScores::Skip };
-                scheduler.add(Sequence::new(id, wish.prompt.clone(), scores));
+                scheduler.add(Sequence::new(id, wish.prompt.clone(), scores), wish.priority);
                 open.insert(id, wish);
                 arrived += 1;
             }
@@ -82,13 +87,19 @@ proptest! {
                 scheduler.remove(id);
                 open.remove(&id);
             }
-            let plan = scheduler.plan();
+            // As the engine does: the background has its turn while the foreground has nothing.
+            let [foreground, background] = PRIORITIES;
+            let priority = if scheduler.is_empty(foreground) { background } else { foreground };
+            let plan = scheduler.plan(priority);
             step += 1;
-            prop_assert!(scheduler.is_empty() || !plan.steps.is_empty(), "a step without progress");
-            prop_assert!(scheduler.running.len() <= limits.max_running);
-            let oldest_waiting = scheduler.waiting.front().map(|s| s.id);
-            prop_assert!(scheduler.running.iter().all(|s| oldest_waiting.is_none_or(|w| s.id < w)));
-            prop_assert!(scheduler.running.is_sorted_by_key(|s| s.id));
+            prop_assert!(scheduler.is_empty(priority) || !plan.steps.is_empty(), "a step without progress");
+            prop_assert!(plan.steps.iter().all(|part| open[&part.id].priority == priority));
+            for lane in [&scheduler.foreground, &scheduler.background] {
+                prop_assert!(lane.running.len() <= limits.max_running);
+                let oldest_waiting = lane.waiting.front().map(|s| s.id);
+                prop_assert!(lane.running.iter().all(|s| oldest_waiting.is_none_or(|w| s.id < w)));
+                prop_assert!(lane.running.is_sorted_by_key(|s| s.id));
+            }
             let distinct: HashSet<_> = plan.batch.slots.iter().collect();
             prop_assert_eq!(distinct.len(), plan.batch.slots.len(), "one slot, two writers");
             let prefill: usize = plan.steps.iter().map(|s| s.positions.len()).filter(|n| *n > 1).sum();
@@ -137,17 +148,17 @@ proptest! {
 fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
     let mut scheduler = Scheduler::new(limits(64, 8, 6, PrefixCache::Off));
     for id in 0..2 {
-        scheduler.add(Sequence::new(SequenceId(id), vec![1], PromptScores::Skip));
+        scheduler.add(Sequence::new(SequenceId(id), vec![1], PromptScores::Skip), Priority::Foreground);
     }
-    let plan = scheduler.plan();
+    let plan = scheduler.plan(Priority::Foreground);
     scheduler.computed(&plan);
     for step in &plan.steps {
         scheduler.append(step.id, 5);
     }
-    scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip));
+    scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip), Priority::Foreground);
     let chunks: Vec<Vec<usize>> = (0..3)
         .map(|_| {
-            let plan = scheduler.plan();
+            let plan = scheduler.plan(Priority::Foreground);
             scheduler.computed(&plan);
             let sampled: Vec<_> = plan.steps.iter().filter(|s| s.sample.is_some()).map(|s| s.id).collect();
             for id in sampled {
@@ -163,12 +174,34 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
 fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
     let mut scheduler = Scheduler::new(limits(16, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..12).collect();
-    scheduler.add(Sequence::new(SequenceId(0), prompt.clone(), PromptScores::Skip));
-    let plan = scheduler.plan();
+    scheduler.add(Sequence::new(SequenceId(0), prompt.clone(), PromptScores::Skip), Priority::Foreground);
+    let plan = scheduler.plan(Priority::Foreground);
     scheduler.computed(&plan);
-    scheduler.add(Sequence::new(SequenceId(1), prompt, PromptScores::Skip));
+    scheduler.add(Sequence::new(SequenceId(1), prompt, PromptScores::Skip), Priority::Foreground);
     scheduler.append(SequenceId(0), 3);
-    let plan = scheduler.plan();
+    let plan = scheduler.plan(Priority::Foreground);
     assert_eq!(plan.steps[1].positions, 8..12);
     assert_eq!(scheduler.get(SequenceId(1)).unwrap().cached, Some(8));
+}
+
+#[test]
+fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
+    let mut scheduler = Scheduler::new(limits(4, 8, 64, PrefixCache::Off));
+    scheduler.add(Sequence::new(SequenceId(0), vec![1; 12], PromptScores::Skip), Priority::Background);
+    let plan = scheduler.plan(Priority::Background);
+    scheduler.computed(&plan);
+    assert_eq!(scheduler.blocks_used(), 3);
+    scheduler.add(Sequence::new(SequenceId(1), vec![2; 8], PromptScores::Skip), Priority::Foreground);
+    let plan = scheduler.plan(Priority::Foreground);
+    assert_eq!(plan.steps.iter().map(|s| s.id).collect::<Vec<_>>(), [SequenceId(1)]);
+    assert_eq!((scheduler.blocks_used(), scheduler.set_aside()), (2, 1));
+    scheduler.remove(SequenceId(1));
+    assert_eq!(scheduler.plan(Priority::Background).steps[0].positions, 0..12);
+}
+
+#[test]
+fn a_step_in_the_background_is_short() {
+    let mut scheduler = Scheduler::new(limits(256, 8, 512, PrefixCache::Off));
+    scheduler.add(Sequence::new(SequenceId(0), vec![1; 500], PromptScores::Skip), Priority::Background);
+    assert_eq!(scheduler.plan(Priority::Background).batch.tokens.len(), BACKGROUND_ROWS);
 }

@@ -15,7 +15,7 @@ fn config() -> EngineConfig {
 }
 
 fn start(lm: FakeLm, config: EngineConfig) -> Engine {
-    Engine::start("test".into(), Box::new(lm), tokenizer(), config).unwrap()
+    Engine::start("test".into(), Box::new(lm), tokenizer(), config, Device::default()).unwrap()
 }
 
 fn plain(config: EngineConfig) -> Engine {
@@ -37,6 +37,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
         logprobs: None,
         prompt_logprobs: None,
         special_text: SpecialText::Skip,
+        priority: Priority::Foreground,
     }
 }
 
@@ -367,4 +368,48 @@ async fn logits_that_are_no_numbers_fail_that_request_only() {
     assert!(engine.is_alive());
     engine.drain(SOON).await;
     assert_eq!(engine.stats().blocks_used, 0);
+}
+
+fn background(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
+    GenerateRequest { priority: Priority::Background, ..request(prompt, max_tokens) }
+}
+
+fn on(device: &Device, lm: FakeLm) -> Engine {
+    Engine::start("test".into(), Box::new(lm), tokenizer(), config(), device.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn the_background_waits_for_the_foreground_of_every_engine_on_the_device() {
+    let device = Device::default();
+    let (lm, gate) = FakeLm::new(Fault::Nothing).gated();
+    let (stable, canary) = (on(&device, lm), on(&device, FakeLm::new(Fault::Nothing)));
+    let client = stable.submit(request(&[1], 2)).unwrap();
+    gate.wait();
+    let mut copy = canary.submit(background(&[1], 8)).unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(50), copy.next()).await;
+    assert!(early.is_err(), "{early:?} while a client waits");
+    drop(gate);
+    listen(client).await;
+    assert_eq!(listen(copy).await.tokens, greedy(&[1], 8));
+    assert!(device.is_idle() && device.background_time() > Duration::ZERO);
+}
+
+#[tokio::test]
+async fn the_background_gives_the_same_text_though_the_foreground_cuts_in() {
+    let device = Device::default();
+    let engine = on(&device, FakeLm::new(Fault::Nothing));
+    let copies: Vec<_> = prompts().iter().map(|p| engine.submit(background(p, 24)).unwrap()).collect();
+    let clients: Vec<_> = prompts().iter().map(|p| engine.submit(request(p, 24)).unwrap()).collect();
+    for (generation, prompt) in clients.into_iter().chain(copies).zip(prompts().iter().chain(&prompts())) {
+        assert_eq!(listen(generation).await.tokens, greedy(prompt, 24));
+    }
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_the_background() {
+    let device = Device::new(crate::ids::Weight::ZERO);
+    let engine = on(&device, FakeLm::new(Fault::Nothing));
+    let copy = engine.submit(background(&[1], 8)).unwrap();
+    assert_eq!(engine.drain(SOON).await, DrainOutcome::Finished);
+    assert!(matches!(listen(copy).await.end, Some(Ok((FinishReason::Cancelled, _)))));
 }

@@ -5,10 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::device::{Device, Priority, Turn};
 use super::generation::{Event, Failure, FinishReason, Unusable};
 use super::job::{Chosen, Job, Progress};
 use super::logprobs::{Score, score};
@@ -17,6 +18,9 @@ use super::scheduler::{Plan, Scheduler, Step};
 use super::sequence::{PromptScores, Sequence, SequenceId};
 use super::shared::{Phase, Shared};
 use crate::model::{CausalLm, Logits, Tokenizer};
+
+/// How long work in the background waits before it asks again for its turn.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// A message to the thread.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ pub(super) struct Worker {
     pub(super) jobs: HashMap<SequenceId, Job>,
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
+    pub(super) device: Device,
     pub(super) next_id: u64,
 }
 
@@ -60,6 +65,10 @@ impl Worker {
             if self.shared.phase() == Phase::Stopping {
                 self.cut_off();
             }
+            if self.shared.phase() != Phase::Open || inbox == Inbox::Closed {
+                // Nobody waits for what is in the background, so the end does not wait for it either.
+                self.cut_off_background();
+            }
             self.drop_abandoned();
             self.publish();
             if self.jobs.is_empty() {
@@ -76,8 +85,12 @@ impl Worker {
                 }
                 continue;
             }
+            let Some((priority, _turn)) = self.turn() else {
+                self.wait_for_a_turn();
+                continue;
+            };
             let began = Instant::now();
-            if let Err(why) = self.step() {
+            if let Err(why) = self.step(priority) {
                 tracing::error!(engine = %self.name, %why, "the model failed; the engine ends");
                 // First of all, so that nobody who hears of the failure finds the engine alive.
                 self.shared.mark_dead();
@@ -108,13 +121,28 @@ impl Worker {
         }
     }
 
+    /// What the next step is for; nothing while all there is must wait for its turn.
+    fn turn(&self) -> Option<(Priority, Option<Turn>)> {
+        if self.scheduler.is_empty(Priority::Foreground) {
+            self.device.background_turn().map(|turn| (Priority::Background, Some(turn)))
+        } else {
+            Some((Priority::Foreground, None))
+        }
+    }
+
+    fn wait_for_a_turn(&mut self) {
+        if let Ok(command) = self.commands.recv_timeout(PATIENCE) {
+            self.obey(command);
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         let Command::Generate(work) = command else { return };
         let (job, prompt) = *work;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
         let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
-        self.scheduler.add(Sequence::new(id, prompt, scores));
+        self.scheduler.add(Sequence::new(id, prompt, scores), job.priority);
         self.jobs.insert(id, job);
     }
 
@@ -124,6 +152,18 @@ impl Worker {
             self.shared.cut_off.fetch_add(1, Ordering::Relaxed);
             job.finish(FinishReason::Cancelled);
         }
+    }
+
+    fn cut_off_background(&mut self) {
+        let scheduler = &mut self.scheduler;
+        self.jobs.retain(|id, job| {
+            let stays = job.priority == Priority::Foreground;
+            if !stays {
+                scheduler.remove(*id);
+                job.finish(FinishReason::Cancelled);
+            }
+            stays
+        });
     }
 
     fn drop_abandoned(&mut self) {
@@ -144,8 +184,8 @@ impl Worker {
     }
 
     /// One forward pass and what follows from it. An error is the model's, and the end.
-    fn step(&mut self) -> Result<(), String> {
-        let plan = self.scheduler.plan();
+    fn step(&mut self, priority: Priority) -> Result<(), String> {
+        let plan = self.scheduler.plan(priority);
         if plan.steps.is_empty() {
             return Err("the scheduler found nothing to do for the requests it has".into());
         }

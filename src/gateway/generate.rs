@@ -12,11 +12,13 @@ use super::checked::user_number;
 use super::command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
+use super::mirror::Copy;
 use super::tokens::{LONG_TEXT, blocking, decode, encode, in_vocabulary, render};
 use super::{Gateway, GatewayError};
 use crate::engine::{
-    EosPolicy, GenerateRequest, Generation, SamplingParams, StopInclusion, StopParams, SubmitError,
+    EosPolicy, GenerateRequest, Generation, Priority, SamplingParams, StopInclusion, StopParams, SubmitError,
 };
+use crate::ids::{VersionRef, Weight};
 use crate::model::SpecialTokens;
 use crate::quality::{Watch, Way};
 use crate::telemetry::Outcome;
@@ -28,12 +30,12 @@ const ATTEMPTS: usize = 8;
 /// What a message costs beyond its text, in bytes of text: the template's own words, and its instructions.
 const MESSAGE_BYTES: usize = 32;
 
-enum Work {
+pub(super) enum Work {
     Chat(ChatCommand),
     Completion(CompletionCommand),
 }
 
-struct Prompt {
+pub(super) struct Prompt {
     tokens: Vec<u32>,
     text: Option<String>,
 }
@@ -68,7 +70,7 @@ impl Gateway {
             }
             let backend = self.resolve(work.address())?;
             let prompts = prompts(&backend, work).await?;
-            let requests = requests(&backend, work, &prompts, seed)?;
+            let requests = requests(&backend, work, &prompts, seed, Priority::Foreground)?;
             // All choices or none: a generation that is dropped here is cancelled.
             let submitted: Result<Vec<Generation>, SubmitError> =
                 requests.into_iter().map(|request| backend.engine.submit(request)).collect();
@@ -76,6 +78,7 @@ impl Gateway {
                 Ok(generations) => {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
                     let watch = self.watch(&backend, work);
+                    self.mirror(&backend, work, seed);
                     return Ok(Answer {
                         version: backend.version.clone(),
                         fingerprint: backend.fingerprint(),
@@ -128,6 +131,20 @@ impl Gateway {
         self.inner().checks.watch(&backend.version, way, || user_number(sticky, target.model()))
     }
 
+    /// Leaves a copy of a request that stable answers, where a canary is watched on copies.
+    fn mirror(&self, backend: &Backend, work: &Arc<Work>, seed: u64) {
+        let Target::Routed(model) = &work.address().target else { return };
+        let Some(rollout) = self.inner().releases.rollouts().get(model) else { return };
+        let share = rollout.mirror();
+        if share == Weight::ZERO || backend.version.version != rollout.stable {
+            return;
+        }
+        self.inner().mirror.offer(share, || {
+            let canary = VersionRef { model: model.clone(), version: rollout.canary.clone() };
+            Copy { work: Arc::clone(work), canary, seed }
+        });
+    }
+
     fn count_refusal(&self, address: &Address, error: &GatewayError) {
         let outcome = match error {
             GatewayError::QueueFull { .. } => Outcome::QueueFull,
@@ -145,7 +162,7 @@ impl Gateway {
 }
 
 impl Work {
-    fn address(&self) -> &Address {
+    pub(super) fn address(&self) -> &Address {
         match self {
             Self::Chat(chat) => &chat.address,
             Self::Completion(completion) => &completion.address,
@@ -231,7 +248,7 @@ fn completion_prompt(
     Ok(Prompt { tokens, text })
 }
 
-async fn prompts(backend: &Arc<Backend>, work: &Arc<Work>) -> Result<Vec<Prompt>, GatewayError> {
+pub(super) async fn prompts(backend: &Arc<Backend>, work: &Arc<Work>) -> Result<Vec<Prompt>, GatewayError> {
     if work.text_bytes() < LONG_TEXT {
         return work.prompts(backend);
     }
@@ -257,11 +274,12 @@ fn json_bytes(value: &Json) -> usize {
 }
 
 /// The engine requests of all choices, prompt by prompt.
-fn requests(
+pub(super) fn requests(
     backend: &Backend,
     work: &Work,
     prompts: &[Prompt],
     seed: u64,
+    priority: Priority,
 ) -> Result<Vec<GenerateRequest>, GatewayError> {
     let decoding = work.decoding();
     let biased: Vec<u32> = decoding.logit_bias.iter().map(|(token, _)| *token).collect();
@@ -297,6 +315,7 @@ fn requests(
                 logprobs: decoding.logprobs,
                 prompt_logprobs: if work.echo() == Echo::Repeat { decoding.logprobs } else { None },
                 special_text: decoding.special_text,
+                priority,
             });
         }
     }

@@ -16,6 +16,7 @@ mod checked;
 mod command;
 mod error;
 mod generate;
+mod mirror;
 mod residency;
 mod resolve;
 mod rollouts;

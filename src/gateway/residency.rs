@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::backend::Backend;
 use crate::config::ImageRef;
-use crate::engine::{DrainOutcome, Engine, EngineConfig};
+use crate::engine::{Device, DrainOutcome, Engine, EngineConfig};
 use crate::ids::{Digest, VersionRef};
 use crate::image;
 use crate::model::{self, WeightPool};
@@ -148,6 +148,8 @@ struct Inner {
     table: ArcSwap<Table>,
     blueprints: BTreeMap<VersionRef, Blueprint>,
     images: Arc<image::Store>,
+    /// What all engines compute on.
+    device: Device,
     pool: WeightPool,
     /// One load at a time: two would halve each other's bandwidth, and the second would not yet find the tensors
     /// that the first is about to share.
@@ -159,6 +161,7 @@ impl Residency {
     pub(super) fn new(
         blueprints: BTreeMap<VersionRef, Blueprint>,
         images: image::Store,
+        device: Device,
         metrics: Metrics,
     ) -> Self {
         let table = blueprints.keys().map(|version| (version.clone(), State::Cold)).collect::<Table>();
@@ -166,6 +169,7 @@ impl Residency {
             table: ArcSwap::from_pointee(table),
             blueprints,
             images: Arc::new(images),
+            device,
             pool: WeightPool::default(),
             loads: Semaphore::new(1),
             metrics,
@@ -247,9 +251,10 @@ impl Residency {
             .map(|source| ChatTemplate::compile(source, &loaded.special))
             .transpose()
             .map_err(|e| e.to_string())?;
-        let engine =
-            Engine::start(version.to_string(), loaded.lm, loaded.tokenizer.clone(), plan.engine.clone())
-                .map_err(|e| e.to_string())?;
+        let (tokenizer, settings, device) =
+            (loaded.tokenizer.clone(), plan.engine.clone(), self.0.device.clone());
+        let engine = Engine::start(version.to_string(), loaded.lm, tokenizer, settings, device)
+            .map_err(|e| e.to_string())?;
         Ok(Backend {
             version: version.clone(),
             digest: image.digest,

@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency, State};
 use super::watching::{LOOK_EVERY, SEEN, sink, watched};
 use crate::config::{
     Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy, Residency as Wanted,
 };
-use crate::engine::{EngineConfig, PrefixCache};
+use crate::engine::{Device, EngineConfig, PrefixCache};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
 use crate::quality::{CheckQueue, Checks, CompileError, Limits, Plan};
@@ -54,6 +55,7 @@ pub(super) struct Inner {
     pub(super) residency: Residency,
     pub(super) metrics: Metrics,
     pub(super) checks: CheckQueue,
+    pub(super) mirror: Mirror,
     pub(super) request_timeout: Duration,
     pub(super) drain_deadline: Duration,
     /// Set once, when the server begins to stop.
@@ -62,6 +64,8 @@ pub(super) struct Inner {
     settled: watch::Sender<bool>,
     /// Policies of the configuration, beside the ready-made ones.
     pub(super) policies: BTreeMap<String, Policy>,
+    /// What all engines compute on.
+    device: Device,
     /// Ends the tasks below.
     pub(super) stop: CancellationToken,
     /// What runs as long as the gateway does.
@@ -79,10 +83,16 @@ impl Gateway {
     /// Opens the stores and reads back the routes; loads nothing yet.
     pub async fn start(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
         let (seen, to_watch) = mpsc::channel(SEEN);
-        let checks = CheckQueue::start(plans(config)?, Limits::default(), metrics.clone(), sink(seen))
-            .map_err(StartError::CheckThread)?;
+        let checks = CheckQueue::start(
+            plans(config)?,
+            Limits::default(),
+            metrics.clone(),
+            sink(seen, metrics.clone()),
+        )
+        .map_err(StartError::CheckThread)?;
         let images = image::Store::open(&config.server.images)?;
-        let residency = Residency::new(blueprints(config), images, metrics.clone());
+        let device = Device::new(config.server.mirror_capacity);
+        let residency = Residency::new(blueprints(config), images, device.clone(), metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
@@ -91,6 +101,14 @@ impl Gateway {
         let watcher = Watcher::new(releases.clone(), ready, clock, watched(config));
         let (settled, stop, tasks) =
             (watch::Sender::new(false), CancellationToken::new(), TaskTracker::new());
+        let (mirror, copies) = Mirror::new(metrics.clone());
+        let shadow = Shadow {
+            residency: residency.clone(),
+            checks: checks.clone(),
+            metrics: metrics.clone(),
+            checked: Arc::new(checked_share(config)),
+        };
+        tasks.spawn(copies.answer(shadow, stop.clone()));
         let (mut loaded, stopping) = (settled.subscribe(), stop.clone());
         tasks.spawn(async move {
             // Before the first loads are over, no canary of an earlier process is hot, and none has died.
@@ -105,6 +123,8 @@ impl Gateway {
             residency,
             metrics,
             checks,
+            mirror,
+            device,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
             policies: config.policies.clone(),
@@ -235,7 +255,7 @@ impl Gateway {
             }
         }
         let routes: Vec<_> = self.0.models.keys().flat_map(|model| self.route_samples(model)).collect();
-        self.0.metrics.render(&engines, &residency, &routes)
+        self.0.metrics.render(&engines, &residency, &routes, self.0.device.background_time())
     }
 
     fn route_samples(&self, model: &ModelName) -> Vec<RouteSample> {
@@ -279,6 +299,12 @@ fn plans(config: &Config) -> Result<BTreeMap<ModelName, Plan>, ConfigErrors> {
         }
     }
     if errors.is_empty() { Ok(plans) } else { Err(ConfigErrors { file: config.file.clone(), errors }) }
+}
+
+/// The models that have checks, with the share of their answers that is checked.
+fn checked_share(config: &Config) -> BTreeMap<ModelName, Weight> {
+    let checked = config.models.iter().filter(|(_, settings)| !settings.checks.is_empty());
+    checked.map(|(model, settings)| (model.clone(), settings.check_sample)).collect()
 }
 
 fn config_error(model: &ModelName, fault: CompileError) -> ConfigError {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::{Config, ModelConfig};
+use crate::config::{CheckSpec, Config, ModelConfig};
 use crate::ids::ModelName;
 use crate::quality::{self, Observation, Way};
-use crate::release::{Seen, SeenAnswer, Watched, analysis};
-use crate::telemetry::Outcome;
+use crate::release::{Seen, SeenAnswer, Watched, WatchedCheck, analysis};
+use crate::telemetry::{Metrics, Outcome};
 
 /// Observations that may wait for the watcher.
 pub(super) const SEEN: usize = 4096;
@@ -17,25 +17,29 @@ pub(super) const SEEN: usize = 4096;
 /// How often rollouts are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Hands what the checks saw to the watcher. What it cannot take at once is lost to rollouts: less evidence, not wrong
-/// evidence.
-pub(super) fn sink(seen: mpsc::Sender<Seen>) -> quality::Sink {
+/// Hands what the checks saw to the watcher. What it cannot take at once is lost to rollouts, and counted: less
+/// evidence, not wrong evidence.
+pub(super) fn sink(seen: mpsc::Sender<Seen>, metrics: Metrics) -> quality::Sink {
     Box::new(move |observation: Observation| {
-        if let Some(one) = to_watch(observation) {
-            let _ = seen.try_send(one);
+        let Some(one) = to_watch(observation) else { return };
+        if let Err(lost) = seen.try_send(one) {
+            metrics.observation_dropped(&lost.into_inner().version.model);
         }
     })
 }
 
-/// What an observation says of its version on the route; nothing where the client named the version or left.
+/// What an observation says of its version on the route; nothing where the client named the version or left. A copy
+/// that came to no end in time says nothing either: it had to wait for all others.
 fn to_watch(observation: Observation) -> Option<Seen> {
     let Observation { version, way, user, outcome, judgements, .. } = observation;
     let answer = match (way, outcome) {
-        (Way::Routed, Outcome::Ok) => SeenAnswer::Whole(
+        (Way::Routed | Way::Mirrored, Outcome::Ok) => SeenAnswer::Whole(
             judgements.into_iter().map(|(check, judgement)| (check, analysed(judgement.verdict))).collect(),
         ),
-        (Way::Routed, Outcome::Failed | Outcome::Timeout) => SeenAnswer::Broken,
-        (Way::Routed | Way::Pinned, _) => return None,
+        (Way::Routed, Outcome::Failed | Outcome::Timeout) | (Way::Mirrored, Outcome::Failed) => {
+            SeenAnswer::Broken
+        }
+        (Way::Routed | Way::Mirrored | Way::Pinned, _) => return None,
     };
     Some(Seen { version, user, answer })
 }
@@ -47,8 +51,12 @@ fn analysed(verdict: quality::Verdict) -> analysis::Outcome {
     }
 }
 
+fn watched_check(check: &CheckSpec) -> WatchedCheck {
+    WatchedCheck { name: check.name.clone(), judges: check.kind.judges() }
+}
+
 pub(super) fn watched(config: &Config) -> BTreeMap<ModelName, Watched> {
-    let checks = |settings: &ModelConfig| settings.checks.iter().map(|check| check.name.clone()).collect();
+    let checks = |settings: &ModelConfig| settings.checks.iter().map(watched_check).collect();
     config
         .models
         .iter()

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::response::{Response, Subject};
 use super::verdict::Judgement;
+use crate::config::Judges;
 use crate::ids::CheckName;
 
 /// One working check. Pure: the same response gives the same judgement.
@@ -13,6 +14,7 @@ pub(super) trait Check: Send + Sync {
 
 pub(super) struct Named {
     pub(super) name: CheckName,
+    pub(super) judges: Judges,
     pub(super) check: Box<dyn Check>,
 }
 
@@ -22,6 +24,9 @@ pub struct Checks(pub(super) Vec<Named>);
 /// A check broke while it judged: a fault of ours, not of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckPanic;
+
+/// What a check says of a response.
+pub type Judged<'c> = (&'c CheckName, Result<Judgement, CheckPanic>);
 
 impl Checks {
     /// Whether there is nothing to check.
@@ -35,12 +40,19 @@ impl Checks {
     }
 
     /// Judges one response, check by check. A check that panics is [`CheckPanic`]; the others go on.
-    pub fn judge(
-        &self,
-        response: &Response,
-    ) -> impl Iterator<Item = (&CheckName, Result<Judgement, CheckPanic>)> {
+    pub fn judge(&self, response: &Response) -> impl Iterator<Item = Judged<'_>> {
+        self.judge_aspects(response, &[Judges::Content, Judges::Time])
+    }
+
+    /// The same by those checks alone that judge what it says, not when it came.
+    pub fn judge_content(&self, response: &Response) -> impl Iterator<Item = Judged<'_>> {
+        self.judge_aspects(response, &[Judges::Content])
+    }
+
+    fn judge_aspects(&self, response: &Response, aspects: &[Judges]) -> impl Iterator<Item = Judged<'_>> {
         let subject = Subject::new(response);
-        self.0.iter().map(move |Named { name, check }| {
+        let wanted = self.0.iter().filter(|named| aspects.contains(&named.judges));
+        wanted.map(move |Named { name, check, .. }| {
             // What a panic may leave half done is the subject's cached JSON, which is set whole or not at all.
             let judged = catch_unwind(AssertUnwindSafe(|| check.judge(&subject)));
             (name, judged.map_err(|_| CheckPanic))

@@ -43,7 +43,10 @@ impl Checks {
         let mut errors = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
             match working(&spec.kind) {
-                Ok(check) => checks.push(Named { name: spec.name.clone(), check }),
+                Ok(check) => {
+                    let (name, judges) = (spec.name.clone(), spec.kind.judges());
+                    checks.push(Named { name, judges, check });
+                }
                 Err(Fault { field, found, fix }) => {
                     let (check, line) = (spec.name.clone(), spec.line);
                     errors.push(CompileError { check, index, line, field, found, fix });

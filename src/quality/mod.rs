@@ -26,7 +26,7 @@ mod queue_tests;
 #[cfg(test)]
 mod tests;
 
-pub use checks::{CheckPanic, Checks};
+pub use checks::{CheckPanic, Checks, Judged};
 pub use compile::CompileError;
 pub use queue::{CheckQueue, Limits, Plan, Watch};
 pub use response::{Response, Tool, ToolCall};

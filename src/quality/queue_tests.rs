@@ -8,6 +8,7 @@ use super::checks::{Check, Named};
 use super::response::Subject;
 use super::tests::{checks, response};
 use super::*;
+use crate::config::Judges;
 use crate::ids::{VersionRef, Weight};
 use crate::telemetry::{Metrics, Outcome};
 
@@ -42,7 +43,8 @@ fn version() -> VersionRef {
 fn bench(limits: Limits) -> Bench {
     let (go, wait) = mpsc::channel();
     let mut checks = checks("[is-json]");
-    let fickle = Named { name: "fickle".parse().unwrap(), check: Box::new(Fickle(wait.into())) };
+    let check = Box::new(Fickle(wait.into()));
+    let fickle = Named { name: "fickle".parse().unwrap(), judges: Judges::Content, check };
     checks.0.insert(0, fickle);
     let metrics = Metrics::new().unwrap();
     let (sender, seen) = mpsc::channel();
@@ -65,7 +67,7 @@ impl Bench {
     }
 
     fn counts(&self, line: &str) -> bool {
-        self.metrics.render(&[], &[], &[]).unwrap().lines().any(|l| l == line)
+        self.metrics.render(&[], &[], &[], Duration::ZERO).unwrap().lines().any(|l| l == line)
     }
 
     fn dropped(&self, count: usize) -> bool {

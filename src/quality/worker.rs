@@ -21,6 +21,8 @@ pub type Sink = Box<dyn FnMut(Observation) + Send>;
 pub enum Way {
     /// The model's route sent it.
     Routed,
+    /// It is the answer to a copy, which nobody reads. It was made when there was time.
+    Mirrored,
     /// The client named the version, so that it says nothing of how users fare on the route.
     Pinned,
 }
@@ -161,7 +163,7 @@ impl Worker {
         let Ended { plan, version, way, user, finish } = ended;
         match finish {
             Finish::Whole(response) => Observation {
-                judgements: self.judge(&plan, &version, &response),
+                judgements: self.judge(&plan, &version, way, &response),
                 version,
                 way,
                 user,
@@ -183,9 +185,19 @@ impl Worker {
         }
     }
 
-    fn judge(&self, plan: &Plan, version: &VersionRef, response: &Response) -> Vec<(CheckName, Judgement)> {
+    fn judge(
+        &self,
+        plan: &Plan,
+        version: &VersionRef,
+        way: Way,
+        response: &Response,
+    ) -> Vec<(CheckName, Judgement)> {
+        let judged: Vec<_> = match way {
+            Way::Routed | Way::Pinned => plan.checks.judge(response).collect(),
+            Way::Mirrored => plan.checks.judge_content(response).collect(),
+        };
         let mut judgements = Vec::new();
-        for (check, judged) in plan.checks.judge(response) {
+        for (check, judged) in judged {
             let Ok(judgement) = judged else {
                 tracing::error!(%version, %check, "the check panicked; its verdict is lost");
                 self.metrics.check_judged(version, check.as_str(), "broken");

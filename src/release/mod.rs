@@ -30,4 +30,4 @@ pub use running::Running;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of};
 pub use table::{Resolution, RouteTable, Routes};
 pub use view::{AuditAction, AuditEntry, RolloutLine, RouteView};
-pub use watcher::{FINISHED, Seen, SeenAnswer, Watched, Watcher};
+pub use watcher::{FINISHED, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};

@@ -14,6 +14,7 @@ use super::analysis::{Arm, Judgement, Outcome, Panel, Terms, UserCell, Verdict};
 use super::changes::{Clock, Readiness, Releases};
 use super::error::ReleaseError;
 use super::rollout::{Event, Phase, Rollout, RolloutId};
+use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, VersionRef, Weight};
 use crate::store::{ArmCounts, ObservationRow};
 
@@ -43,8 +44,17 @@ pub enum SeenAnswer {
 /// What a rollout of a model is judged by.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// The model's checks, by name.
-    pub checks: Vec<CheckName>,
+    /// The model's checks.
+    pub checks: Vec<WatchedCheck>,
+}
+
+/// A check, as far as the analysis knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedCheck {
+    /// Its name.
+    pub name: CheckName,
+    /// What it judges.
+    pub judges: Judges,
 }
 
 /// The name of the test that counts answers which were never finished.
@@ -62,10 +72,10 @@ pub struct Watcher {
 /// The analysis of one rollout.
 struct Desk {
     rollout: RolloutId,
-    checks: Vec<CheckName>,
+    checks: Vec<WatchedCheck>,
     panel: Panel,
-    /// The weight that the open strata belong to.
-    weight: Weight,
+    /// The canary's weight, and its share of copies, that the open strata belong to.
+    exposure: (Weight, Weight),
     saved: jiff::Timestamp,
 }
 
@@ -122,7 +132,7 @@ impl Watcher {
             _ => return,
         };
         let Some(desk) = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id) else { return };
-        if let Some(outcomes) = desk.outcomes(&seen.answer) {
+        if let Some(outcomes) = desk.outcomes(&seen.answer, rollout.mirror()) {
             desk.panel.observe(arm, UserCell::of(seen.user), &outcomes);
         }
     }
@@ -142,9 +152,10 @@ impl Watcher {
         let models = &self.models;
         let desk = self.desks.entry(rollout.model.clone());
         let desk = desk.or_insert_with(|| Desk::new(rollout, checks_of(models, &rollout.model), now));
-        if desk.weight != rollout.weight {
+        let exposure = (rollout.weight, rollout.mirror());
+        if desk.exposure != exposure {
             desk.panel.cut();
-            desk.weight = rollout.weight;
+            desk.exposure = exposure;
         }
         let Judgement { verdict, why } = desk.panel.look();
         let due = now.duration_since(desk.saved).unsigned_abs() >= SAVE_EVERY;
@@ -253,37 +264,39 @@ impl Watcher {
 }
 
 impl Desk {
-    fn new(rollout: &Rollout, checks: Vec<CheckName>, saved: jiff::Timestamp) -> Self {
+    fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, saved: jiff::Timestamp) -> Self {
         let names = names(&checks);
         let panel = Panel::new(names, Terms::from(&rollout.policy));
-        Self { rollout: rollout.id, checks, panel, weight: rollout.weight, saved }
+        let exposure = (rollout.weight, rollout.mirror());
+        Self { rollout: rollout.id, checks, panel, exposure, saved }
     }
 
     fn names(&self) -> Vec<String> {
         names(&self.checks)
     }
 
-    /// What an answer says to each test. Nothing where a check broke: what it would have said is not known.
-    fn outcomes(&self, answer: &SeenAnswer) -> Option<Vec<Outcome>> {
+    /// What an answer says to each test. Nothing where a check broke: what it would have said is not known. While the
+    /// canary answers copies, nobody waits for it, so that no arm is judged by its time.
+    fn outcomes(&self, answer: &SeenAnswer, mirror: Weight) -> Option<Vec<Option<Outcome>>> {
         let mut outcomes = Vec::with_capacity(self.checks.len() + 1);
-        match answer {
-            // What was not there to be checked was not what it should be.
-            SeenAnswer::Broken => outcomes.resize(self.checks.len(), Outcome::Failed),
-            SeenAnswer::Whole(said) => {
-                for check in &self.checks {
-                    outcomes.push(said.iter().find(|(name, _)| name == check)?.1);
-                }
-            }
+        for WatchedCheck { name, judges } in &self.checks {
+            outcomes.push(match answer {
+                _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
+                // What was not there to be checked was not what it should be.
+                SeenAnswer::Broken => Some(Outcome::Failed),
+                SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
+            });
         }
-        outcomes.push(if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed });
+        let finished = if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed };
+        outcomes.push(Some(finished));
         Some(outcomes)
     }
 }
 
-fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<CheckName> {
+fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<WatchedCheck> {
     models.get(model).map(|watched| watched.checks.clone()).unwrap_or_default()
 }
 
-fn names(checks: &[CheckName]) -> Vec<String> {
-    checks.iter().map(ToString::to_string).chain([FINISHED.to_owned()]).collect()
+fn names(checks: &[WatchedCheck]) -> Vec<String> {
+    checks.iter().map(|check| check.name.to_string()).chain([FINISHED.to_owned()]).collect()
 }

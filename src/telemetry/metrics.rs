@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::ids::{ModelName, VersionRef};
@@ -40,6 +41,34 @@ impl Outcome {
             Self::Invalid => "invalid",
             Self::QueueFull => "queue_full",
             Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// How a canary fared with the copy of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MirrorOutcome {
+    /// It answered.
+    Answered,
+    /// Its engine failed.
+    Failed,
+    /// Its template or its limits refuse such a request.
+    Refused,
+    /// There was not enough time that nobody else needed.
+    Late,
+    /// There was no room.
+    Dropped,
+}
+
+impl MirrorOutcome {
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Late => "late",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -124,6 +153,8 @@ struct Inner {
     checked: IntCounterVec,
     checks: IntCounterVec,
     checks_dropped: IntCounterVec,
+    observations_dropped: IntCounterVec,
+    mirrored: IntCounterVec,
     in_flight: IntGauge,
 }
 
@@ -184,6 +215,16 @@ impl Metrics {
             "Answers that were to be checked and were not, as the queue was full or closed.",
             &["model"],
         )?;
+        let observations_dropped = counters(
+            "observations_dropped_total",
+            "Checked answers that rollouts did not see, as too many came at once.",
+            &["model"],
+        )?;
+        let mirrored = counters(
+            "mirrored_total",
+            "Copies of requests by how the canary fared: answered, failed, refused, late, or dropped for want of room.",
+            &["model", "version", "outcome"],
+        )?;
         let in_flight = IntGauge::new("requests_in_flight", "Requests that are being answered.")?;
         registry.register(Box::new(in_flight.clone()))?;
         Ok(Self(Arc::new(Inner {
@@ -198,6 +239,8 @@ impl Metrics {
             checked,
             checks,
             checks_dropped,
+            observations_dropped,
+            mirrored,
             in_flight,
         })))
     }
@@ -263,6 +306,17 @@ impl Metrics {
         self.0.checks_dropped.with_label_values(&[model.as_str()]).inc();
     }
 
+    /// A checked answer could not be shown to the rollouts.
+    pub fn observation_dropped(&self, model: &ModelName) {
+        self.0.observations_dropped.with_label_values(&[model.as_str()]).inc();
+    }
+
+    /// A copy of a request went to a canary.
+    pub fn mirrored(&self, canary: &VersionRef, outcome: MirrorOutcome) {
+        let [model, name] = labels(canary);
+        self.0.mirrored.with_label_values(&[model, name, outcome.label()]).inc();
+    }
+
     fn count(&self, model: &str, version: &str, outcome: Outcome) {
         self.0.requests.with_label_values(&[model, version, outcome.label()]).inc();
     }
@@ -273,9 +327,10 @@ impl Metrics {
         engines: &[EngineSample],
         residency: &[ResidencySample],
         routes: &[RouteSample],
+        background: Duration,
     ) -> Result<String, prometheus::Error> {
         let mut families = self.0.registry.gather();
-        families.extend(sampled(engines, residency, routes)?.gather());
+        families.extend(sampled(engines, residency, routes, background)?.gather());
         TextEncoder::new().encode_to_string(&families)
     }
 }
@@ -289,6 +344,7 @@ fn sampled(
     engines: &[EngineSample],
     residency: &[ResidencySample],
     routes: &[RouteSample],
+    background: Duration,
 ) -> Result<Registry, prometheus::Error> {
     let registry = Registry::new_custom(Some("switchback".into()), None)?;
     let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
@@ -342,6 +398,11 @@ fn sampled(
         weight.with_label_values(&labels(&route.version)).set(route.percent);
         revision.with_label_values(&[route.version.model.as_str()]).set(route.revision as i64);
     }
+
+    let help = "Time that engines spent on work nobody waits for, such as copies of requests.";
+    let seconds = Counter::new("background_seconds_total", help)?;
+    seconds.inc_by(background.as_secs_f64());
+    registry.register(Box::new(seconds))?;
     Ok(registry)
 }
 
@@ -376,6 +437,8 @@ mod tests {
         metrics.response_checked(&v1);
         metrics.check_judged(&v1, "is-json", "failed");
         metrics.check_dropped(&v1.model);
+        metrics.observation_dropped(&v1.model);
+        metrics.mirrored(&v1, MirrorOutcome::Late);
         let residency =
             [ResidencySample { version: v1.clone(), state: "hot", weight_bytes: 10, shared_bytes: 4 }];
         let routes = [RouteSample { version: v1.clone(), percent: 2.5, revision: 3 }];
@@ -390,7 +453,7 @@ mod tests {
             steps: 6,
             prefix_hit_tokens: 7,
         }];
-        let text = metrics.render(&engines, &residency, &routes).unwrap();
+        let text = metrics.render(&engines, &residency, &routes, Duration::from_millis(1500)).unwrap();
         for line in [
             r#"switchback_requests_total{model="support",status="ok",version="v1"} 1"#,
             r#"switchback_requests_total{model="",status="invalid",version=""} 1"#,

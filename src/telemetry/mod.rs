@@ -10,4 +10,6 @@ mod logging;
 mod metrics;
 
 pub use logging::{LogFormat, LoggingError, init as init_logging};
-pub use metrics::{EngineSample, Metrics, Outcome, RequestSample, ResidencySample, RouteSample};
+pub use metrics::{
+    EngineSample, Metrics, MirrorOutcome, Outcome, RequestSample, ResidencySample, RouteSample,
+};

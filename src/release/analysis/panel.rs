@@ -66,16 +66,19 @@ impl Panel {
         Some(panel)
     }
 
-    /// Takes one answer in: what each check said of it, in the order of the names.
+    /// Takes one answer in: what each check said of it, in the order of the names. A check that was not asked says
+    /// nothing; the same must not be asked of either arm.
     ///
     /// # Panics
     /// If there is not one outcome for each name.
-    pub fn observe(&mut self, arm: Arm, user: UserCell, outcomes: &[Outcome]) {
+    pub fn observe(&mut self, arm: Arm, user: UserCell, outcomes: &[Option<Outcome>]) {
         assert_eq!(outcomes.len(), self.names.len(), "one outcome for each check");
         for (test, outcome) in self.checks.iter_mut().zip(outcomes) {
-            test.observe(arm, user, *outcome);
+            if let Some(outcome) = outcome {
+                test.observe(arm, user, *outcome);
+            }
         }
-        let all = if outcomes.contains(&Outcome::Failed) { Outcome::Failed } else { Outcome::Passed };
+        let all = if outcomes.contains(&Some(Outcome::Failed)) { Outcome::Failed } else { Outcome::Passed };
         self.overall.observe(arm, user, all);
     }
 
@@ -163,7 +166,8 @@ mod tests {
                         let place = (i + 60 - 12 * check as u64) % 60;
                         if place < *failing { Outcome::Failed } else { Outcome::Passed }
                     };
-                    let outcomes: Vec<Outcome> = failing.iter().enumerate().map(outcome).collect();
+                    let outcomes: Vec<Option<Outcome>> =
+                        failing.iter().enumerate().map(outcome).map(Some).collect();
                     panel.observe(arm, user, &outcomes);
                 }
             }

@@ -87,13 +87,8 @@ impl Rollout {
         if watched + between(running_since, now.at) < time {
             return Next::Same(self.clone());
         }
-        let done = format!(
-            "{} is over after {} at {} %{}",
-            self.name_of(step),
-            shown(time),
-            self.weight,
-            self.last_look()
-        );
+        let (name, time) = (self.name_of(step), shown(time));
+        let done = format!("{name} is over after {time} {}{}", self.exposure(), self.last_look());
         self.advance(step + 1, done, now)
     }
 
@@ -173,9 +168,18 @@ impl Rollout {
         }
     }
 
+    /// Copies of requests do not show how fast a canary answers, so it is not promoted early on them.
     fn promotes_early(&self) -> bool {
         let proven = self.judged.as_ref().is_some_and(|judged| judged.verdict == Verdict::Promote);
-        proven && self.policy.early_promote == EarlyPromote::Yes
+        proven && self.policy.early_promote == EarlyPromote::Yes && self.mirror() == Weight::ZERO
+    }
+
+    /// `at 5 %`, or `with copies of 50 % of the requests`.
+    fn exposure(&self) -> String {
+        match self.mirror() {
+            Weight::ZERO => format!("at {} %", self.weight),
+            share => format!("with copies of {share} % of the requests"),
+        }
     }
 
     /// The next pause of the policy from a step on, at the weight that it says, or the end of the steps. Weights that
@@ -187,16 +191,20 @@ impl Rollout {
                 // all traffic: that is the promotion, which needs its evidence
                 Step::SetWeight(Weight::FULL) => break,
                 Step::SetWeight(next) => weight = *next,
-                Step::Pause(_) => {
-                    let time = self.pause(step).map_or("until resumed".to_owned(), shown_for);
-                    let reason = format!("{done}; {} is {weight} % {time}", self.name_of(step));
-                    let state =
-                        State::Step { step, watched: std::time::Duration::ZERO, running_since: now.at };
-                    return self.to(state, weight, reason, now);
-                }
+                Step::SetMirrorRoute(_) => {}
+                Step::Pause(_) => return self.watch(step, weight, &done, now),
             }
         }
         self.conclude(weight, done, now)
+    }
+
+    /// A pause of the policy begins.
+    fn watch(&self, step: usize, weight: Weight, done: &str, now: Moment<'_>) -> Next {
+        let time = self.pause(step).map_or("until resumed".to_owned(), shown_for);
+        let state = State::Step { step, watched: std::time::Duration::ZERO, running_since: now.at };
+        let then = Self { state, weight, ..self.clone() };
+        let reason = format!("{done}; {} is {} {time}", self.name_of(step), then.exposure());
+        self.to(then.state, weight, reason, now)
     }
 
     /// What follows where all traffic would move next.

@@ -41,9 +41,14 @@ fn policies() -> impl Strategy<Value = Policy> {
         prop_oneof![Just(EarlyPromote::Yes), Just(EarlyPromote::No)],
     );
     let stages = proptest::collection::vec(stage, 1..5);
-    (stages, choices, any::<bool>()).prop_map(|(mut stages, choices, to_the_end)| {
+    let mirror = prop::option::weighted(0.3, (1..=10_000_u16, 0..40_u64));
+    (stages, choices, any::<bool>(), mirror).prop_map(|(mut stages, choices, to_the_end, mirror)| {
         stages.sort_by_key(|(weight, _)| *weight);
         let mut steps = Vec::new();
+        if let Some((share, minutes)) = mirror {
+            steps.push(Step::SetMirrorRoute(Weight::from_basis_points(share).unwrap()));
+            steps.push(Step::Pause(Pause::For(Duration::from_mins(minutes))));
+        }
         for (weight, pause) in stages {
             steps.push(Step::SetWeight(Weight::from_basis_points(weight).unwrap()));
             steps.extend(pause.map(Step::Pause));
@@ -101,15 +106,19 @@ fn histories() -> impl Strategy<Value = Vec<(i64, Event)>> {
 fn weight_before(policy: &Policy, step: usize) -> Weight {
     let weight = |step: &Step| match step {
         Step::SetWeight(weight) => Some(*weight),
-        Step::Pause(_) => None,
+        Step::SetMirrorRoute(_) | Step::Pause(_) => None,
     };
-    policy.steps[..step].iter().filter_map(weight).next_back().unwrap()
+    policy.steps[..step].iter().filter_map(weight).next_back().unwrap_or(Weight::ZERO)
 }
 
 fn check(before: &Rollout, event: &Event, transition: &Transition) -> Result<(), TestCaseError> {
     let after = &transition.rollout;
     let allowed = matches!(after.phase(), Phase::Aborted | Phase::RolledBack | Phase::Superseded);
     prop_assert!(after.weight >= before.weight || (allowed && after.weight == Weight::ZERO));
+    prop_assert!(
+        after.mirror() == Weight::ZERO || after.weight == Weight::ZERO,
+        "copies and traffic at once"
+    );
     match &after.state {
         State::Step { step, .. } | State::Paused { step, .. } => {
             prop_assert_eq!(after.weight, weight_before(&after.policy, *step));

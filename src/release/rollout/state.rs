@@ -260,6 +260,22 @@ impl Rollout {
         }
     }
 
+    /// The share of stable's requests that the canary gets a copy of: from the policy's `setMirrorRoute` to its first
+    /// weight, also where the steps are over without one and the evidence is still gathered.
+    pub fn mirror(&self) -> Weight {
+        let over = match &self.state {
+            State::Step { step, .. } | State::Paused { step, .. } => *step,
+            State::AwaitingApproval | State::Held if self.weight == Weight::ZERO => self.policy.steps.len(),
+            _ => return Weight::ZERO,
+        };
+        let share = |step: &Step| match step {
+            Step::SetMirrorRoute(share) => Some(*share),
+            Step::SetWeight(Weight::FULL) | Step::Pause(_) => None,
+            Step::SetWeight(_) => Some(Weight::ZERO),
+        };
+        self.policy.steps.iter().take(over).filter_map(share).next_back().unwrap_or(Weight::ZERO)
+    }
+
     /// How long the pause of a step lasts; `None` for one that waits for an operator.
     pub(super) fn pause(&self, step: usize) -> Option<Duration> {
         match self.policy.steps.get(step) {

@@ -337,3 +337,39 @@ fn the_stored_form_keeps_its_names() {
     insta::assert_snapshot!(format!("{}\n{}", stored.policy, stored.state));
     assert_eq!(Rollout::try_from(stored).unwrap(), paused.rollout);
 }
+
+#[test]
+fn copies_come_first_and_end_with_the_first_weight() {
+    let pause = |minutes| Step::Pause(Pause::For(Duration::from_mins(minutes)));
+    let steps = vec![Step::SetMirrorRoute(weight(50)), pause(10), Step::SetWeight(weight(5)), pause(20)];
+    let policy = Policy { steps, early_promote: EarlyPromote::Yes, ..Policy::default() };
+    let mut bench = Bench::started(policy);
+    assert_eq!((bench.rollout.mirror(), bench.rollout.weight), (weight(50), Weight::ZERO));
+    assert!(
+        bench.log[0].1.ends_with("step 2 of 4 is with copies of 50 % of the requests for 10m"),
+        "{:?}",
+        bench.log
+    );
+    // Copies do not tell how fast it is, so it is not promoted on them alone.
+    bench.says(Verdict::Promote);
+    assert_eq!(bench.rollout.phase(), Phase::Step);
+    bench.after(10);
+    assert_eq!((bench.rollout.mirror(), bench.rollout.weight), (Weight::ZERO, weight(5)));
+    assert!(bench.log[2].1.starts_with("step 2 of 4 is over after 10m with copies of 50 % of the requests"));
+    let mut bad = Bench::started(Policy {
+        steps: vec![Step::SetMirrorRoute(weight(50)), pause(10)],
+        ..Policy::default()
+    });
+    bad.says(Verdict::Abort);
+    assert_eq!((bad.rollout.phase(), bad.rollout.mirror()), (Phase::Aborted, Weight::ZERO));
+}
+
+#[test]
+fn copies_go_on_while_the_evidence_does_not_suffice() {
+    let steps = vec![Step::SetMirrorRoute(weight(100)), Step::Pause(Pause::For(Duration::from_mins(10)))];
+    let mut bench = Bench::started(Policy { steps, ..Policy::default() });
+    bench.says(Verdict::Continue).after(10);
+    assert_eq!((bench.rollout.phase(), bench.rollout.mirror()), (Phase::Held, Weight::FULL));
+    bench.says(Verdict::Promote);
+    assert_eq!((bench.rollout.phase(), bench.rollout.mirror()), (Phase::Promoted, Weight::ZERO));
+}

@@ -12,5 +12,5 @@ mod traffic;
 
 pub use report::{Decisions, Report};
 pub use run::{Scenario, simulate};
-pub use schedule::{Schedule, ScheduleError};
+pub use schedule::{Minute, Schedule, ScheduleError};
 pub use traffic::Traffic;

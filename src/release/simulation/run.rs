@@ -10,6 +10,7 @@ use super::report::{Decision, Report};
 use super::schedule::Schedule;
 use super::threshold::Threshold;
 use super::traffic::{Crowd, Traffic};
+use crate::ids::Weight;
 use crate::release::analysis::{Arm, PassRate, Terms, UserCell, Verdict};
 
 /// What is simulated.
@@ -57,14 +58,15 @@ fn play(scenario: &Scenario, random: ChaCha8Rng) -> Option<Ended> {
     let mut exposed: HashSet<UserCell> = HashSet::new();
     let (mut by_analysis, mut by_threshold) = (None, None);
     let minutes = schedule.minutes();
-    for (minute, weight) in minutes.iter().enumerate() {
-        if minute > 0 && minutes[minute - 1] != *weight {
+    for (minute, gets) in minutes.iter().enumerate() {
+        if minute > 0 && minutes[minute - 1] != *gets {
             analysis.cut();
         }
-        crowd.minute(*weight, minute as f64 / minutes.len() as f64, |answer| {
+        crowd.minute(*gets, minute as f64 / minutes.len() as f64, |answer| {
             analysis.observe(answer.arm, answer.user, answer.outcome);
             threshold.observe(answer);
-            if answer.arm == Arm::Canary {
+            // Nobody reads the answer to a copy.
+            if answer.arm == Arm::Canary && gets.weight > Weight::ZERO {
                 exposed.insert(answer.user);
             }
         });

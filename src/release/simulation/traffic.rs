@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use rand_distr::{Beta, Distribution, Poisson};
 
-use crate::ids::Weight;
+use super::schedule::Minute;
 use crate::release::BUCKETS;
 use crate::release::analysis::{Arm, Outcome, UserCell};
 
@@ -106,7 +106,7 @@ impl<'t> Crowd<'t> {
     }
 
     /// The answers of one minute; `passed` of the whole time is over, from 0 to 1.
-    pub(super) fn minute(&mut self, weight: Weight, passed: f64, mut answer: impl FnMut(Answer)) {
+    pub(super) fn minute(&mut self, minute: Minute, passed: f64, mut answer: impl FnMut(Answer)) {
         let requests = self.arrivals.sample(&mut self.random) as usize;
         let fallen = self.traffic.drift * passed;
         for _ in 0..requests {
@@ -114,14 +114,19 @@ impl<'t> Crowd<'t> {
             let user = self.users[i];
             // As in the route: a canary's share is an end of the circle, and a smaller one lies within a larger.
             let bucket = (user.key % u64::from(BUCKETS)) as u16;
-            let (arm, chance) = if bucket < weight.basis_points() {
-                (Arm::Canary, user.canary)
-            } else {
-                (Arm::Stable, user.stable)
+            let canary = (Arm::Canary, user.canary);
+            let (arm, chance) =
+                if bucket < minute.weight.basis_points() { canary } else { (Arm::Stable, user.stable) };
+            let mut ask = |random: &mut ChaCha8Rng, (arm, chance): (Arm, f64)| {
+                let passes = uniform(random) < chance - fallen;
+                let outcome = if passes { Outcome::Passed } else { Outcome::Failed };
+                answer(Answer { arm, user: UserCell::of(user.key), outcome });
             };
-            let passes = uniform(&mut self.random) < chance - fallen;
-            let outcome = if passes { Outcome::Passed } else { Outcome::Failed };
-            answer(Answer { arm, user: UserCell::of(user.key), outcome });
+            ask(&mut self.random, (arm, chance));
+            let share = minute.mirror.percent() / 100.0;
+            if share > 0.0 && uniform(&mut self.random) < share {
+                ask(&mut self.random, canary);
+            }
             self.users[i].left -= 1;
             if self.users[i].left == 0 {
                 self.users[i] = self.newcomer();

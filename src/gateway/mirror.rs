@@ -1,0 +1,169 @@
+//! Copies of requests, for a canary that is watched before it has traffic. Its answers are checked and thrown away.
+//!
+//! A copy costs the request nothing but one try to put it into a queue. It is computed in the background, in time that
+//! no client needs; whatever finds no room, or waits too long, is dropped and counted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::checked::{CheckedAnswer, user_number};
+use super::generate::{Work, prompts, requests};
+use super::residency::Residency;
+use crate::engine::{Event, FinishReason, Generation, Priority};
+use crate::ids::{ModelName, VersionRef, Weight};
+use crate::quality::{CheckQueue, Way};
+use crate::telemetry::{Metrics, MirrorOutcome, Outcome};
+
+/// Copies that may wait for one of the places below. Each holds its request's text.
+const WAITING: usize = 32;
+
+/// Copies that are computed at once.
+const AT_ONCE: usize = 8;
+
+/// How old a copy may be when its answer is complete.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request that the canary is to answer too.
+pub(super) struct Copy {
+    pub(super) work: Arc<Work>,
+    pub(super) canary: VersionRef,
+    /// The seed of stable's answer.
+    pub(super) seed: u64,
+}
+
+/// Where requests leave their copies.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    copies: mpsc::Sender<(Copy, Instant)>,
+    asked: AtomicU64,
+    metrics: Metrics,
+}
+
+/// What it takes to answer copies.
+#[derive(Clone)]
+pub(super) struct Shadow {
+    pub(super) residency: Residency,
+    pub(super) checks: CheckQueue,
+    pub(super) metrics: Metrics,
+    /// The models that have checks: of those, answers that are not in the sample need not be made.
+    pub(super) checked: Arc<BTreeMap<ModelName, Weight>>,
+}
+
+impl Mirror {
+    pub(super) fn new(metrics: Metrics) -> (Self, Copies) {
+        let (copies, inbox) = mpsc::channel(WAITING);
+        (Self { copies, asked: AtomicU64::new(0), metrics }, Copies(inbox))
+    }
+
+    /// Leaves a copy of a share of the requests. Never waits.
+    pub(super) fn offer(&self, share: Weight, copy: impl FnOnce() -> Copy) {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        let place =
+            xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes()) % u64::from(Weight::FULL.basis_points());
+        if place >= u64::from(share.basis_points()) {
+            return;
+        }
+        match self.copies.try_reserve() {
+            Ok(room) => room.send((copy(), Instant::now())),
+            Err(_) => self.metrics.mirrored(&copy().canary, MirrorOutcome::Dropped),
+        }
+    }
+}
+
+/// The copies that wait.
+pub(super) struct Copies(mpsc::Receiver<(Copy, Instant)>);
+
+impl Copies {
+    /// Lets the canaries answer until `stop`.
+    pub(super) async fn answer(mut self, shadow: Shadow, stop: CancellationToken) {
+        let mut running = JoinSet::new();
+        loop {
+            tokio::select! {
+                // Those that run are dropped with the set, and their engines forget them.
+                () = stop.cancelled() => return,
+                _ = running.join_next(), if !running.is_empty() => {}
+                copy = self.0.recv(), if running.len() < AT_ONCE => {
+                    let Some((copy, asked)) = copy else { return };
+                    let shadow = shadow.clone();
+                    running.spawn(async move { shadow.take(copy, asked).await });
+                }
+            }
+        }
+    }
+}
+
+impl Shadow {
+    async fn take(&self, copy: Copy, asked: Instant) {
+        let canary = copy.canary.clone();
+        let left = PATIENCE.saturating_sub(asked.elapsed());
+        let outcome =
+            tokio::time::timeout(left, self.answer(copy)).await.unwrap_or(Some(MirrorOutcome::Late));
+        if let Some(outcome) = outcome {
+            self.metrics.mirrored(&canary, outcome);
+        }
+    }
+
+    /// How the canary fared; nothing where nobody wants to know.
+    async fn answer(&self, copy: Copy) -> Option<MirrorOutcome> {
+        let Copy { work, canary, seed } = copy;
+        let user = || user_number(&work.address().sticky, &canary.model);
+        let watch = self.checks.watch(&canary, Way::Mirrored, user);
+        if watch.is_none() && self.checked.contains_key(&canary.model) {
+            return None;
+        }
+        let Some(backend) = self.residency.hot(&canary) else { return Some(MirrorOutcome::Dropped) };
+        // What it makes of the request, it may refuse, as it would refuse a client: that says nothing of its answers.
+        let Ok(prompts) = prompts(&backend, &work).await else { return Some(MirrorOutcome::Refused) };
+        let requests = requests(&backend, &work, &prompts, seed, Priority::Background);
+        let Ok(requests) = requests else { return Some(MirrorOutcome::Refused) };
+        let submitted: Result<Vec<Generation>, _> =
+            requests.into_iter().map(|request| backend.engine.submit(request)).collect();
+        let Ok(generations) = submitted else { return Some(MirrorOutcome::Dropped) };
+        let checked = watch.map(|watch| CheckedAnswer::new(watch, Instant::now(), generations.len()));
+        Some(read(generations, checked).await)
+    }
+}
+
+/// Reads all choices to their end, one after the other: an engine waits for nobody.
+async fn read(generations: Vec<Generation>, mut checked: Option<CheckedAnswer>) -> MirrorOutcome {
+    for (choice, mut generation) in generations.into_iter().enumerate() {
+        let mut ended = false;
+        while let Some(event) = generation.next().await {
+            match event {
+                Event::Started { .. } => {}
+                Event::Token(token) => {
+                    if let Some(checked) = &mut checked {
+                        checked.token(choice, &token.text);
+                    }
+                }
+                Event::Text(text) => {
+                    if let Some(checked) = &mut checked {
+                        checked.text(choice, &text);
+                    }
+                }
+                Event::Finished { reason: FinishReason::Cancelled, .. } => return MirrorOutcome::Dropped,
+                Event::Finished { reason, usage } => {
+                    ended = true;
+                    if let Some(checked) = &mut checked {
+                        checked.finished(choice, reason, usage.completion_tokens);
+                    }
+                }
+                Event::Failed(_) => break,
+            }
+        }
+        if !ended {
+            if let Some(checked) = &mut checked {
+                checked.over(Outcome::Failed);
+            }
+            return MirrorOutcome::Failed;
+        }
+    }
+    MirrorOutcome::Answered
+}
