@@ -1,12 +1,13 @@
 //! What the operator wrote, as a type that cannot be wrong.
 //!
-//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys`).
+//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys` and `{env: NAME}` in `webhooks`).
 //! Out: [`Config`], or [`ConfigErrors`]: every mistake at once, each with its line and its fix.
 //! May import: `ids`.
 //! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
 //! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
 //! folder of the file; outside `mode: dev` every version has a digest; a policy's weights never fall, and its
-//! alpha is below its power; a model's checks have different names. What only a library can tell of a check (that its
+//! alpha is below its power; a model's checks have different names, and each webhook
+//! another URL. Secrets show in no `Debug`. What only a library can tell of a check (that its
 //! regex and its schema compile) is `quality`'s to say, at start.
 
 mod checks;
@@ -15,16 +16,20 @@ mod policy;
 mod raw;
 mod read_checks;
 mod read_policy;
+mod read_webhooks;
 mod reader;
 mod units;
 mod valid;
 mod validate;
 mod values;
+mod webhook;
 
 #[cfg(test)]
 mod check_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod webhook_tests;
 
 pub use checks::{
     Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed, PhraseList,
@@ -40,3 +45,4 @@ pub use valid::{
     Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};
+pub use webhook::{RolloutEvent, Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

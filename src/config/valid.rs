@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::checks::CheckSpec;
 use super::policy::Policy;
+use super::webhook::Webhook;
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// The whole config.
@@ -25,6 +26,8 @@ pub struct Config {
     pub models: BTreeMap<ModelName, ModelConfig>,
     /// Rollout policies beside the ready-made ones, by name.
     pub policies: BTreeMap<String, Policy>,
+    /// Who is told what rollouts do; their URLs differ.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// How the process listens, stores and stops.

@@ -11,6 +11,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::raw::{self, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
 use super::read_policy::read_policies;
+use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::valid::{
     ApiKey, Config, EngineSettings, ImageRef, ImageRefError, Mode, ModelConfig, Residency, ServerConfig,
@@ -68,7 +69,7 @@ const EMPTY: Node = Node { line: 0, value: Value::Null };
 
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
     let base = file.parent().unwrap_or(Path::new(""));
-    let top = r.section(root, String::new(), &["server", "engine", "models", "policies"]);
+    let top = r.section(root, String::new(), &["server", "engine", "models", "policies", "webhooks"]);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
 
@@ -105,7 +106,8 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
         }
     }
     let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
-    Config { file: file.to_owned(), server, threads, models, policies }
+    let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&EMPTY), env);
+    Config { file: file.to_owned(), server, threads, models, policies, webhooks }
 }
 
 fn read_server(
