@@ -1,22 +1,26 @@
 //! What must outlive the process, in SQLite: route revisions, rollouts with all their transitions, what their analyses
-//! have seen, and the audit log.
+//! have seen, the outbox of webhooks, and the audit log.
 //!
 //! In: typed rows. Out: typed rows. May import `ids`. Invariants: a route change and its audit line are
 //! one transaction, and so are a rollout's new state, its transition, its route and its audit line; at most one rollout
-//! of a model runs; one process at a time has the store open; what a call has answered survives `kill -9` and a power cut (WAL, synchronous FULL).
+//! of a model runs; what webhooks tell of is in their outbox by the same transaction; one process at a time has the store open; what a call has answered survives `kill -9` and a power cut (WAL, synchronous FULL).
 //! The SQL keeps to what PostgreSQL understands too.
 
 mod audit;
 mod error;
+mod notice;
 mod observations;
 mod open;
+mod outbox;
 mod read;
 mod rollouts;
 mod routes;
 
 pub use audit::{AuditRow, NewAudit};
 pub use error::StoreError;
+pub use notice::RolloutNotice;
 pub use observations::{ArmCounts, ObservationRow};
 pub use open::Store;
+pub use outbox::{Attempt, DeliveryCounts, DeliveryRow, DeliveryState, KEPT, Subscription};
 pub use rollouts::{NewTransition, RolloutRow, TransitionRow};
 pub use routes::{BucketRun, RouteRow, StableRoute};

@@ -16,6 +16,8 @@ use super::error::StoreError;
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) pool: SqlitePool,
+    /// Tells that something may be in the outbox.
+    pub(super) outbox: Arc<tokio::sync::watch::Sender<()>>,
     /// Held until the last handle is gone. The system lets go of it when the process dies, however it dies.
     _lock: Arc<File>,
 }
@@ -56,7 +58,7 @@ impl Store {
             }
             other => StoreError::Schema { path: path.to_owned(), source: Box::new(other) },
         })?;
-        Ok(Self { pool, _lock: lock })
+        Ok(Self { pool, outbox: Arc::default(), _lock: lock })
     }
 
     /// Waits for what is under way and closes the file.

@@ -6,7 +6,9 @@ use sqlx::sqlite::SqliteRow;
 
 use super::audit::{self, NewAudit};
 use super::error::StoreError;
+use super::notice::RolloutNotice;
 use super::open::Store;
+use super::outbox;
 use super::read::{name, number, rollout_id, timestamp};
 use super::routes::{self, RouteRow};
 use crate::ids::{ModelName, RolloutId, VersionName, Weight};
@@ -78,6 +80,8 @@ pub struct NewTransition {
     pub route: Option<RouteRow>,
     /// The line of the audit log.
     pub audit: NewAudit,
+    /// What webhooks tell of it, if it is worth telling.
+    pub notice: Option<RolloutNotice>,
 }
 
 type Transaction<'a> = sqlx::Transaction<'a, sqlx::Sqlite>;
@@ -104,7 +108,9 @@ impl Store {
         for transition in transitions {
             append(&mut transaction, transition).await?;
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        self.outbox.send_replace(());
+        Ok(())
     }
 
     /// The rollouts that have not ended, by number.
@@ -143,6 +149,9 @@ async fn append(transaction: &mut Transaction<'_>, new: &NewTransition) -> Resul
     insert_line(transaction, new).await?;
     if let Some(route) = &new.route {
         routes::insert(transaction, route).await?;
+    }
+    if let Some(notice) = &new.notice {
+        outbox::insert(transaction, notice).await?;
     }
     audit::insert(transaction, &new.audit).await
 }

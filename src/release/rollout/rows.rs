@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::Transition;
-use super::state::{Basis, Judged, Rollout, State};
+use super::state::{Basis, Judged, Phase, Rollout, State};
+use crate::config::RolloutEvent;
 use crate::ids::Weight;
 use crate::release::AuditAction;
-use crate::store::{NewAudit, NewTransition, RolloutRow, RouteRow, StoreError};
+use crate::store::{NewAudit, NewTransition, RolloutNotice, RolloutRow, RouteRow, StoreError};
 
 /// The `state` column: all that changes, and what the canary is judged on.
 #[derive(Serialize, Deserialize)]
@@ -36,6 +37,7 @@ impl Transition {
             reason: Some(self.reason.clone()),
         };
         NewTransition {
+            notice: self.notice(from.as_deref(), route.as_ref()),
             rollout: self.row(),
             from,
             to: rollout.state.to_string(),
@@ -44,6 +46,29 @@ impl Transition {
             route,
             audit,
         }
+    }
+
+    /// What webhooks tell of it; nothing where the rollout only goes on in its state after a restart.
+    fn notice(&self, from: Option<&str>, route: Option<&RouteRow>) -> Option<RolloutNotice> {
+        let rollout = &self.rollout;
+        let to = rollout.state.to_string();
+        let owned = || rollout.weights().into_iter().filter(|(_, weight)| *weight > Weight::ZERO).collect();
+        (from != Some(&*to)).then(|| RolloutNotice {
+            event: event_of(rollout.phase()).as_str().to_owned(),
+            at: self.at,
+            model: rollout.model.clone(),
+            rollout: rollout.id,
+            stable: rollout.stable.clone(),
+            canary: rollout.canary.clone(),
+            from: from.map(str::to_owned),
+            to,
+            weights: route.map_or_else(owned, |route| route.weights.clone()),
+            waits_for: rollout.waits_for().as_str().to_owned(),
+            actor: self.actor.clone(),
+            reason: self.reason.clone(),
+            verdict: rollout.judged.as_ref().map(|judged| judged.verdict.to_string()),
+            finding: rollout.judged.as_ref().map(|judged| judged.finding.clone()),
+        })
     }
 
     fn row(&self) -> RolloutRow {
@@ -94,6 +119,21 @@ impl TryFrom<RolloutRow> for Rollout {
             weight,
             judged,
         })
+    }
+}
+
+fn event_of(phase: Phase) -> RolloutEvent {
+    match phase {
+        Phase::Pending => RolloutEvent::Pending,
+        Phase::Suite => RolloutEvent::Suite,
+        Phase::Step => RolloutEvent::Step,
+        Phase::Paused => RolloutEvent::Paused,
+        Phase::AwaitingApproval => RolloutEvent::AwaitingApproval,
+        Phase::Held => RolloutEvent::Held,
+        Phase::Promoted => RolloutEvent::Promoted,
+        Phase::Aborted => RolloutEvent::Aborted,
+        Phase::RolledBack => RolloutEvent::RolledBack,
+        Phase::Superseded => RolloutEvent::Superseded,
     }
 }
 

@@ -191,6 +191,21 @@ pub enum WaitsFor {
     Nothing,
 }
 
+impl WaitsFor {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Suite => "suite",
+            Self::Until(_) => "time",
+            Self::Resume => "resume",
+            Self::Approval => "approval",
+            Self::Verdict => "verdict",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
 /// A rollout needs two versions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} has all traffic already; name another version to roll out")]
