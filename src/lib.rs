@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod ids;
 pub mod image;
 pub mod model;
+pub mod notify;
 pub mod prompt;
 pub mod quality;
 pub mod release;

@@ -13,16 +13,30 @@ use serde_json::{Value, json};
 use switchback::api::{App, RunningApp};
 use switchback::demo::held_out;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 /// Steps of seconds in the place of minutes; alpha is small, as these tests run often.
 const POLICIES: &str = "policies:\n  quick:\n    steps: [{setWeight: 30}, {pause: {duration: 2s}}, {setWeight: 50}, {pause: {duration: 60s}}]\n\
     \x20   { EARLY }\n    margin_pp: 10\n    alpha: 0.001\n    power: 0.9\n\
     \x20 by-hand:\n    steps: [{setWeight: 5}, {pause: {}}, {setWeight: 50}, {pause: {duration: 1h}}]\n    approval: manual\n";
 
+/// What a webhook was told.
+type News = mpsc::UnboundedReceiver<Value>;
+
 struct Desk {
     app: RunningApp,
     client: Client,
     folder: TempDir,
+}
+
+async fn newsroom() -> (String, News) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/services/token", listener.local_addr().unwrap());
+    let (sender, news) = mpsc::unbounded_channel();
+    let take = move |axum::Json(message): axum::Json<Value>| async move { drop(sender.send(message)) };
+    let router = axum::Router::new().route("/services/token", axum::routing::post(take));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, news)
 }
 
 fn configure(folder: &Path) -> std::path::PathBuf {
@@ -217,4 +231,43 @@ async fn a_rollout_goes_on_where_it_was_after_a_restart() {
     assert_eq!(rollout["weight"], 50);
     assert_eq!(desk.order("abort").await.1["phase"], "aborted");
     assert_eq!(desk.weights().await, json!({"v1": 100}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slack_is_told_what_a_rollout_does_and_operators_see_that_it_was() {
+    let (url, mut news) = newsroom().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = configure(folder.path());
+    let config = std::fs::read_to_string(&path).unwrap() + &format!("webhooks: [{{url: '{url}'}}]\n");
+    std::fs::write(&path, config).unwrap();
+    let mut app = App::start(switchback::config::load(&path).unwrap()).await.unwrap();
+    app.loaded().await;
+    let desk = Desk { app, client: common::client(), folder };
+    desk.start("v2", "by-hand").await;
+    desk.order("abort").await;
+    let mut titles = Vec::new();
+    while titles.len() < 2 {
+        let message = tokio::time::timeout(Duration::from_secs(20), news.recv()).await.unwrap().unwrap();
+        titles.push(message["text"].as_str().unwrap().to_owned());
+        assert_eq!(message["blocks"][0]["type"], "section");
+    }
+    assert_eq!(titles, ["desk: v2 is in step 2 with 5 % of the traffic", "desk: v2 is aborted"]);
+
+    let view = format!("http://{}/admin/webhooks?limit=1", desk.app.admin);
+    let started = Instant::now();
+    let webhooks = loop {
+        let webhooks: Value = desk.client.get(&view).send().await.unwrap().json().await.unwrap();
+        if webhooks["webhooks"][0]["delivered"] == 2 {
+            break webhooks;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{webhooks}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let newest = &webhooks["deliveries"];
+    assert_eq!((newest.as_array().unwrap().len(), &newest[0]["event"]), (1, &json!("aborted")));
+    assert_eq!((&newest[0]["state"], &newest[0]["attempts"]), (&json!("delivered"), &json!(0)));
+    let receiver = webhooks["webhooks"][0]["receiver"].as_str().unwrap();
+    assert!(receiver.starts_with("127.0.0.1-") && !webhooks.to_string().contains("token"), "{webhooks}");
+    let refused = desk.client.get(view.replace("limit=1", "limit=0")).send().await.unwrap();
+    assert_eq!(refused.status(), 400);
 }

@@ -42,6 +42,7 @@ pub(super) struct PublicApi;
         admin::command_rollout,
         admin::rollout_history,
         admin::audit,
+        admin::get_webhooks,
     )
 )]
 pub(super) struct AdminApi;

@@ -2,7 +2,7 @@
 //!
 //! In: commands from `api` ([`ChatCommand`], [`CompletionCommand`]) and from operators (load, unload, set a route).
 //! Out: an [`Answer`], which names the version that gives it and streams its deltas; views for operators.
-//! May import: `release`, `engine`, `prompt`, `quality`, `image`, `model`, `config`, `store` to open it. Knows no
+//! May import: `release`, `engine`, `prompt`, `quality`, `notify`, `image`, `model`, `config`, `store` to open it. Knows no
 //! HTTP.
 //!
 //! Invariants: a request takes no lock between its arrival and its engine's queue; it ends on the version that it
@@ -24,6 +24,7 @@ mod shutdown;
 mod start;
 mod tokens;
 mod watching;
+mod webhooks;
 
 pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
@@ -38,6 +39,8 @@ pub use tokens::TokenizeInput;
 
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
+pub use crate::notify::ReceiverStatus;
 pub use crate::prompt::GenerationPrompt;
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
 pub use crate::release::{AuditEntry, Change, OnConflict, ReleaseError, RolloutLine, RouteView, StickyKey};
+pub use crate::store::DeliveryRow;

@@ -19,6 +19,7 @@ use crate::config::{
 use crate::engine::{Device, EngineConfig, PrefixCache};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
+use crate::notify::{self, Courier, NotifyError, Terms, Webhooks};
 use crate::quality::{CheckQueue, Checks, CompileError, Limits, Plan};
 use crate::release::{Clock, Declared, Readiness, ReleaseError, Releases, Routes, SystemClock, Watcher};
 use crate::store;
@@ -39,6 +40,9 @@ pub enum StartError {
     /// The state database could not be opened.
     #[error("the state database cannot be opened: {0}")]
     Store(#[from] store::StoreError),
+    /// Webhooks could not be set up.
+    #[error("webhooks cannot be set up: {0}")]
+    Webhooks(#[from] NotifyError),
     /// The routes could not be read back.
     #[error("the routes cannot be read back: {0}")]
     Releases(#[from] ReleaseError),
@@ -66,6 +70,8 @@ pub(super) struct Inner {
     pub(super) policies: BTreeMap<String, Policy>,
     /// What all engines compute on.
     device: Device,
+    /// Who is told what rollouts do.
+    pub(super) webhooks: Webhooks,
     /// Ends the tasks below.
     pub(super) stop: CancellationToken,
     /// What runs as long as the gateway does.
@@ -94,6 +100,9 @@ impl Gateway {
         let device = Device::new(config.server.mirror_capacity);
         let residency = Residency::new(blueprints(config), images, device.clone(), metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
+        let time = Arc::new(notify::SystemClock);
+        let (courier, webhooks) =
+            Courier::subscribe(&config.webhooks, &store, time, metrics.clone(), Terms::default()).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
         let releases =
@@ -116,6 +125,7 @@ impl Gateway {
                 watcher.run(to_watch, LOOK_EVERY, stopping).await;
             }
         });
+        tasks.spawn(courier.run(stop.clone()));
         Ok(Self(Arc::new(Inner {
             models: config.models.clone(),
             routes: releases.routes(),
@@ -128,6 +138,7 @@ impl Gateway {
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
             policies: config.policies.clone(),
+            webhooks,
             closed: AtomicBool::new(false),
             settled,
             stop,

@@ -73,6 +73,24 @@ impl MirrorOutcome {
     }
 }
 
+/// What one attempt to tell a webhook came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookOutcome {
+    /// The receiver has taken it.
+    Delivered,
+    /// It has not.
+    Failed,
+}
+
+impl WebhookOutcome {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What is known of one generation when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestSample {
@@ -155,6 +173,8 @@ struct Inner {
     checks_dropped: IntCounterVec,
     observations_dropped: IntCounterVec,
     mirrored: IntCounterVec,
+    webhooks: IntCounterVec,
+    webhooks_dead: IntCounterVec,
     in_flight: IntGauge,
 }
 
@@ -225,6 +245,16 @@ impl Metrics {
             "Copies of requests by how the canary fared: answered, failed, refused, late, or dropped for want of room.",
             &["model", "version", "outcome"],
         )?;
+        let webhooks = counters(
+            "webhook_deliveries_total",
+            "Attempts to tell a webhook by outcome: delivered or failed.",
+            &["receiver", "outcome"],
+        )?;
+        let webhooks_dead = counters(
+            "webhook_dead_letters_total",
+            "Deliveries to webhooks that were given up.",
+            &["receiver"],
+        )?;
         let in_flight = IntGauge::new("requests_in_flight", "Requests that are being answered.")?;
         registry.register(Box::new(in_flight.clone()))?;
         Ok(Self(Arc::new(Inner {
@@ -241,6 +271,8 @@ impl Metrics {
             checks_dropped,
             observations_dropped,
             mirrored,
+            webhooks,
+            webhooks_dead,
             in_flight,
         })))
     }
@@ -315,6 +347,16 @@ impl Metrics {
     pub fn mirrored(&self, canary: &VersionRef, outcome: MirrorOutcome) {
         let [model, name] = labels(canary);
         self.0.mirrored.with_label_values(&[model, name, outcome.label()]).inc();
+    }
+
+    /// A webhook was told something, or was not. `receiver` must be a configured one.
+    pub fn webhook_attempted(&self, receiver: &str, outcome: WebhookOutcome) {
+        self.0.webhooks.with_label_values(&[receiver, outcome.label()]).inc();
+    }
+
+    /// What a webhook was to be told was given up.
+    pub fn webhook_given_up(&self, receiver: &str) {
+        self.0.webhooks_dead.with_label_values(&[receiver]).inc();
     }
 
     fn count(&self, model: &str, version: &str, outcome: Outcome) {

@@ -12,4 +12,5 @@ mod metrics;
 pub use logging::{LogFormat, LoggingError, init as init_logging};
 pub use metrics::{
     EngineSample, Metrics, MirrorOutcome, Outcome, RequestSample, ResidencySample, RouteSample,
+    WebhookOutcome,
 };

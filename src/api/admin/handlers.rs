@@ -1,5 +1,7 @@
 //! The operators' endpoints. A handler parses, calls the gateway, and writes what it says.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -12,11 +14,11 @@ use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 
 use super::guard::{Hosts, refuse_web_pages};
-use super::rollouts;
 use super::types::{
     AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
     VersionAnswer,
 };
+use super::{rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
@@ -28,7 +30,7 @@ use crate::ids::{ModelName, VersionRef};
 
 const ACTOR: &str = "x-switchback-actor";
 const MAX_ACTOR_BYTES: usize = 128;
-const MAX_AUDIT: u32 = 1000;
+const MAX_LINES: u32 = 1000;
 
 #[derive(Clone)]
 pub(in crate::api) struct AdminState {
@@ -51,6 +53,7 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/models/{model}/rollout/history", get(rollouts::rollout_history))
         .route("/admin/models/{model}/rollout/{command}", post(rollouts::command_rollout))
         .route("/admin/audit", get(audit))
+        .route("/admin/webhooks", get(webhooks::get_webhooks))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
         .method_not_allowed_fallback(wrong_method)
         .layer(guard);
@@ -108,6 +111,15 @@ pub(super) fn version_of(gateway: &Gateway, model: &str, version: &str) -> Resul
     let name = version.parse().ok().map(|version| VersionRef { model: model.clone(), version });
     name.filter(|version| gateway.version(version).is_some())
         .ok_or_else(|| not_found("version_not_found", format!("`{model}` has no version {}", shown(version))))
+}
+
+/// How many lines are asked for: `limit` of the query, 100 if absent.
+pub(super) fn limit_of(query: &BTreeMap<String, String>) -> Result<u32, ApiError> {
+    let Some(text) = query.get("limit") else { return Ok(100) };
+    text.parse().ok().filter(|limit| (1..=MAX_LINES).contains(limit)).ok_or_else(|| {
+        let message = format!("`limit` must be from 1 to {MAX_LINES}; found {}", shown(text));
+        ApiError::parameter("invalid_value", "limit", message)
+    })
 }
 
 fn not_found(code: &'static str, message: String) -> ApiError {
@@ -237,8 +249,8 @@ pub(in crate::api) async fn audit(
     let invalid = |message: String| ApiError::request(StatusCode::BAD_REQUEST, "invalid_value", message);
     let Query(query) = query.map_err(|e| invalid(e.body_text()))?;
     let limit = query.limit.unwrap_or(100);
-    if !(1..=MAX_AUDIT).contains(&limit) {
-        let message = format!("`limit` must be from 1 to {MAX_AUDIT}; found {limit}");
+    if !(1..=MAX_LINES).contains(&limit) {
+        let message = format!("`limit` must be from 1 to {MAX_LINES}; found {limit}");
         return Err(ApiError::parameter("invalid_value", "limit", message));
     }
     let model = query.model.map(|name| model_of(&state.gateway, &name)).transpose()?;

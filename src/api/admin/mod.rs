@@ -4,6 +4,7 @@ mod guard;
 mod handlers;
 mod rollouts;
 mod types;
+mod webhooks;
 
 pub(super) use handlers::{
     __path_audit, __path_get_route, __path_list_models, __path_load, __path_put_route, __path_rollback,
@@ -14,9 +15,12 @@ pub(super) use rollouts::{
     __path_begin_rollout, __path_command_rollout, __path_get_rollout, __path_rollout_history,
 };
 
+pub(super) use webhooks::__path_get_webhooks;
+
 pub use handlers::admin_router;
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{
     AuditAnswer, AuditLine, ChangeBody, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget,
     RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer,
 };
+pub use webhooks::{DeliveryAnswer, WebhookAnswer, WebhooksAnswer};

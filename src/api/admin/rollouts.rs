@@ -8,15 +8,12 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::handlers::{Actor, AdminState, Body, model_of, version_of};
+use super::handlers::{Actor, AdminState, Body, limit_of, model_of, version_of};
 use super::types::ChangeBody;
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
 use crate::gateway::{OnConflict, Rollout, RolloutCommand, RolloutLine, WaitsFor};
 use crate::ids::{ModelName, VersionName, Weight};
-
-/// The most lines of a history in one answer.
-const MAX_HISTORY: u32 = 1000;
 
 /// A rollout that is to begin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -202,30 +199,14 @@ pub(in crate::api) async fn rollout_history(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Json<RolloutHistory>, ApiError> {
     let model = model_of(&state.gateway, &model)?;
-    let limit = match query.get("limit") {
-        None => 100,
-        Some(text) => {
-            text.parse().ok().filter(|limit| (1..=MAX_HISTORY).contains(limit)).ok_or_else(|| {
-                let message = format!("`limit` must be from 1 to {MAX_HISTORY}; found {}", shown(text));
-                ApiError::parameter("invalid_value", "limit", message)
-            })?
-        }
-    };
-    let lines = state.gateway.rollout_history(&model, limit).await?;
+    let lines = state.gateway.rollout_history(&model, limit_of(&query)?).await?;
     Ok(Json(RolloutHistory { transitions: lines.into_iter().map(RolloutTransition::from).collect() }))
 }
 
 impl From<&Rollout> for RolloutAnswer {
     fn from(rollout: &Rollout) -> Self {
-        let (waits_for, until) = match rollout.waits_for() {
-            WaitsFor::Start => ("start", None),
-            WaitsFor::Suite => ("suite", None),
-            WaitsFor::Until(at) => ("time", Some(at.to_string())),
-            WaitsFor::Resume => ("resume", None),
-            WaitsFor::Approval => ("approval", None),
-            WaitsFor::Verdict => ("verdict", None),
-            WaitsFor::Nothing => ("nothing", None),
-        };
+        let waits_for = rollout.waits_for();
+        let until = if let WaitsFor::Until(at) = waits_for { Some(at.to_string()) } else { None };
         Self {
             id: rollout.id.number(),
             model: rollout.model.clone(),
@@ -237,7 +218,7 @@ impl From<&Rollout> for RolloutAnswer {
             weight: rollout.weight,
             verdict: rollout.judged.as_ref().map(|judged| judged.verdict.to_string()),
             finding: rollout.judged.as_ref().map(|judged| judged.finding.clone()),
-            waits_for: waits_for.to_owned(),
+            waits_for: waits_for.as_str().to_owned(),
             until,
             commands: rollout.commands().iter().map(ToString::to_string).collect(),
             started_at: rollout.started_at.to_string(),
