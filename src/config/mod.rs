@@ -12,9 +12,11 @@
 
 mod checks;
 mod error;
+mod flag;
 mod policy;
 mod raw;
 mod read_checks;
+mod read_flag;
 mod read_policy;
 mod read_webhooks;
 mod reader;
@@ -27,6 +29,8 @@ mod webhook;
 #[cfg(test)]
 mod check_tests;
 #[cfg(test)]
+mod flag_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod webhook_tests;
@@ -36,6 +40,7 @@ pub use checks::{
     TextRule,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
     UnknownPolicy,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::checks::CheckSpec;
+use super::flag::Flag;
 use super::policy::Policy;
 use super::webhook::Webhook;
 use crate::ids::{Digest, ModelName, VersionName, Weight};
@@ -90,6 +91,8 @@ impl fmt::Debug for ApiKey {
 pub struct ModelConfig {
     /// The lower-case name of the header that keeps a user on a version.
     pub sticky_header: Option<String>,
+    /// The gate over the model, until an operator sets another.
+    pub flag: Option<Flag>,
     /// The versions; never empty.
     pub versions: BTreeMap<VersionName, VersionConfig>,
     /// The first route; sums to 100 % over hot versions.
@@ -121,6 +124,8 @@ pub struct VersionConfig {
     pub digest: Option<Digest>,
     /// Loaded at start or on demand.
     pub residency: Residency,
+    /// The gate over the version, until an operator sets another.
+    pub flag: Option<Flag>,
 }
 
 /// Whether what a version serves can change.

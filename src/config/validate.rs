@@ -8,8 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
-use super::raw::{self, Node, Value};
+use super::raw::{self, Key, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
+use super::read_flag::read_flag;
 use super::read_policy::read_policies;
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
@@ -35,7 +36,7 @@ const SERVER: &[&str] = &[
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
 
-const MODEL: &[&str] = &["sticky_header", "versions", "route", "engine", "checks", "check_sample"];
+const MODEL: &[&str] = &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample"];
 
 /// A quarter: enough to judge a canary on, and little to pay for it.
 const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
@@ -267,30 +268,32 @@ fn read_model(
         let problem = Problem::new("the model has no version", "add one: `v1: { image: models/v1 }`");
         r.push(s.get("versions").map_or(line, |n| n.line), listed.path.clone(), problem);
     }
+    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
+    let flag = read_flag(r, &s, &declared, None);
     let mut versions = BTreeMap::new();
     for (key, node) in &listed.entries {
+        let version = read_version(r, node, &listed, key, base, mode);
         let path = listed.path_of(&key.name);
-        let version = read_version(r, node, &path, key.line, base, mode);
         if let (Some(name), Some(version)) = (name::<VersionName>(r, &key.name, key.line, &path), version) {
             versions.insert(name, version);
         }
     }
-    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
     let route = read_route(r, &s, line, &declared, &versions);
     let checks = read_checks(r, &s, base);
     let check_sample = read_check_sample(r, &s);
-    ModelConfig { sticky_header, versions, route, engine, checks, check_sample }
+    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample }
 }
 
 fn read_version(
     r: &mut Reader,
     node: &Node,
-    path: &str,
-    line: u64,
+    listed: &Section<'_>,
+    key: &Key,
     base: &Path,
     mode: Mode,
 ) -> Option<VersionConfig> {
-    let s = r.section(node, path.to_owned(), &["image", "digest", "residency"]);
+    let line = key.line;
+    let s = r.section(node, listed.path_of(&key.name), &["image", "digest", "residency", "flag"]);
     let image = r.field(&s, "image", |v| {
         let written = text(v)?;
         ImageRef::parse(written, base).map_err(|e| image_problem(&e))
@@ -317,7 +320,9 @@ fn read_version(
     }
     let residency =
         r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
-    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot) })
+    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
+    let flag = read_flag(r, &s, &declared, Some(&key.name));
+    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot), flag })
 }
 
 /// Splits the reference's own message, which says `found; fix`.
