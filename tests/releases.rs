@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
 use switchback::release::{
-    Change, Declared, Readiness, ReleaseError, Releases, StickyKey, SystemClock, Withdrawn,
+    Change, Declared, Readiness, ReleaseError, Releases, StickyKey, SystemClock, Traits, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
 
@@ -41,7 +41,10 @@ fn by(actor: &str) -> Change {
 async fn start(folder: &Path, versions: &[&str], hot: Arc<Hot>) -> Result<Releases, ReleaseError> {
     let store = Store::open(&folder.join("state.db")).await?;
     let versions: BTreeSet<VersionName> = versions.iter().map(|v| v.parse().unwrap()).collect();
-    let declared = BTreeMap::from([(model(), Declared { versions, first_route: weights("v1=100") })]);
+    let declared = BTreeMap::from([(
+        model(),
+        Declared { versions, first_route: weights("v1=100"), flags: BTreeMap::new() },
+    )]);
     Releases::start(store, declared, hot, Arc::new(SystemClock)).await
 }
 
@@ -122,12 +125,14 @@ async fn a_restart_finds_routes_users_and_log_again() {
     for text in ["v1=95 v2=5", "v1=75 v2=25", "v2=100", "v1=10 v2=90"] {
         releases.set_weights(model(), weights(text), by("anna")).await.unwrap();
     }
-    let before: Vec<_> = users.iter().map(|user| releases.routes().resolve(&model(), user)).collect();
+    let before: Vec<_> =
+        users.iter().map(|user| releases.routes().resolve(&model(), user, &Traits::default())).collect();
     let view = releases.current(&model()).unwrap();
     drop(releases);
 
     let again = start(folder.path(), &ALL, Arc::default()).await.unwrap();
-    let after: Vec<_> = users.iter().map(|user| again.routes().resolve(&model(), user)).collect();
+    let after: Vec<_> =
+        users.iter().map(|user| again.routes().resolve(&model(), user, &Traits::default())).collect();
     assert_eq!(before, after);
     assert_eq!(again.current(&model()).unwrap(), view);
     let log = again.audit(10, Some(model())).await.unwrap();

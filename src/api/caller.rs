@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{ApiError, KeyFault};
 use super::public::PublicState;
-use crate::gateway::{Address, Gateway, StickyKey, Target};
+use crate::gateway::{Address, Gateway, StickyKey, Target, Who};
 
 /// The key given to a connection whose requests carry none; a client that sends it back stays on its version.
 pub(super) const STICKY_HEADER: HeaderName = HeaderName::from_static("x-switchback-sticky-key");
@@ -127,18 +127,20 @@ impl Caller {
     ) -> Result<Address, ApiError> {
         let target: Target = model.parse()?;
         let configured = gateway.sticky_header(target.model()).and_then(|name| self.header(name));
-        let sticky = if let Some(user) = end_user {
-            StickyKey::from_user(cut(user))
+        let (sticky, who) = if let Some(user) = end_user {
+            (StickyKey::from_user(cut(user)), Who::Named)
         } else if let Some(value) = configured.or_else(|| self.header(STICKY_HEADER.as_str())) {
-            StickyKey::from_header(cut(&value))
+            (StickyKey::from_header(cut(&value)), Who::Named)
         } else if let Some(key) = &self.key {
-            StickyKey::from_api_key(&key.0)
+            (StickyKey::from_api_key(&key.0), Who::Nameless)
         } else {
             self.origin = KeyOrigin::Connection;
             // As if from a header: sent back as one, it must choose the same version.
-            StickyKey::from_header(&self.connection.0)
+            (StickyKey::from_header(&self.connection.0), Who::Nameless)
         };
-        Ok(Address { target, sticky })
+        let header = |name: &str| self.header(name).map(|value| cut(&value).to_owned());
+        let traits = gateway.traits(target.model(), who, header);
+        Ok(Address { target, sticky, traits })
     }
 
     /// A header's value. HTTP allows any bytes in one, and a name such as `jürgen` names a user too.

@@ -146,6 +146,10 @@ impl From<GatewayError> for ApiError {
                 param: Some("model".into()),
                 ..Self::request(StatusCode::NOT_FOUND, "model_not_found", message)
             },
+            GatewayError::NotEnabled { .. } => Self {
+                param: Some("model".into()),
+                ..server(StatusCode::FORBIDDEN, "permission_error", "not_enabled")
+            },
             GatewayError::Invalid { param, .. } => Self::parameter("invalid_value", param, message),
             GatewayError::TooLong { param, .. } => Self::parameter("context_length_exceeded", param, message),
             GatewayError::QueueFull { retry_after } => Self {

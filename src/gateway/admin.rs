@@ -9,7 +9,7 @@ use super::residency::{ResidencyError, State};
 use super::{Gateway, StickyKey};
 use crate::config::{ImageRef, UnknownPolicy};
 use crate::ids::{Digest, ModelName, VersionName, VersionRef, Weight};
-use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Withdrawn};
+use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Traits, Withdrawn};
 
 /// Why an operator's wish was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +103,9 @@ impl Gateway {
         self.model(&version.model)?.versions.into_iter().find(|status| status.version == *version)
     }
 
-    /// The version that a sticky key has on a model's route.
+    /// The version that a sticky key has on a model's route, where flags know nothing of the request but the key.
     pub fn version_of(&self, model: &ModelName, key: &StickyKey) -> Option<VersionName> {
-        self.inner().routes.resolve(model, key).map(|chosen| chosen.version)
+        self.inner().routes.resolve(model, key, &Traits::default())?.version
     }
 
     /// A model's route.

@@ -9,7 +9,7 @@ use super::GatewayError;
 use crate::ids::{ModelName, VersionRef};
 use crate::model::SpecialText;
 use crate::prompt::GenerationPrompt;
-use crate::release::StickyKey;
+use crate::release::{StickyKey, Traits};
 
 /// What the `model` parameter names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Address {
     pub target: Target,
     /// What keeps this client on one version.
     pub sticky: StickyKey,
+    /// What flags may know besides.
+    pub traits: Traits,
 }
 
 /// How many of the likeliest tokens are sampled from.

@@ -20,6 +20,12 @@ pub enum GatewayError {
         /// What the client asked for.
         version: VersionRef,
     },
+    /// A flag keeps this user out.
+    #[error("`{what}` is not enabled for this request; its operators decide for whom it is")]
+    NotEnabled {
+        /// The model or version.
+        what: String,
+    },
     /// A value that this version cannot take, such as a token outside its vocabulary.
     #[error("{message}")]
     Invalid {

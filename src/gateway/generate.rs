@@ -13,6 +13,7 @@ use super::command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 use super::mirror::Copy;
+use super::resolve::Chosen;
 use super::tokens::{LONG_TEXT, blocking, decode, encode, in_vocabulary, render};
 use super::{Gateway, GatewayError};
 use crate::engine::{
@@ -21,6 +22,7 @@ use crate::engine::{
 use crate::ids::{VersionRef, Weight};
 use crate::model::SpecialTokens;
 use crate::quality::{Watch, Way};
+use crate::release::ChosenBy;
 use crate::telemetry::Outcome;
 
 /// How often a request may meet a version that is just closing before it is told to come back. Each time the route
@@ -68,7 +70,7 @@ impl Gateway {
             if self.inner().closed.load(Ordering::Acquire) {
                 return Err(GatewayError::ShuttingDown);
             }
-            let backend = self.resolve(work.address())?;
+            let Chosen { backend, by } = self.resolve(work.address())?;
             let prompts = prompts(&backend, work).await?;
             let requests = requests(&backend, work, &prompts, seed, Priority::Foreground)?;
             // All choices or none: a generation that is dropped here is cancelled.
@@ -77,8 +79,11 @@ impl Gateway {
             match submitted {
                 Ok(generations) => {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
-                    let watch = self.watch(&backend, work);
-                    self.mirror(&backend, work, seed);
+                    let way = self.way(work.address(), by);
+                    let watch = self.watch(&backend, work, way);
+                    if way == Way::Routed {
+                        self.mirror(&backend, work, seed);
+                    }
                     return Ok(Answer {
                         version: backend.version.clone(),
                         fingerprint: backend.fingerprint(),
@@ -118,16 +123,21 @@ impl Gateway {
         Err(GatewayError::no_version(work.address().target.model()))
     }
 
+    /// How a request came to its version; only what was routed is evidence for a rollout.
+    fn way(&self, address: &Address, by: ChosenBy) -> Way {
+        match (&address.target, by) {
+            (Target::Pinned(_), _) => Way::Pinned,
+            (Target::Routed(_), ChosenBy::Route) if self.could_get_either(address) => Way::Routed,
+            (Target::Routed(_), _) => Way::Flagged,
+        }
+    }
+
     /// The way to the checks, where this answer is to be checked. One of no tokens has nothing to check.
-    fn watch(&self, backend: &Backend, work: &Work) -> Option<Watch> {
+    fn watch(&self, backend: &Backend, work: &Work, way: Way) -> Option<Watch> {
         if work.decoding().max_tokens == Some(0) {
             return None;
         }
-        let Address { target, sticky } = work.address();
-        let way = match target {
-            Target::Routed(_) => Way::Routed,
-            Target::Pinned(_) => Way::Pinned,
-        };
+        let Address { target, sticky, .. } = work.address();
         self.inner().checks.watch(&backend.version, way, || user_number(sticky, target.model()))
     }
 

@@ -15,6 +15,7 @@ mod backend;
 mod checked;
 mod command;
 mod error;
+mod flags;
 mod generate;
 mod mirror;
 mod residency;
@@ -42,5 +43,8 @@ pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::notify::ReceiverStatus;
 pub use crate::prompt::GenerationPrompt;
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
-pub use crate::release::{AuditEntry, Change, OnConflict, ReleaseError, RolloutLine, RouteView, StickyKey};
+pub use crate::release::{
+    AuditEntry, Change, FlagChange, FlagsView, OnConflict, ReleaseError, RolloutLine, RouteView, StickyKey,
+    Traits, Who,
+};
 pub use crate::store::DeliveryRow;

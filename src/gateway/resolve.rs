@@ -7,43 +7,59 @@ use super::backend::Backend;
 use super::command::{Address, Target};
 use super::{Gateway, GatewayError};
 use crate::ids::{VersionName, VersionRef, Weight};
+use crate::release::{ChosenBy, Resolution};
+
+/// Who answers a request, and what chose him.
+pub(super) struct Chosen {
+    pub(super) backend: Arc<Backend>,
+    pub(super) by: ChosenBy,
+}
 
 impl Gateway {
-    /// The backend for a request. Reads two atomic snapshots, the route's and the residency's; takes no lock.
+    /// The backend for a request. Reads two atomic snapshots, that of routes and flags and the residency's; takes no
+    /// lock.
     ///
     /// A pinned version answers or nobody does. On a route whose chosen version is not hot, the hot version with the
     /// greatest weight answers in its place: no request is lost to versioning. The answer names who gave it.
-    pub(super) fn resolve(&self, address: &Address) -> Result<Arc<Backend>, GatewayError> {
+    pub(super) fn resolve(&self, address: &Address) -> Result<Chosen, GatewayError> {
         let inner = self.inner();
-        match &address.target {
+        let Address { target, sticky, traits } = address;
+        match target {
             Target::Pinned(version) => {
                 let model = inner.models.get(&version.model);
                 let model = model.ok_or_else(|| GatewayError::unknown_model(version.model.as_str()))?;
                 if !model.versions.contains_key(&version.version) {
                     return Err(GatewayError::UnknownVersion { version: version.clone() });
                 }
-                inner
-                    .residency
-                    .hot(version)
-                    .ok_or_else(|| GatewayError::NotReady { what: version.to_string() })
+                if !inner.routes.admits_named(&version.model, &version.version, sticky, traits) {
+                    return Err(GatewayError::NotEnabled { what: version.to_string() });
+                }
+                let backend = inner.residency.hot(version);
+                let backend = backend.ok_or_else(|| GatewayError::NotReady { what: version.to_string() })?;
+                Ok(Chosen { backend, by: ChosenBy::Route })
             }
             Target::Routed(model) => {
-                let chosen = inner
-                    .routes
-                    .resolve(model, &address.sticky)
-                    .ok_or_else(|| GatewayError::unknown_model(model.as_str()))?;
-                let chosen = VersionRef { model: model.clone(), version: chosen.version };
+                let Resolution { version, chosen_by: by, .. } =
+                    inner
+                        .routes
+                        .resolve(model, sticky, traits)
+                        .ok_or_else(|| GatewayError::unknown_model(model.as_str()))?;
+                let version = version.ok_or_else(|| GatewayError::NotEnabled { what: model.to_string() })?;
+                let chosen = VersionRef { model: model.clone(), version };
                 if let Some(backend) = inner.residency.hot(&chosen) {
-                    return Ok(backend);
+                    return Ok(Chosen { backend, by });
                 }
                 let hot = |name: &VersionName| {
-                    inner.residency.hot(&VersionRef { model: model.clone(), version: name.clone() })
+                    let open = inner.routes.admits(model, name, sticky, traits);
+                    let hot =
+                        || inner.residency.hot(&VersionRef { model: model.clone(), version: name.clone() });
+                    open.then(hot).flatten()
                 };
-                let other =
+                let backend =
                     stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
-                tracing::debug!(wanted = %chosen, answers = %other.version, "the chosen version is not hot");
+                tracing::debug!(wanted = %chosen, answers = %backend.version, "the chosen version is not hot");
                 inner.metrics.fell_back(&chosen);
-                Ok(other)
+                Ok(Chosen { backend, by })
             }
         }
     }

@@ -324,7 +324,14 @@ fn config_error(model: &ModelName, fault: CompileError) -> ConfigError {
 }
 
 fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {
+    let flags = |settings: &ModelConfig| {
+        let versions = settings.versions.iter();
+        let versions =
+            versions.filter_map(|(name, version)| Some((Some(name.clone()), version.flag.clone()?)));
+        settings.flag.clone().map(|flag| (None, flag)).into_iter().chain(versions).collect()
+    };
     let declared = |settings: &ModelConfig| Declared {
+        flags: flags(settings),
         versions: settings.versions.keys().cloned().collect(),
         first_route: settings.route.clone(),
     };

@@ -46,7 +46,7 @@ impl Gateway {
         address: &Address,
         input: TokenizeInput,
     ) -> Result<(Arc<Backend>, Vec<u32>), GatewayError> {
-        let backend = self.resolve(address)?;
+        let backend = self.resolve(address)?.backend;
         let on = Arc::clone(&backend);
         let tokens = blocking(move || match input {
             TokenizeInput::Text { text, special } => encode(&on, &text, special, "prompt"),
@@ -78,7 +78,7 @@ impl Gateway {
         address: &Address,
         tokens: Vec<u32>,
     ) -> Result<(Arc<Backend>, String), GatewayError> {
-        let backend = self.resolve(address)?;
+        let backend = self.resolve(address)?.backend;
         in_vocabulary(&backend, &tokens, "tokens")?;
         if tokens.len() < LONG_TOKENS {
             let text = decode(&backend, &tokens, "tokens")?;

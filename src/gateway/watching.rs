@@ -28,7 +28,8 @@ pub(super) fn sink(seen: mpsc::Sender<Seen>, metrics: Metrics) -> quality::Sink 
     })
 }
 
-/// What an observation says of its version on the route; nothing where the client named the version or left. A copy
+/// What an observation says of its version on the route; nothing where the client named the version or
+/// left, or where a flag makes the user unlike the others. A copy
 /// that came to no end in time says nothing either: it had to wait for all others.
 fn to_watch(observation: Observation) -> Option<Seen> {
     let Observation { version, way, user, outcome, judgements, .. } = observation;
@@ -39,7 +40,7 @@ fn to_watch(observation: Observation) -> Option<Seen> {
         (Way::Routed, Outcome::Failed | Outcome::Timeout) | (Way::Mirrored, Outcome::Failed) => {
             SeenAnswer::Broken
         }
-        (Way::Routed | Way::Mirrored | Way::Pinned, _) => return None,
+        (Way::Routed | Way::Mirrored | Way::Flagged | Way::Pinned, _) => return None,
     };
     Some(Seen { version, user, answer })
 }

@@ -23,6 +23,8 @@ pub enum Way {
     Routed,
     /// It is the answer to a copy, which nobody reads. It was made when there was time.
     Mirrored,
+    /// A flag keeps the user from one of the versions that a rollout compares, or took him off the route.
+    Flagged,
     /// The client named the version, so that it says nothing of how users fare on the route.
     Pinned,
 }
@@ -193,7 +195,7 @@ impl Worker {
         response: &Response,
     ) -> Vec<(CheckName, Judgement)> {
         let judged: Vec<_> = match way {
-            Way::Routed | Way::Pinned => plan.checks.judge(response).collect(),
+            Way::Routed | Way::Flagged | Way::Pinned => plan.checks.judge(response).collect(),
             Way::Mirrored => plan.checks.judge_content(response).collect(),
         };
         let mut judgements = Vec::new();

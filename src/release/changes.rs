@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ReleaseError;
+use super::flags::{self, FlagChange, FlagsView};
 use super::owner::{Owner, audit_line, first_route, restored};
 use super::rollout::{Basis, Event, Rollout, RolloutId};
 use super::running::Running;
 use super::table::{RouteTable, Routes};
 use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
-use crate::config::Policy;
+use crate::config::{Flag, Policy};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::store::Store;
 
@@ -31,6 +32,9 @@ pub struct Declared {
     pub versions: BTreeSet<VersionName>,
     /// Its first route, used where the store has none yet.
     pub first_route: BTreeMap<VersionName, Weight>,
+    /// Its flag (under `None`) and those of its versions, used until an operator sets others. What is not here lets
+    /// everybody in.
+    pub flags: BTreeMap<Option<VersionName>, Flag>,
 }
 
 /// Who wants a change, and why.
@@ -56,6 +60,14 @@ pub(super) enum Command {
         id: RolloutId,
         event: Event,
         reply: oneshot::Sender<Result<Rollout, ReleaseError>>,
+    },
+    /// Another flag, of a model or of a version.
+    Flag {
+        model: ModelName,
+        of: Option<VersionName>,
+        wanted: FlagChange,
+        by: Change,
+        reply: oneshot::Sender<Result<FlagsView, ReleaseError>>,
     },
     /// Another route.
     Change {
@@ -133,6 +145,8 @@ pub struct Releases {
     routes: Routes,
     rollouts: Running,
     store: Store,
+    /// The versions of each model.
+    declared: Arc<BTreeMap<ModelName, BTreeSet<VersionName>>>,
 }
 
 impl Releases {
@@ -153,9 +167,14 @@ impl Releases {
             };
             table = table.with(model, route);
         }
+        for (model, flags) in flags::restored(&store, &declared).await? {
+            table = table.with_flags(&model, flags);
+        }
         let routes = Routes::default();
         routes.publish(table);
         let rollouts = Running::restored(&store, &declared).await?;
+        let versions = declared.iter().map(|(model, declared)| (model.clone(), declared.versions.clone()));
+        let versions = Arc::new(versions.collect());
         let (commands, mut inbox) = mpsc::channel::<Command>(QUEUE);
         let owner = Owner {
             store: store.clone(),
@@ -170,7 +189,7 @@ impl Releases {
                 owner.obey(command).await;
             }
         });
-        Ok(Self { commands, routes, rollouts, store })
+        Ok(Self { commands, routes, rollouts, store, declared: versions })
     }
 
     /// The table that requests read.
@@ -198,6 +217,24 @@ impl Releases {
     /// Puts a model back on its last stable route.
     pub async fn rollback(&self, model: ModelName, change: Change) -> Result<RouteView, ReleaseError> {
         self.send(model, Kind::Rollback, change).await
+    }
+
+    /// The flags of a model, and of each of its versions.
+    pub fn flags(&self, model: &ModelName) -> Option<FlagsView> {
+        let table = self.routes.snapshot();
+        let declared = self.declared.get(model)?.iter().cloned();
+        Some(FlagsView::of(table.flags(model)?, declared))
+    }
+
+    /// Changes the flag of a model (`None`) or of a version of it; what is not named stays.
+    pub async fn set_flag(
+        &self,
+        model: ModelName,
+        of: Option<VersionName>,
+        wanted: FlagChange,
+        by: Change,
+    ) -> Result<FlagsView, ReleaseError> {
+        self.ask(|reply| Command::Flag { model, of, wanted, by, reply }).await
     }
 
     /// Begins a rollout: written down, and its first step taken, when this returns.

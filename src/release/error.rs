@@ -1,6 +1,7 @@
 //! Why a change of a route was refused.
 
 use super::rollout::{Refusal, SameVersion};
+use crate::config::FlagFault;
 use crate::ids::{ModelName, RolloutId, VersionName, VersionRef, Weight};
 use crate::store::StoreError;
 
@@ -32,6 +33,15 @@ pub enum ReleaseError {
         version: VersionRef,
         /// Its weight.
         weight: Weight,
+    },
+    /// A flag that cannot work.
+    #[error(transparent)]
+    Flag(FlagFault),
+    /// A flag sends users to a version that is not there, or that is its own.
+    #[error("the flag's `otherwise` cannot be {version}; name another version of the model, or `refuse`")]
+    FlagLeadsNowhere {
+        /// As asked.
+        version: VersionRef,
     },
     /// Shares that are not a whole.
     #[error("the weights sum to {sum} %, not 100 %")]

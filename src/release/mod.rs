@@ -1,7 +1,7 @@
-//! Which version answers: routes, sticky keys, changes of weights, rollback; how a canary takes over from stable, and
+//! Which version answers: flags, routes, sticky keys, changes of weights, rollback; how a canary takes over from stable, and
 //! whether it is worse.
 //!
-//! In: a model and a sticky key, or an operator's change. Out: a version. May import `store` and `config`;
+//! In: a model, a sticky key and what flags may know, or an operator's change. Out: a version. May import `store` and `config`;
 //! knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
 //!
 //! Invariants: reading a route takes no lock and does no I/O; one task owns all changes, and each is in the
@@ -11,6 +11,8 @@
 pub mod analysis;
 mod changes;
 mod error;
+mod flag;
+mod flags;
 mod history;
 mod moves;
 mod owner;
@@ -25,6 +27,8 @@ mod watcher;
 
 pub use changes::{Begin, Change, Clock, Declared, OnConflict, Readiness, Releases, SystemClock, Withdrawn};
 pub use error::ReleaseError;
+pub use flag::{ChosenBy, Traits, Who};
+pub use flags::{FlagChange, FlagsView};
 pub use route::Route;
 pub use running::Running;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of};

@@ -32,6 +32,9 @@ impl Owner {
             Command::Change { model, kind, change, reply } => {
                 let _ = reply.send(self.apply(&model, kind, &change).await);
             }
+            Command::Flag { model, of, wanted, by, reply } => {
+                let _ = reply.send(self.set_flag(&model, of, wanted, &by).await);
+            }
             Command::Begin { new, by, reply } => {
                 let _ = reply.send(self.begin(new, &by).await);
             }

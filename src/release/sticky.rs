@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::ids::ModelName;
+use crate::ids::{ModelName, VersionName};
 
 /// Buckets on the circle: a hundredth of a percent of the keys each.
 pub const BUCKETS: u16 = 10_000;
@@ -40,6 +40,10 @@ impl StickyKey {
         Self(value.into())
     }
 
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// From the API key.
     pub fn from_api_key(key: &str) -> Self {
         Self(key.into())
@@ -49,6 +53,13 @@ impl StickyKey {
 /// The seed that a model's keys are hashed with, so that a user's luck with one model says nothing of another.
 pub(super) fn seed_of(model: &ModelName) -> u64 {
     xxh3_64(model.as_str().as_bytes())
+}
+
+/// The seed that a flag's percentage hashes keys with: another one than the route's and than any other flag's, so that
+/// who is let in says nothing of who gets which version. A zero byte is in no name.
+pub(super) fn flag_seed(model: &ModelName, version: Option<&VersionName>) -> u64 {
+    let version = version.map_or("", VersionName::as_str);
+    xxh3_64(format!("{model}\0flag\0{version}").as_bytes())
 }
 
 pub(super) fn bucket_with_seed(key: &StickyKey, seed: u64) -> Bucket {

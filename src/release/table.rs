@@ -1,10 +1,11 @@
-//! The routes as requests read them.
+//! The routes as requests read them, and the flags over them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::flag::{ChosenBy, Flags, Traits};
 use super::route::Route;
 use super::sticky::{StickyKey, bucket_with_seed, seed_of};
 use crate::ids::{ModelName, VersionName};
@@ -17,6 +18,7 @@ pub struct RouteTable(HashMap<ModelName, Entry>);
 struct Entry {
     seed: u64,
     route: Arc<Route>,
+    flags: Arc<Flags>,
 }
 
 impl RouteTable {
@@ -25,9 +27,25 @@ impl RouteTable {
         self.0.get(model).map(|entry| &*entry.route)
     }
 
+    /// A model's flags.
+    pub(super) fn flags(&self, model: &ModelName) -> Option<&Flags> {
+        self.0.get(model).map(|entry| &*entry.flags)
+    }
+
+    /// The same with another route of a model; its flags stay.
     pub(super) fn with(&self, model: &ModelName, route: Route) -> Self {
         let mut next = self.clone();
-        next.0.insert(model.clone(), Entry { seed: seed_of(model), route: Arc::new(route) });
+        let flags = self.0.get(model).map(|entry| Arc::clone(&entry.flags)).unwrap_or_default();
+        next.0.insert(model.clone(), Entry { seed: seed_of(model), route: Arc::new(route), flags });
+        next
+    }
+
+    /// The same with other flags of a model that has a route.
+    pub(super) fn with_flags(&self, model: &ModelName, flags: Flags) -> Self {
+        let mut next = self.clone();
+        if let Some(entry) = next.0.get_mut(model) {
+            entry.flags = Arc::new(flags);
+        }
         next
     }
 }
@@ -35,10 +53,12 @@ impl RouteTable {
 /// What a key resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
-    /// The version that answers.
-    pub version: VersionName,
+    /// The version that answers; none where a flag refuses the key.
+    pub version: Option<VersionName>,
     /// The route's revision that said so.
     pub revision: u64,
+    /// Whether the route or a flag over it said so.
+    pub chosen_by: ChosenBy,
 }
 
 /// The shared, swappable table. Cloning it clones a pointer; reading it takes no lock.
@@ -46,12 +66,40 @@ pub struct Resolution {
 pub struct Routes(Arc<ArcSwap<RouteTable>>);
 
 impl Routes {
-    /// The version that a key's requests for a model go to; `None` for a model without a route.
-    pub fn resolve(&self, model: &ModelName, key: &StickyKey) -> Option<Resolution> {
+    /// What a key's requests for a model come to; `None` for a model without a route.
+    pub fn resolve(&self, model: &ModelName, key: &StickyKey, traits: &Traits) -> Option<Resolution> {
         let table = self.0.load();
-        let entry = table.0.get(model)?;
-        let version = entry.route.owner(bucket_with_seed(key, entry.seed)).clone();
-        Some(Resolution { version, revision: entry.route.revision() })
+        let Entry { seed, route, flags } = table.0.get(model)?;
+        let chosen = flags.choose(route, bucket_with_seed(key, *seed), key, traits);
+        Some(Resolution {
+            version: chosen.map(|(version, _)| version.clone()),
+            revision: route.revision(),
+            chosen_by: chosen.map_or(ChosenBy::Flag, |(_, by)| by),
+        })
+    }
+
+    /// Whether the flag of a version lets a key in.
+    pub fn admits(&self, model: &ModelName, version: &VersionName, key: &StickyKey, traits: &Traits) -> bool {
+        let table = self.0.load();
+        table.0.get(model).is_none_or(|entry| entry.flags.admits(version, key, traits))
+    }
+
+    /// Whether a key may name a version: the model is open to it, and the version is switched on.
+    pub fn admits_named(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        key: &StickyKey,
+        traits: &Traits,
+    ) -> bool {
+        let table = self.0.load();
+        table.0.get(model).is_none_or(|entry| entry.flags.admits_named(version, key, traits))
+    }
+
+    /// The headers that a model's flags name.
+    pub fn flag_headers(&self, model: &ModelName) -> Arc<[Arc<str>]> {
+        let table = self.0.load();
+        table.0.get(model).map(|entry| Arc::clone(entry.flags.headers())).unwrap_or_default()
     }
 
     /// All routes at this moment.

@@ -49,6 +49,8 @@ pub enum AuditAction {
     SetWeights,
     /// A model went back to its last stable route.
     Rollback,
+    /// A flag was set.
+    Flag,
     /// A rollout went on or ended.
     Rollout,
     /// A version was loaded.
@@ -68,6 +70,7 @@ impl AuditAction {
             Self::FirstRoute => "first_route",
             Self::SetWeights => "set_weights",
             Self::Rollback => "rollback",
+            Self::Flag => "flag",
             Self::Rollout => "rollout",
             Self::Load => "load",
             Self::LoadFailed => "load_failed",

@@ -1,13 +1,14 @@
-//! What must outlive the process, in SQLite: route revisions, rollouts with all their transitions, what their analyses
-//! have seen, the outbox of webhooks, and the audit log.
+//! What must outlive the process, in SQLite: route revisions, flags, rollouts with all their transitions, what their
+//! analyses have seen, the outbox of webhooks, and the audit log.
 //!
-//! In: typed rows. Out: typed rows. May import `ids`. Invariants: a route change and its audit line are
-//! one transaction, and so are a rollout's new state, its transition, its route and its audit line; at most one rollout
-//! of a model runs; what webhooks tell of is in their outbox by the same transaction; one process at a time has the store open; what a call has answered survives `kill -9` and a power cut (WAL, synchronous FULL).
-//! The SQL keeps to what PostgreSQL understands too.
+//! In: typed rows. Out: typed rows. May import `ids`. Invariants: a route change or a flag and its audit line are one
+//! transaction, and so are a rollout's new state, its transition, its route, its audit line and the news of it in the
+//! outbox; at most one rollout of a model runs; one process at a time has the store open; what a call has answered
+//! survives `kill -9` and a power cut (WAL, synchronous FULL). The SQL keeps to what PostgreSQL understands too.
 
 mod audit;
 mod error;
+mod flags;
 mod notice;
 mod observations;
 mod open;
@@ -18,6 +19,7 @@ mod routes;
 
 pub use audit::{AuditRow, NewAudit};
 pub use error::StoreError;
+pub use flags::FlagRow;
 pub use notice::RolloutNotice;
 pub use observations::{ArmCounts, ObservationRow};
 pub use open::Store;

@@ -17,7 +17,7 @@ use super::stream::{self, Outcome};
 use crate::cli::bar::bar;
 use crate::cli::error::CliError;
 use crate::ids::{ModelName, VersionName};
-use crate::release::{Routes, StickyKey};
+use crate::release::{Routes, StickyKey, Traits};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -160,10 +160,13 @@ fn probe(
     start: Instant,
 ) -> tokio::task::JoinHandle<Option<Duration>> {
     tokio::task::spawn_blocking(move || {
-        let key = StickyKey::from_user("probe");
+        let (key, traits) = (StickyKey::from_user("probe"), Traits::default());
         loop {
             let elapsed = start.elapsed();
-            if routes.resolve(&model, &key).is_some_and(|found| found.version == target) {
+            if routes
+                .resolve(&model, &key, &traits)
+                .is_some_and(|found| found.version.as_ref() == Some(&target))
+            {
                 return Some(elapsed);
             }
             if elapsed > Duration::from_secs(10) {
@@ -178,11 +181,11 @@ fn probe(
 /// Mean nanoseconds of one resolve over a million different keys.
 fn lookup(routes: &Routes, model: &ModelName) -> f64 {
     let keys: Vec<_> = (0..1000).map(|i| StickyKey::from_user(&format!("user-{i}"))).collect();
-    let rounds = 1000;
+    let (traits, rounds) = (Traits::default(), 1000);
     let start = Instant::now();
     for _ in 0..rounds {
         for key in &keys {
-            std::hint::black_box(routes.resolve(model, key));
+            std::hint::black_box(routes.resolve(model, key, &traits));
         }
     }
     start.elapsed().as_nanos() as f64 / (rounds * keys.len()) as f64

@@ -1,0 +1,74 @@
+//! From a route and the flags over it to the version that a key gets.
+
+use super::gate::Flags;
+use super::traits::Traits;
+use crate::config::Otherwise;
+use crate::ids::VersionName;
+use crate::release::route::Route;
+use crate::release::sticky::{Bucket, StickyKey};
+
+/// What chose a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// The route, as if there were no flags.
+    Route,
+    /// A flag that let the key not in where the route would have sent it.
+    Flag,
+}
+
+impl Flags {
+    /// The version of a key whose bucket this is; none where a flag refuses it.
+    pub(in crate::release) fn choose<'a>(
+        &'a self,
+        route: &'a Route,
+        bucket: Bucket,
+        key: &StickyKey,
+        traits: &Traits,
+    ) -> Option<(&'a VersionName, ChosenBy)> {
+        if let Some(closed) = self.closed_model(key, traits) {
+            let Otherwise::Version(other) = &closed.otherwise else { return None };
+            return self.is_switched_on(other).then_some((other, ChosenBy::Flag));
+        }
+        let owner = route.owner(bucket);
+        let Some(closed) = self.closed_version(owner, key, traits) else {
+            return Some((owner, ChosenBy::Route));
+        };
+        let other = match &closed.otherwise {
+            Otherwise::Refuse => return None,
+            Otherwise::Version(other) if self.admits(other, key, traits) => other,
+            // one hop, no further: what is closed too leaves the rest of the route
+            Otherwise::Version(_) | Otherwise::Rest => self.rest(route, key, traits)?,
+        };
+        Some((other, ChosenBy::Flag))
+    }
+
+    /// Whether a key may get a version, were the route to send it there.
+    pub(in crate::release) fn admits(&self, version: &VersionName, key: &StickyKey, traits: &Traits) -> bool {
+        self.closed_version(version, key, traits).is_none()
+    }
+
+    /// Whether a key may name a version. Shares and cohorts of the version are about whom the route sends to it, so
+    /// they do not count.
+    pub(in crate::release) fn admits_named(
+        &self,
+        version: &VersionName,
+        key: &StickyKey,
+        traits: &Traits,
+    ) -> bool {
+        self.closed_model(key, traits).is_none() && self.is_switched_on(version)
+    }
+
+    /// Of the versions on the route that the key may get, the stable one, else the heaviest; where there is none, the
+    /// version that a rollback would restore, as if it had come already.
+    fn rest<'a>(&self, route: &'a Route, key: &StickyKey, traits: &Traits) -> Option<&'a VersionName> {
+        let stable = route.stable();
+        if self.admits(stable, key, traits) {
+            return Some(stable);
+        }
+        let open = |version: &VersionName| self.admits(version, key, traits);
+        let on_route = route.weights().iter().rev().filter(|(version, _)| open(version));
+        let heaviest = on_route.max_by_key(|(_, weight)| **weight).map(|(version, _)| version);
+        heaviest
+            .or_else(|| route.rollback_target().map(|target| &target.version).filter(|version| open(version)))
+    }
+}
