@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -270,4 +271,47 @@ async fn slack_is_told_what_a_rollout_does_and_operators_see_that_it_was() {
     assert!(receiver.starts_with("127.0.0.1-") && !webhooks.to_string().contains("token"), "{webhooks}");
     let refused = desk.client.get(view.replace("limit=1", "limit=0")).send().await.unwrap();
     assert_eq!(refused.status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_flag_keeps_from_the_canary_counts_for_neither_side() {
+    let desk = desk().await;
+    let flag = json!({"cohorts": [{"user_prefix": "staff-"}]});
+    let (status, _) = desk.admin(Method::PUT, "versions/v2/flag", flag).await;
+    assert_eq!(status, 200);
+    desk.start("v2", "by-hand").await;
+    desk.order("resume").await;
+    desk.until_the_analysis_says("of 0 canary answers pass").await;
+    let mut versions = BTreeMap::new();
+    // the guests first: what is seen comes in order, so whoever has seen the last has seen all
+    for user in ["guest", "staff"].iter().flat_map(|name| (0..12).map(move |i| format!("{name}-{i}"))) {
+        let body = json!({
+            "model": "desk", "user": user, "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}],
+        });
+        let url = format!("http://{}/v1/chat/completions", desk.app.public);
+        let response = desk.client.post(url).json(&body).send().await.unwrap();
+        let version = response.headers()["x-switchback-version"].to_str().unwrap().to_owned();
+        assert!(version == "desk@v1" || user.starts_with("staff-"), "{user} got {version}");
+        response.bytes().await.unwrap();
+        *versions.entry((user.starts_with("staff-"), version)).or_insert(0) += 1;
+    }
+    let staff = |version: &str| versions.get(&(true, version.to_owned())).copied().unwrap_or(0);
+    assert!(staff("desk@v1") > 0 && staff("desk@v2") > 0, "{versions:?}");
+    let (canary, stable) = (staff("desk@v2"), staff("desk@v1"));
+    desk.until_the_analysis_says(&format!("of {canary} canary answers pass")).await;
+    desk.until_the_analysis_says(&format!("of {stable} stable ones")).await;
+}
+
+impl Desk {
+    async fn until_the_analysis_says(&self, what: &str) {
+        let started = Instant::now();
+        loop {
+            let rollout = self.rollout().await;
+            if rollout["finding"].as_str().is_some_and(|finding| finding.contains(what)) {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "{what:?} is not in {rollout}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }

@@ -21,9 +21,10 @@ mod ops;
 mod public;
 
 pub use admin::{
-    AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentRollout, DeliveryAnswer, ModelAnswer, ModelsAnswer,
-    ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition,
-    RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer, WebhookAnswer, WebhooksAnswer, admin_router,
+    AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentRollout, DeliveryAnswer, FlagAnswer, FlagBody,
+    FlagsAnswer, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody,
+    RolloutHistory, RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer, WebhookAnswer,
+    WebhooksAnswer, admin_router,
 };
 pub use app::{App, AppError, RunningApp};
 pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};

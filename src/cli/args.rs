@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::error::CliError;
-use super::{bench, images, models, pull, residency, rollback, rollout, route, serve, simulate};
+use super::{bench, flag, images, models, pull, residency, rollback, rollout, route, serve, simulate};
 
 /// An LLM inference server with versions, weights and instant rollback built in.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Models(models::Args),
     /// Show a model's route, or set its weights
     Route(route::Args),
+    /// Show whom a model and its versions are open to, and change it
+    Flag(flag::Args),
     /// Put a model back on its last stable route, at once
     Rollback(rollback::Args),
     /// Load a version, so that it can take traffic
@@ -72,6 +74,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Serve(args) => serve::run(args).await,
         Command::Models(args) => models::run(args).await,
         Command::Route(args) => route::run(args).await,
+        Command::Flag(args) => flag::run(args).await,
         Command::Rollback(args) => rollback::run(args).await,
         Command::Load(args) => residency::load(args).await,
         Command::Unload(args) => residency::unload(args).await,

@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ use super::types::{
     AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
     VersionAnswer,
 };
-use super::{rollouts, webhooks};
+use super::{flags, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
@@ -46,6 +46,12 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
     let router = Router::new()
         .route("/admin/models", get(list_models))
         .route("/admin/models/{model}/route", get(get_route).put(put_route))
+        .route("/admin/models/{model}/flags", get(flags::get_flags))
+        .route("/admin/models/{model}/flag", put(flags::put_model_flag).patch(flags::patch_model_flag))
+        .route(
+            "/admin/models/{model}/versions/{version}/flag",
+            put(flags::put_version_flag).patch(flags::patch_version_flag),
+        )
         .route("/admin/models/{model}/rollback", post(rollback))
         .route("/admin/models/{model}/versions/{version}/load", post(load))
         .route("/admin/models/{model}/versions/{version}/unload", post(unload))
@@ -297,6 +303,12 @@ impl From<AdminError> for ApiError {
             | AdminError::Residency(ResidencyError::Unknown(_)) => not_found("model_not_found", message),
             AdminError::Release(ReleaseError::UnknownVersion { .. } | ReleaseError::SumNot100 { .. }) => {
                 Self::parameter("invalid_value", "weights", message)
+            }
+            AdminError::Release(ReleaseError::Flag(fault)) => {
+                Self::parameter("invalid_value", fault.field, message)
+            }
+            AdminError::Release(ReleaseError::FlagLeadsNowhere { .. }) => {
+                Self::parameter("invalid_value", "otherwise", message)
             }
             AdminError::Release(ReleaseError::NotHot { .. }) => conflict("version_not_hot"),
             AdminError::Release(ReleaseError::HasWeight { .. }) => conflict("version_has_weight"),

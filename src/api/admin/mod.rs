@@ -1,11 +1,16 @@
 //! The operators' listener: versions, routes, rollback, and who changed what.
 
+mod flags;
 mod guard;
 mod handlers;
 mod rollouts;
 mod types;
 mod webhooks;
 
+pub(super) use flags::{
+    __path_get_flags, __path_patch_model_flag, __path_patch_version_flag, __path_put_model_flag,
+    __path_put_version_flag,
+};
 pub(super) use handlers::{
     __path_audit, __path_get_route, __path_list_models, __path_load, __path_put_route, __path_rollback,
     __path_unload,
@@ -17,6 +22,7 @@ pub(super) use rollouts::{
 
 pub(super) use webhooks::__path_get_webhooks;
 
+pub use flags::{FlagAnswer, FlagBody, FlagsAnswer};
 pub use handlers::admin_router;
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{
