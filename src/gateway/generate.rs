@@ -8,19 +8,21 @@ use serde_json::{Map, Value as Json};
 
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
-use super::checked::user_number;
 use super::command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 use super::mirror::Copy;
+use super::start::random_u128;
 use super::tokens::{LONG_TEXT, blocking, decode, encode, in_vocabulary, render};
 use super::{Gateway, GatewayError};
+use crate::config::ModelConfig;
 use crate::engine::{
     EosPolicy, GenerateRequest, Generation, Priority, SamplingParams, StopInclusion, StopParams, SubmitError,
 };
-use crate::ids::{VersionRef, Weight};
+use crate::ids::{ResponseId, VersionRef, Weight};
 use crate::model::SpecialTokens;
 use crate::quality::{Watch, Way};
+use crate::release::{Answered, Message, user_number};
 use crate::telemetry::Outcome;
 
 /// How often a request may meet a version that is just closing before it is told to come back. Each time the route
@@ -79,7 +81,10 @@ impl Gateway {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
                     let watch = self.watch(&backend, work);
                     self.mirror(&backend, work, seed);
+                    let id = ResponseId::new(random_u128());
+                    self.remember(id, &backend, work.address());
                     return Ok(Answer {
+                        id,
                         version: backend.version.clone(),
                         fingerprint: backend.fingerprint(),
                         choices_per_prompt: decoding.choices.get(),
@@ -119,7 +124,7 @@ impl Gateway {
     }
 
     /// The way to the checks, where this answer is to be checked. One of no tokens has nothing to check.
-    fn watch(&self, backend: &Backend, work: &Work) -> Option<Watch> {
+    pub(super) fn watch(&self, backend: &Backend, work: &Work) -> Option<Watch> {
         if work.decoding().max_tokens == Some(0) {
             return None;
         }
@@ -131,8 +136,25 @@ impl Gateway {
         self.inner().checks.watch(&backend.version, way, || user_number(sticky, target.model()))
     }
 
+    /// Lets the answer be found again where its reader may have a word about it. What finds no room is not found then.
+    pub(super) fn remember(&self, response: ResponseId, backend: &Backend, address: &Address) {
+        let Address { target, sticky } = address;
+        let model = target.model();
+        if self.inner().models.get(model).and_then(ModelConfig::feedback_check).is_none() {
+            return;
+        }
+        let user = match target {
+            Target::Routed(_) => Some(user_number(sticky, model)),
+            Target::Pinned(_) => None,
+        };
+        let answered = Answered { response, version: backend.version.clone(), user };
+        if self.inner().watcher.try_send(Message::Answered(answered)).is_err() {
+            self.inner().metrics.observation_dropped(model);
+        }
+    }
+
     /// Leaves a copy of a request that stable answers, where a canary is watched on copies.
-    fn mirror(&self, backend: &Backend, work: &Arc<Work>, seed: u64) {
+    pub(super) fn mirror(&self, backend: &Backend, work: &Arc<Work>, seed: u64) {
         let Target::Routed(model) = &work.address().target else { return };
         let Some(rollout) = self.inner().releases.rollouts().get(model) else { return };
         let share = rollout.mirror();

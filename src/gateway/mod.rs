@@ -15,8 +15,10 @@ mod backend;
 mod checked;
 mod command;
 mod error;
+mod feedback;
 mod generate;
 mod mirror;
+mod rehearsal;
 mod residency;
 mod resolve;
 mod rollouts;
@@ -25,6 +27,9 @@ mod start;
 mod tokens;
 mod watching;
 
+#[cfg(test)]
+mod testing;
+
 pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
 pub use backend::Backend;
@@ -32,12 +37,15 @@ pub use command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 pub use error::GatewayError;
+pub use rehearsal::Rehearsal;
 pub use residency::{Progress, Residency, ResidencyError, State};
-pub use start::{Gateway, StartError, random_u64};
+pub use start::{Gateway, Pace, StartError, random_u64};
 pub use tokens::TokenizeInput;
 
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::prompt::GenerationPrompt;
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
-pub use crate::release::{AuditEntry, Change, OnConflict, ReleaseError, RolloutLine, RouteView, StickyKey};
+pub use crate::release::{
+    AuditEntry, Change, FeedbackError, OnConflict, Rated, ReleaseError, RolloutLine, RouteView, StickyKey,
+};
