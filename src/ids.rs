@@ -1,4 +1,4 @@
-//! The words that name things, parsed once at the edge: model, version and check names, digests, weights.
+//! The words that name things, parsed once at the edge: model, version and check names, digests, weights, answers.
 //!
 //! A leaf: every room may import it, and it imports none.
 
@@ -24,6 +24,20 @@ pub enum IdError {
     /// A digest that is not `sha256:` and 64 lower-case hexadecimal digits.
     #[error("digest {found:?} is not usable: write `sha256:` and 64 lower-case hexadecimal digits")]
     Digest {
+        /// What was given.
+        found: String,
+    },
+    /// An id that no answer has.
+    #[error(
+        "response id {found:?} is not usable: give the `id` of an answer, such as `chatcmpl-` and 32 digits"
+    )]
+    Response {
+        /// What was given, cut to a length fit for a message.
+        found: String,
+    },
+    /// A score outside 0 to 1.
+    #[error("score {found} is not usable: give a number from 0 (bad) to 1 (good)")]
+    Score {
         /// What was given.
         found: String,
     },
@@ -266,6 +280,58 @@ impl<'de> Deserialize<'de> for Weight {
     }
 }
 
+/// Names one answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ResponseId(u128);
+
+impl ResponseId {
+    /// From a number that nobody else has.
+    pub const fn new(number: u128) -> Self {
+        Self(number)
+    }
+}
+
+/// 32 hexadecimal digits, behind the prefix of its endpoint in an answer's `id`.
+impl fmt::Display for ResponseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// An answer's `id`, with its prefix.
+impl FromStr for ResponseId {
+    type Err = IdError;
+    fn from_str(s: &str) -> Result<Self, IdError> {
+        let digits = s.strip_prefix("chatcmpl-").or_else(|| s.strip_prefix("cmpl-"));
+        let digits = digits.filter(|d| d.len() == 32 && d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let number = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        number.map(Self).ok_or_else(|| IdError::Response { found: s.chars().take(80).collect() })
+    }
+}
+
+/// What a user thinks of an answer, from 0 (bad) to 1 (good).
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Score(f64);
+
+impl Score {
+    /// Halfway: a thumb up is above it, a thumb down below.
+    pub const HALF: Self = Self(0.5);
+
+    /// From 0 to 1.
+    pub fn new(score: f64) -> Result<Self, IdError> {
+        if (0.0..=1.0).contains(&score) {
+            Ok(Self(score))
+        } else {
+            Err(IdError::Score { found: score.to_string() })
+        }
+    }
+
+    /// The number.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +349,25 @@ mod tests {
         let text = format!("sha256:{}", "0123456789abcdef".repeat(4));
         assert_eq!(text.parse::<Digest>().unwrap().to_string(), text);
         assert!(text.to_uppercase().parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn an_answer_is_found_by_the_id_that_it_came_with() {
+        let id = ResponseId::new(0x0123);
+        for prefix in ["chatcmpl-", "cmpl-"] {
+            assert_eq!(format!("{prefix}{id}").parse(), Ok(id));
+        }
+        for bad in [
+            "",
+            "chatcmpl-",
+            "0123",
+            &format!("other-{id}"),
+            &format!("cmpl-{id}0"),
+            "cmpl-+0000000000000000000000000000123",
+        ] {
+            assert!(bad.parse::<ResponseId>().is_err(), "{bad:?} was taken");
+        }
+        assert!(Score::new(f64::NAN).is_err() && Score::new(1.1).is_err() && Score::new(0.0).is_ok());
     }
 
     #[test]

@@ -9,17 +9,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use switchback::api::{App, RunningApp};
 use switchback::demo::held_out;
+use switchback::gateway::Pace;
+use switchback::release::Clock;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-/// Steps of seconds in the place of minutes; alpha is small, as these tests run often.
-const POLICIES: &str = "policies:\n  quick:\n    steps: [{setWeight: 30}, {pause: {duration: 2s}}, {setWeight: 50}, {pause: {duration: 60s}}]\n\
-    \x20   { EARLY }\n    margin_pp: 10\n    alpha: 0.001\n    power: 0.9\n\
-    \x20 by-hand:\n    steps: [{setWeight: 5}, {pause: {}}, {setWeight: 50}, {pause: {duration: 1h}}]\n    approval: manual\n";
+/// A rollout takes an hour; the tests' clock lets it pass in twenty seconds.
+const FASTER: i32 = 180;
+
+/// How often each rollout is played, each time with other customers: once here, and as often as this variable says to
+/// show more.
+const REPEATS: &str = "SWITCHBACK_TEST_ROLLOUTS";
+
+/// `customer-facing` with a margin that fewer answers tell, for machines that give few in twenty seconds.
+const POLICIES: &str = "policies:\n  hour:\n    \
+    steps: [{setWeight: 5}, {pause: {duration: 20m}}, {setWeight: 25}, {pause: {duration: 40m}}, {setWeight: 100}]\n    \
+    margin_pp: 10\n\
+    \x20 by-hand:\n    \
+    steps: [{setWeight: 5}, {pause: {}}, {setWeight: 50}, {pause: {duration: 1h}}]\n    approval: manual\n\
+    \x20 copies-first:\n    steps: [{setMirrorRoute: {}}, {pause: {duration: 12h}}, {setWeight: 5}, {pause: {}}]\n    min_samples: 20\n";
+
+/// A clock that runs faster than the machine's.
+struct FastClock {
+    epoch: Timestamp,
+    began: Instant,
+}
+
+impl Clock for FastClock {
+    fn now(&self) -> Timestamp {
+        self.epoch + SignedDuration::try_from(self.began.elapsed()).unwrap() * FASTER
+    }
+}
+
+fn repeats() -> u64 {
+    std::env::var(REPEATS).map_or(1, |times| times.parse().unwrap())
+}
 
 /// What a webhook was told.
 type News = mpsc::UnboundedReceiver<Value>;
@@ -44,11 +73,10 @@ fn configure(folder: &Path) -> std::path::PathBuf {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let models = models.display();
     let text = format!(
-        "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images }}\n\
+        "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images, mirror_capacity: 100 }}\n\
          models:\n  desk:\n    checks:\n      - type: is-json\n      - type: refusal\n    versions:\n\
          \x20     v1: {{ image: {models}/v1 }}\n      v2: {{ image: {models}/v2 }}\n      v3: {{ image: {models}/v3 }}\n\
-         \x20   route: {{ v1: 100 }}\n{}",
-        POLICIES.replace("{ EARLY }", "early_promote: true")
+         \x20   route: {{ v1: 100 }}\n{POLICIES}"
     );
     let path = folder.join("switchback.yaml");
     std::fs::write(&path, text).unwrap();
@@ -57,7 +85,9 @@ fn configure(folder: &Path) -> std::path::PathBuf {
 
 async fn serve(folder: TempDir) -> Desk {
     let config = switchback::config::load(&configure(folder.path())).unwrap();
-    let mut app = App::start(config).await.unwrap();
+    let clock = Arc::new(FastClock { epoch: Timestamp::now(), began: Instant::now() });
+    let pace = Pace { clock, look_every: Duration::from_millis(50) };
+    let mut app = App::start_at(config, pace).await.unwrap();
     app.loaded().await;
     Desk { app, client: common::client(), folder }
 }
@@ -93,11 +123,11 @@ impl Desk {
         self.admin(Method::GET, "route", json!({})).await.1["weights"].take()
     }
 
-    /// Customers ask until the rollout has ended. How many did; each got an answer.
-    async fn until_it_ends(&self) -> (Value, u64) {
+    /// Customers ask until the rollout has ended, the same for the same seed. How many did; each got an answer.
+    async fn until_it_ends(&self, seed: u64, at_once: usize, think: Duration) -> (Value, u64) {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let cases = Arc::new(held_out(11, 500));
-        let customers: Vec<_> = (0..8)
+        let cases = Arc::new(held_out(seed, 500));
+        let customers: Vec<_> = (0..at_once)
             .map(|_| {
                 let (stop, asked, cases) = (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&cases));
                 let client = self.client.clone();
@@ -107,12 +137,13 @@ impl Desk {
                         let i = asked.fetch_add(1, Ordering::Relaxed);
                         let message = &cases[i as usize % cases.len()].message;
                         let body = json!({
-                            "model": "desk", "user": format!("customer-{i}"), "temperature": 0, "max_tokens": 96,
+                            "model": "desk", "user": format!("customer-{seed}-{i}"), "temperature": 0, "max_tokens": 96,
                             "messages": [{"role": "user", "content": message}],
                         });
                         let response = client.post(&url).json(&body).send().await.unwrap();
                         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
                         response.bytes().await.unwrap();
+                        tokio::time::sleep(think).await;
                     }
                 })
             })
@@ -123,7 +154,7 @@ impl Desk {
             if rollout["waits_for"] == "nothing" {
                 break rollout;
             }
-            assert!(started.elapsed() < Duration::from_secs(55), "it does not end: {rollout}");
+            assert!(started.elapsed() < Duration::from_secs(120), "it does not end: {rollout}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         stop.store(true, Ordering::Relaxed);
@@ -136,30 +167,59 @@ impl Desk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_regression_is_aborted_by_itself_and_its_checks_are_named() {
-    let desk = desk().await;
-    let begun = desk.start("v3", "quick").await;
-    assert_eq!((&begun["phase"], &begun["step"], &begun["weight"]), (&json!("step"), &json!(2), &json!(30)));
-    assert_eq!(desk.weights().await, json!({"v1": 70, "v3": 30}));
-    let (rollout, asked) = desk.until_it_ends().await;
-    assert_eq!(rollout["phase"], "aborted", "{rollout} after {asked}");
-    assert!(rollout["finding"].as_str().unwrap().contains("`is-json`: "), "{rollout}");
-    assert_eq!(desk.weights().await, json!({"v1": 100}));
-    let (_, models) = desk.admin(Method::GET, "route", json!({})).await;
-    assert_eq!(models["stable"], "v1");
-    let (_, history) = desk.admin(Method::GET, "rollout/history", json!({})).await;
-    let last = &history["transitions"][0];
-    assert_eq!((&last["to"], &last["actor"]), (&json!("aborted"), &json!("switchback")));
+    for seed in 1..=repeats() {
+        let desk = desk().await;
+        let begun = desk.start("v3", "hour").await;
+        assert_eq!(
+            (&begun["phase"], &begun["step"], &begun["weight"]),
+            (&json!("step"), &json!(2), &json!(5))
+        );
+        assert_eq!(desk.weights().await, json!({"v1": 95, "v3": 5}));
+        let (rollout, asked) = desk.until_it_ends(seed, 8, Duration::ZERO).await;
+        assert_eq!(rollout["phase"], "aborted", "seed {seed}: {rollout} after {asked}");
+        assert!(rollout["finding"].as_str().unwrap().contains("`is-json`: "), "seed {seed}: {rollout}");
+        assert_eq!(desk.weights().await, json!({"v1": 100}));
+        let (_, models) = desk.admin(Method::GET, "route", json!({})).await;
+        assert_eq!(models["stable"], "v1");
+        let (_, history) = desk.admin(Method::GET, "rollout/history", json!({})).await;
+        let last = &history["transitions"][0];
+        assert_eq!((&last["to"], &last["actor"]), (&json!("aborted"), &json!("switchback")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_good_canary_is_promoted_by_itself() {
+    for seed in 1..=repeats() {
+        let desk = desk().await;
+        desk.start("v2", "hour").await;
+        let (rollout, asked) = desk.until_it_ends(seed, 8, Duration::ZERO).await;
+        assert_eq!(rollout["phase"], "promoted", "seed {seed}: {rollout} after {asked}");
+        assert_eq!(desk.weights().await, json!({"v2": 100}));
+        let (status, route) = desk.admin(Method::POST, "rollback", json!({})).await;
+        assert_eq!(
+            (status.as_u16(), &route["weights"]),
+            (200, &json!({"v1": 100})),
+            "and it can be rolled back"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_regression_is_found_on_copies_before_any_user_meets_it() {
     let desk = desk().await;
-    desk.start("v2", "quick").await;
-    let (rollout, asked) = desk.until_it_ends().await;
-    assert_eq!(rollout["phase"], "promoted", "{rollout} after {asked}");
-    assert_eq!(desk.weights().await, json!({"v2": 100}));
-    let (status, route) = desk.admin(Method::POST, "rollback", json!({})).await;
-    assert_eq!((status.as_u16(), &route["weights"]), (200, &json!({"v1": 100})), "and it can be rolled back");
+    let begun = desk.start("v3", "copies-first").await;
+    assert_eq!((&begun["mirror"], &begun["weight"]), (&json!(100), &json!(0)));
+    assert_eq!(desk.weights().await, json!({"v1": 100}));
+    // Copies are answered in the time that customers leave.
+    let (rollout, asked) = desk.until_it_ends(5, 1, Duration::from_millis(20)).await;
+    assert_eq!(rollout["phase"], "aborted", "{rollout} after {asked}");
+    assert!(rollout["finding"].as_str().unwrap().contains("`is-json`: "), "{rollout}");
+    let metrics = desk.client.get(format!("http://{}/metrics", desk.app.public)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let of_v3 =
+        |line: &&str| line.starts_with("switchback_requests_total{") && line.contains("version=\"v3\"");
+    assert_eq!(metrics.lines().find(of_v3), None, "no customer was answered by the canary");
+    assert!(metrics.contains(r#"switchback_mirrored_total{model="desk",outcome="answered",version="v3"}"#));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,10 +228,10 @@ async fn an_operator_has_the_last_word() {
     let (status, error) = desk.order("pause").await;
     assert_eq!((status.as_u16(), &error["error"]["code"]), (409, &json!("rollout_not_in_that_state")));
     for (body, status, code) in [
-        (json!({"canary": "v9", "policy": "quick"}), 404, "version_not_found"),
-        (json!({"canary": "v1", "policy": "quick"}), 400, "invalid_value"),
+        (json!({"canary": "v9", "policy": "hour"}), 404, "version_not_found"),
+        (json!({"canary": "v1", "policy": "hour"}), 400, "invalid_value"),
         (json!({"canary": "v2", "policy": "hope"}), 400, "invalid_value"),
-        (json!({"canary": "v2"}), 400, "missing_required_parameter"),
+        (json!({"policy": "by-hand"}), 400, "missing_required_parameter"),
     ] {
         let (found, error) = desk.admin(Method::POST, "rollout", body.clone()).await;
         assert_eq!((found.as_u16(), &error["error"]["code"]), (status, &json!(code)), "{body}: {error}");
@@ -209,7 +269,7 @@ async fn an_operator_has_the_last_word() {
 impl Desk {
     async fn start_after_split(&self) {
         let (status, error) =
-            self.admin(Method::POST, "rollout", json!({"canary": "v2", "policy": "quick"})).await;
+            self.admin(Method::POST, "rollout", json!({"canary": "v2", "policy": "hour"})).await;
         assert_eq!((status.as_u16(), &error["error"]["code"]), (409, &json!("route_is_split")), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::listener::{self, Limits};
 use super::{admin_router, public_router};
 use crate::config::Config;
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::{Gateway, Pace, StartError};
 use crate::telemetry::Metrics;
 
 /// How long connections may take to close once no generation runs.
@@ -58,9 +58,14 @@ pub struct RunningApp {
 impl App {
     /// Binds both listeners, opens the state and begins to load; `/ready` tells when that is over.
     pub async fn start(config: Config) -> Result<RunningApp, AppError> {
+        Self::start_at(config, Pace::default()).await
+    }
+
+    /// The same where time passes in another way for rollouts.
+    pub async fn start_at(config: Config, pace: Pace) -> Result<RunningApp, AppError> {
         let public = bind("listen", config.server.listen).await?;
         let admin = bind("admin", config.server.admin).await?;
-        let gateway = Gateway::start(&config, Metrics::new()?).await?;
+        let gateway = Gateway::start(&config, Metrics::new()?, pace).await?;
         let stop = CancellationToken::new();
         let (public_at, admin_at) = (address(&public, "listen")?, address(&admin, "admin")?);
         let clients = public_router(gateway.clone(), &config.server);

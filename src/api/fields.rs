@@ -170,6 +170,10 @@ pub(super) const TOKENIZE: Fields = Fields {
 pub(super) const DETOKENIZE: Fields =
     Fields { what: PARAMETER, taken: &[&["model", "tokens"]], unsupported: &[] };
 
+/// Parameters of POST /v1/feedback.
+pub(super) const FEEDBACK: Fields =
+    Fields { what: PARAMETER, taken: &[&["response_id", "score"]], unsupported: &[] };
+
 /// Fields of a message beyond those that [`Message`](super::openai::Message) has. Clients send an answer back as they
 /// got it, so what an answer of ours or of another server holds without meaning is harmless.
 pub(super) const MESSAGE: Fields = Fields {

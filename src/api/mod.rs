@@ -13,12 +13,16 @@ mod body;
 mod caller;
 mod error;
 mod extract;
+mod feedback;
 mod fields;
 mod listener;
 mod openai;
 mod openapi;
 mod ops;
 mod public;
+
+#[cfg(test)]
+mod dead_canary_tests;
 
 pub use admin::{
     AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentRollout, DeliveryAnswer, FlagAnswer, FlagBody,
@@ -28,6 +32,7 @@ pub use admin::{
 };
 pub use app::{App, AppError, RunningApp};
 pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};
+pub use feedback::{FeedbackAnswer, FeedbackBody};
 pub use openai::*;
 pub use ops::{HealthAnswer, ReadyAnswer};
 pub use public::public_router;

@@ -5,7 +5,7 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::openai::{self, ChatBody, CompletionBody, DecodingBody};
-use super::{admin, ops};
+use super::{admin, feedback, ops};
 
 /// The public listener.
 #[derive(OpenApi)]
@@ -18,6 +18,7 @@ use super::{admin, ops};
         openai::retrieve_model,
         openai::tokenize,
         openai::detokenize,
+        feedback::feedback,
         ops::health,
         ops::ready,
         ops::metrics,

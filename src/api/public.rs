@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::access;
 use super::caller::{ApiKeys, authenticate};
 use super::error::ApiError;
-use super::{openai, ops};
+use super::{feedback, openai, ops};
 use crate::config::{ApiKey, ServerConfig};
 use crate::gateway::Gateway;
 
@@ -42,6 +42,7 @@ pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/v1/completions", post(openai::completions))
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{model}", get(openai::retrieve_model))
+        .route("/v1/feedback", post(feedback::feedback))
         .route("/tokenize", post(openai::tokenize))
         .route("/detokenize", post(openai::detokenize))
         .method_not_allowed_fallback(wrong_method)

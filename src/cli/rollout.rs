@@ -46,9 +46,10 @@ struct Start {
     /// The version that is to have all traffic
     #[arg(value_name = "MODEL@VERSION", value_parser = super::residency::parse_version)]
     canary: VersionRef,
-    /// A ready-made policy (customer-facing, internal-classifier, batch, experimental), or one of the configuration
+    /// A ready-made policy (customer-facing, internal-classifier, code-only, batch, experimental), or one of the
+    /// configuration; the model's own if absent, else customer-facing
     #[arg(long, value_name = "NAME")]
-    policy: String,
+    policy: Option<String>,
     /// Take the place of a rollout of the model that runs
     #[arg(long)]
     supersede: bool,
@@ -182,6 +183,13 @@ async fn watch(model: &ModelName, target: &Target) -> Result<(), CliError> {
     }
 }
 
+fn exposure(rollout: &Value) -> String {
+    match rollout["mirror"].as_f64() {
+        Some(share) if share > 0.0 => format!("canary gets copies of {share} % of the requests"),
+        _ => format!("canary at {} %", rollout["weight"]),
+    }
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
@@ -193,14 +201,14 @@ fn print(rollout: &Value, target: &Target) {
     }
     let step = rollout["step"].as_u64().map(|step| format!(" {step} of {}", rollout["steps"]));
     println!(
-        "rollout {} of {}: {} over {}, {}{}, canary at {} %",
+        "rollout {} of {}: {} over {}, {}{}, {}",
         rollout["id"],
         text(&rollout["model"]),
         text(&rollout["canary"]),
         text(&rollout["stable"]),
         text(&rollout["phase"]).replace('_', " "),
         step.unwrap_or_default(),
-        rollout["weight"],
+        exposure(rollout),
     );
     if let Some(finding) = rollout["finding"].as_str() {
         println!("  {finding}");

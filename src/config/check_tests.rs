@@ -166,7 +166,7 @@ fn every_mistake_in_checks_has_its_line_and_a_fix() {
 /etc/sb.yaml:23: models.m.checks[15].schema: found "x"; write the schema as a mapping, or name its file in `schema_file`
 /etc/sb.yaml:24: models.m.checks[16].schema_file: `schema` is given, too; keep one of the two
 /etc/sb.yaml:25: models.m.checks[17]: the check has no `type`; add one, such as `type: regex`
-/etc/sb.yaml:26: models.m.checks[18].type: not a text; write one of: is-json, json-schema, regex, not-regex, contains, not-contains, icontains, not-icontains, contains-any, not-contains-any, icontains-any, not-icontains-any, contains-all, not-contains-all, icontains-all, not-icontains-all, equals, not-equals, starts-with, not-starts-with, length, refusal, language, latency, finish-reason, tool-call-valid
+/etc/sb.yaml:26: models.m.checks[18].type: not a text; write one of: is-json, json-schema, regex, not-regex, contains, not-contains, icontains, not-icontains, contains-any, not-contains-any, icontains-any, not-icontains-any, contains-all, not-contains-all, icontains-all, not-icontains-all, equals, not-equals, starts-with, not-starts-with, length, refusal, language, latency, finish-reason, tool-call-valid, feedback
 /etc/sb.yaml:27: models.m.checks[19]: found the number 7; write a kind such as `is-json`, or a mapping with `type:`
 /etc/sb.yaml:29: models.m.checks[21]: the check on line 28 is named `tool-call-valid`, too; give one of them another `name:`
 /etc/sb.yaml:30: models.m.checks[22].name: "my check" is not a usable name; use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit

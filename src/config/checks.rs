@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::ids::CheckName;
+use crate::ids::{CheckName, Score};
 
 /// One check of a model's answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,12 +24,18 @@ pub enum Judges {
     Content,
     /// When it came. Of an answer that nobody waited for, that means nothing.
     Time,
+    /// What its reader thinks of it, who says so later or never.
+    Reception,
 }
 
 impl CheckKind {
     /// What of an answer it judges.
     pub fn judges(&self) -> Judges {
-        if matches!(self, Self::Latency { .. }) { Judges::Time } else { Judges::Content }
+        match self {
+            Self::Latency { .. } => Judges::Time,
+            Self::Feedback { .. } => Judges::Reception,
+            _ => Judges::Content,
+        }
     }
 }
 
@@ -82,6 +88,11 @@ pub enum CheckKind {
     FinishReason {
         /// The reasons that pass; never empty.
         allowed: Vec<FinishReason>,
+    },
+    /// The user's own word about the answer; see `POST /v1/feedback`.
+    Feedback {
+        /// The least score that passes.
+        threshold: Score,
     },
     /// Each call of a tool names a tool of the request, with arguments that its schema allows.
     ToolCallValid,

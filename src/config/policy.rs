@@ -200,6 +200,8 @@ pub enum ReadyMade {
     CustomerFacing,
     /// 5, 100 % within half an hour, five points: what other programs read.
     InternalClassifier,
+    /// 5, 25, 100 % within twenty minutes, three points: the same version in other hands.
+    CodeOnly,
     /// No canary: what runs at night and is checked by its suite.
     Batch,
     /// One percent of the users until an operator decides.
@@ -208,14 +210,15 @@ pub enum ReadyMade {
 
 impl ReadyMade {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::CustomerFacing, Self::InternalClassifier, Self::Batch, Self::Experimental];
+    pub const ALL: [Self; 5] =
+        [Self::CustomerFacing, Self::InternalClassifier, Self::CodeOnly, Self::Batch, Self::Experimental];
 
     /// The name in configurations and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::CustomerFacing => "customer-facing",
             Self::InternalClassifier => "internal-classifier",
+            Self::CodeOnly => "code-only",
             Self::Batch => "batch",
             Self::Experimental => "experimental",
         }
@@ -234,6 +237,7 @@ impl ReadyMade {
         let (steps, points) = match self {
             Self::CustomerFacing => (vec![weight(5), pause(20), weight(25), pause(40), weight(100)], 3.0),
             Self::InternalClassifier => (vec![weight(5), pause(30), weight(100)], 5.0),
+            Self::CodeOnly => (vec![weight(5), pause(5), weight(25), pause(15), weight(100)], 3.0),
             Self::Batch => (vec![weight(100)], 5.0),
             Self::Experimental => (vec![weight(1), Step::Pause(Pause::UntilResumed)], 5.0),
         };
@@ -273,7 +277,7 @@ mod tests {
             };
             policy.policy().steps.iter().map(pause).sum::<u64>()
         };
-        assert_eq!(ReadyMade::ALL.map(minutes), [60, 30, 0, 0]);
+        assert_eq!(ReadyMade::ALL.map(minutes), [60, 30, 20, 0, 0]);
         assert_eq!(ReadyMade::Experimental.policy().approval, Approval::Manual);
     }
 

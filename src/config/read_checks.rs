@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Number, Value as Json};
 
 use super::checks::{
-    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, LengthUnit, Needed, PhraseList,
+    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed, PhraseList,
     TextRule,
 };
 use super::raw::{Node, Value};
 use super::reader::{Problem, Reader, Section, count, nearest, text};
 use super::validate::name;
-use super::values::{duration, percentage, word};
-use crate::ids::{CheckName, Weight};
+use super::values::{duration, number, percentage, word};
+use crate::ids::{CheckName, Score, Weight};
 
 /// Each check of each version has time series of its own.
 const MOST_CHECKS: usize = 64;
@@ -49,6 +49,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("latency", &["max", "of"]),
     ("finish-reason", &["value"]),
     ("tool-call-valid", &[]),
+    ("feedback", &["threshold"]),
 ];
 
 /// Words that people bring from elsewhere, and what to write here.
@@ -60,6 +61,13 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("is-valid-function-call", "write `tool-call-valid`"),
     ("contains-json", "write `is-json` or `json-schema`: they judge the whole answer"),
 ];
+
+fn score(value: &Value) -> Result<Score, Problem> {
+    number(value).and_then(|score| Score::new(score).ok()).ok_or_else(|| {
+        let found = format!("{} is not a score", value.describe());
+        Problem::new(found, "give a number from 0 (bad) to 1 (good), such as 0.5")
+    })
+}
 
 pub(super) fn read_check_sample(r: &mut Reader, model: &Section<'_>) -> Weight {
     let sample = r.field(model, "check_sample", percentage);
@@ -98,6 +106,15 @@ pub(super) fn read_checks(r: &mut Reader, model: &Section<'_>, base: &Path) -> V
         if let Some(first) = specs.iter().find(|s| s.name == spec.name) {
             let found = format!("the check on line {} is named `{}`, too", first.line, spec.name);
             r.push(spec.line, path, Problem::new(found, "give one of them another `name:`"));
+        }
+        let is_feedback = |spec: &CheckSpec| spec.kind.judges() == Judges::Reception;
+        if let Some(first) = specs.iter().find(|first| is_feedback(first) && is_feedback(&spec)) {
+            let found = format!("the check on line {} takes the model's feedback already", first.line);
+            r.push(
+                spec.line,
+                format!("{}[{i}]", model.path_of("checks")),
+                Problem::new(found, "keep one of them"),
+            );
         }
         specs.push(spec);
     }
@@ -172,6 +189,9 @@ fn read_kind(r: &mut Reader, s: &Section<'_>, kind: &str, base: &Path) -> Option
     Some(match kind {
         "is-json" => read_is_json(r, s)?,
         "tool-call-valid" => CheckKind::ToolCallValid,
+        "feedback" => {
+            CheckKind::Feedback { threshold: r.field(s, "threshold", score).unwrap_or(Score::HALF) }
+        }
         "json-schema" => CheckKind::JsonSchema { schema: read_schema(r, s, base)? },
         "length" => read_length(r, s)?,
         "refusal" => read_refusal(r, s)?,

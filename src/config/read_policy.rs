@@ -6,8 +6,8 @@ use super::policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
 };
 use super::raw::{Node, Value};
-use super::reader::{Problem, Reader, boolean, count};
-use super::values::{duration, percentage, word};
+use super::reader::{Problem, Reader, boolean, count, text};
+use super::values::{duration, number, percentage, word};
 use crate::ids::Weight;
 
 const POLICY: &[&str] =
@@ -26,6 +26,26 @@ pub(super) fn read_policies(r: &mut Reader, node: &Node) -> BTreeMap<String, Pol
         policies.insert(key.name.clone(), policy(r, node, &path, key.line));
     }
     policies
+}
+
+/// Reads `policy` of a model: the name of one that there is.
+pub(super) fn read_policy_name(
+    r: &mut Reader,
+    model: &Node,
+    path: &str,
+    own: &BTreeMap<String, Policy>,
+) -> Option<Policy> {
+    let Value::Map(entries) = &model.value else { return None };
+    let (key, node) = entries.iter().find(|(key, _)| key.name == "policy")?;
+    let named = text(&node.value)
+        .map_err(|problem| problem.found)
+        .and_then(|name| Policy::named(name, own).map_err(|unknown| unknown.to_string()));
+    named
+        .map_err(|found| {
+            let fix = "name a ready-made policy, or one of `policies`";
+            r.push(key.line, format!("{path}.policy"), Problem::new(found, fix));
+        })
+        .ok()
 }
 
 /// Reads one policy; its key stands on `line`.
@@ -180,14 +200,6 @@ fn pause(r: &mut Reader, node: &Node, path: &str) -> Option<Step> {
         return Some(Step::Pause(Pause::UntilResumed));
     }
     r.field(&s, "duration", duration).map(|time| Step::Pause(Pause::For(time)))
-}
-
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Integer(i) => Some(*i as f64),
-        Value::Float(x) => Some(*x),
-        _ => None,
-    }
 }
 
 fn points(value: &Value) -> Result<PercentagePoints, Problem> {

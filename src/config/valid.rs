@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::checks::CheckSpec;
+use super::checks::{CheckSpec, Judges};
 use super::flag::Flag;
 use super::policy::Policy;
 use super::webhook::Webhook;
-use crate::ids::{Digest, ModelName, VersionName, Weight};
+use crate::ids::{CheckName, Digest, ModelName, VersionName, Weight};
 
 /// The whole config.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,9 +103,16 @@ pub struct ModelConfig {
     pub checks: Vec<CheckSpec>,
     /// The share of answers that are checked.
     pub check_sample: Weight,
+    /// How its versions are rolled out unless an operator says otherwise.
+    pub policy: Option<Policy>,
 }
 
 impl ModelConfig {
+    /// The check that counts users' words, if it has one.
+    pub fn feedback_check(&self) -> Option<&CheckName> {
+        self.checks.iter().find(|check| check.kind.judges() == Judges::Reception).map(|check| &check.name)
+    }
+
     /// The versions whose content may change from one load to the next; there are none outside dev mode.
     pub fn unpinned(&self) -> impl Iterator<Item = &VersionName> {
         self.versions

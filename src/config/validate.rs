@@ -11,7 +11,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::raw::{self, Key, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
 use super::read_flag::read_flag;
-use super::read_policy::read_policies;
+use super::read_policy::{read_policies, read_policy_name};
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::valid::{
@@ -36,7 +36,8 @@ const SERVER: &[&str] = &[
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
 
-const MODEL: &[&str] = &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample"];
+const MODEL: &[&str] =
+    &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
 
 /// A quarter: enough to judge a canary on, and little to pay for it.
 const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
@@ -98,15 +99,16 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
             Problem::new("no model is declared", "add `models:` with at least one model and version");
         r.push(models_section.line, "models", problem);
     }
+    let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
     let mut models = BTreeMap::new();
     for (key, node) in &models_section.entries {
         let path = models_section.path_of(&key.name);
-        let model = read_model(r, node, &path, key.line, base, server.mode, engine);
+        let mut model = read_model(r, node, &path, key.line, base, server.mode, engine);
+        model.policy = read_policy_name(r, node, &path, &policies);
         if let Some(name) = name::<ModelName>(r, &key.name, key.line, &path) {
             models.insert(name, model);
         }
     }
-    let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
     let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&EMPTY), env);
     Config { file: file.to_owned(), server, threads, models, policies, webhooks }
 }
@@ -281,7 +283,7 @@ fn read_model(
     let route = read_route(r, &s, line, &declared, &versions);
     let checks = read_checks(r, &s, base);
     let check_sample = read_check_sample(r, &s);
-    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample }
+    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy: None }
 }
 
 fn read_version(

@@ -45,6 +45,14 @@ pub(super) fn duration(value: &Value) -> Result<Duration, Problem> {
     units::duration(text).filter(|d| !d.is_zero()).ok_or_else(wrong)
 }
 
+pub(super) fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        _ => None,
+    }
+}
+
 /// `5`, `2.5` or `"5%"`.
 pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
     let percent = match value {

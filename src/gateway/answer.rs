@@ -13,13 +13,15 @@ use super::GatewayError;
 use super::backend::Backend;
 use super::checked::CheckedAnswer;
 use crate::engine::{Event, Failure, FinishReason, Generation, TokenLogprob, Usage};
-use crate::ids::VersionRef;
+use crate::ids::{ResponseId, VersionRef};
 use crate::quality::Watch;
 use crate::telemetry::{Metrics, Outcome, RequestSample};
 
 /// An admitted request.
 #[derive(Debug)]
 pub struct Answer {
+    /// Names it.
+    pub id: ResponseId,
     /// Who answers.
     pub version: VersionRef,
     /// Names what decides the answer.

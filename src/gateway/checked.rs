@@ -1,14 +1,9 @@
 //! An answer's choices on their way to the checks: their texts, gathered as they stream by.
 
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use xxhash_rust::xxh3::Xxh3;
-
 use crate::engine::FinishReason;
-use crate::ids::ModelName;
 use crate::quality::{self, CutShort, Response, Watch};
-use crate::release::StickyKey;
 use crate::telemetry::Outcome;
 
 /// The choices of one answer that is to be checked.
@@ -87,15 +82,6 @@ fn public_reason(reason: FinishReason) -> Option<quality::FinishReason> {
     }
 }
 
-/// A number that stands for a user of a model, so that observations of one user can be told to belong together without
-/// keeping the key. Seeded by the model, like the route's own hash: what is seen of a user at one model does not lead
-/// to another.
-pub(super) fn user_number(key: &StickyKey, model: &ModelName) -> u64 {
-    let mut hasher = Xxh3::with_seed(xxhash_rust::xxh3::xxh3_64(model.as_str().as_bytes()));
-    key.hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -141,14 +127,5 @@ mod tests {
         assert_eq!(told, [(Outcome::Ok, 4, 1), (cut, 1, 0), (cut, 0, 0)]);
         assert_eq!(seen[0].judgements[0].1.verdict, Verdict::Pass);
         assert!(seen[0].time_to_first_token.is_some() && seen[2].time_to_first_token.is_none());
-    }
-
-    #[test]
-    fn a_user_has_one_number_at_a_model_and_another_at_the_next() {
-        let key = StickyKey::from_user("anna");
-        let number = |model: &str| user_number(&key, &model.parse().unwrap());
-        assert_eq!(number("a"), number("a"));
-        assert_ne!(number("a"), number("b"));
-        assert_ne!(number("a"), user_number(&StickyKey::from_user("ben"), &"a".parse().unwrap()));
     }
 }

@@ -125,6 +125,32 @@ pub struct Decoding {
     pub logprobs: Option<u8>,
 }
 
+/// Nothing is asked for.
+impl Default for Decoding {
+    fn default() -> Self {
+        Self {
+            temperature: None,
+            top_p: None,
+            top_k: None,
+            min_p: None,
+            repetition_penalty: None,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+            stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            stop_text: StopText::default(),
+            end_of_text: EndOfText::default(),
+            max_tokens: None,
+            min_tokens: 0,
+            special_text: SpecialText::Skip,
+            choices: NonZeroUsize::MIN,
+            logprobs: None,
+        }
+    }
+}
+
 /// A conversation to go on with.
 #[derive(Debug, Clone)]
 pub struct ChatCommand {

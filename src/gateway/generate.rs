@@ -8,21 +8,22 @@ use serde_json::{Map, Value as Json};
 
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
-use super::checked::user_number;
 use super::command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 use super::mirror::Copy;
 use super::resolve::Chosen;
+use super::start::random_u128;
 use super::tokens::{LONG_TEXT, blocking, decode, encode, in_vocabulary, render};
 use super::{Gateway, GatewayError};
+use crate::config::ModelConfig;
 use crate::engine::{
     EosPolicy, GenerateRequest, Generation, Priority, SamplingParams, StopInclusion, StopParams, SubmitError,
 };
-use crate::ids::{VersionRef, Weight};
+use crate::ids::{ResponseId, VersionRef, Weight};
 use crate::model::SpecialTokens;
 use crate::quality::{Watch, Way};
-use crate::release::ChosenBy;
+use crate::release::{Answered, ChosenBy, Message, user_number};
 use crate::telemetry::Outcome;
 
 /// How often a request may meet a version that is just closing before it is told to come back. Each time the route
@@ -81,10 +82,11 @@ impl Gateway {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
                     let way = self.way(work.address(), by);
                     let watch = self.watch(&backend, work, way);
-                    if way == Way::Routed {
-                        self.mirror(&backend, work, seed);
-                    }
+                    self.mirror(&backend, work, way, seed);
+                    let id = ResponseId::new(random_u128());
+                    self.remember(id, &backend, work.address(), way);
                     return Ok(Answer {
+                        id,
                         version: backend.version.clone(),
                         fingerprint: backend.fingerprint(),
                         choices_per_prompt: decoding.choices.get(),
@@ -124,7 +126,7 @@ impl Gateway {
     }
 
     /// How a request came to its version; only what was routed is evidence for a rollout.
-    fn way(&self, address: &Address, by: ChosenBy) -> Way {
+    pub(super) fn way(&self, address: &Address, by: ChosenBy) -> Way {
         match (&address.target, by) {
             (Target::Pinned(_), _) => Way::Pinned,
             (Target::Routed(_), ChosenBy::Route) if self.could_get_either(address) => Way::Routed,
@@ -133,7 +135,7 @@ impl Gateway {
     }
 
     /// The way to the checks, where this answer is to be checked. One of no tokens has nothing to check.
-    fn watch(&self, backend: &Backend, work: &Work, way: Way) -> Option<Watch> {
+    pub(super) fn watch(&self, backend: &Backend, work: &Work, way: Way) -> Option<Watch> {
         if work.decoding().max_tokens == Some(0) {
             return None;
         }
@@ -141,9 +143,26 @@ impl Gateway {
         self.inner().checks.watch(&backend.version, way, || user_number(sticky, target.model()))
     }
 
+    /// Lets the answer be found again where its reader may have a word about it. What finds no room is not found then.
+    pub(super) fn remember(&self, response: ResponseId, backend: &Backend, address: &Address, way: Way) {
+        let Address { target, sticky, .. } = address;
+        let model = target.model();
+        if self.inner().models.get(model).and_then(ModelConfig::feedback_check).is_none() {
+            return;
+        }
+        let user = (way == Way::Routed).then(|| user_number(sticky, model));
+        let answered = Answered { response, version: backend.version.clone(), user };
+        if self.inner().watcher.try_send(Message::Answered(answered)).is_err() {
+            self.inner().metrics.observation_dropped(model);
+        }
+    }
+
     /// Leaves a copy of a request that stable answers, where a canary is watched on copies.
-    fn mirror(&self, backend: &Backend, work: &Arc<Work>, seed: u64) {
-        let Target::Routed(model) = &work.address().target else { return };
+    pub(super) fn mirror(&self, backend: &Backend, work: &Arc<Work>, way: Way, seed: u64) {
+        if way != Way::Routed {
+            return;
+        }
+        let model = work.address().target.model();
         let Some(rollout) = self.inner().releases.rollouts().get(model) else { return };
         let share = rollout.mirror();
         if share == Weight::ZERO || backend.version.version != rollout.stable {

@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::checked::{CheckedAnswer, user_number};
+use super::checked::CheckedAnswer;
 use super::generate::{Work, prompts, requests};
 use super::residency::Residency;
 use crate::engine::{Event, FinishReason, Generation, Priority};
 use crate::ids::{ModelName, VersionRef, Weight};
 use crate::quality::{CheckQueue, Way};
+use crate::release::user_number;
 use crate::telemetry::{Metrics, MirrorOutcome, Outcome};
 
 /// Copies that may wait for one of the places below. Each holds its request's text.

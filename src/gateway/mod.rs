@@ -15,9 +15,11 @@ mod backend;
 mod checked;
 mod command;
 mod error;
+mod feedback;
 mod flags;
 mod generate;
 mod mirror;
+mod rehearsal;
 mod residency;
 mod resolve;
 mod rollouts;
@@ -27,6 +29,9 @@ mod tokens;
 mod watching;
 mod webhooks;
 
+#[cfg(test)]
+mod testing;
+
 pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
 pub use backend::Backend;
@@ -34,8 +39,9 @@ pub use command::{
     Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
 };
 pub use error::GatewayError;
+pub use rehearsal::Rehearsal;
 pub use residency::{Progress, Residency, ResidencyError, State};
-pub use start::{Gateway, StartError, random_u64};
+pub use start::{Gateway, Pace, StartError, random_u64};
 pub use tokens::TokenizeInput;
 
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
@@ -44,7 +50,7 @@ pub use crate::notify::ReceiverStatus;
 pub use crate::prompt::GenerationPrompt;
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
 pub use crate::release::{
-    AuditEntry, Change, FlagChange, FlagsView, OnConflict, ReleaseError, RolloutLine, RouteView, StickyKey,
-    Traits, Who,
+    AuditEntry, Change, FeedbackError, FlagChange, FlagsView, OnConflict, Rated, ReleaseError, RolloutLine,
+    RouteView, StickyKey, Traits, Who,
 };
 pub use crate::store::DeliveryRow;

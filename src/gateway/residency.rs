@@ -354,7 +354,7 @@ impl Residency {
     }
 
     /// Ends a load that this caller began: from `Loading` nothing else leads away.
-    fn put(&self, version: &VersionRef, state: &State) {
+    pub(super) fn put(&self, version: &VersionRef, state: &State) {
         self.0.table.rcu(|table| {
             let mut table = Table::clone(table);
             table.insert(version.clone(), state.clone());

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency, State};
-use super::watching::{LOOK_EVERY, SEEN, sink, watched};
+use super::watching::{SEEN, sink, watched};
 use crate::config::{
     Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy, Residency as Wanted,
 };
@@ -21,7 +21,9 @@ use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
 use crate::notify::{self, Courier, NotifyError, Terms, Webhooks};
 use crate::quality::{CheckQueue, Checks, CompileError, Limits, Plan};
-use crate::release::{Clock, Declared, Readiness, ReleaseError, Releases, Routes, SystemClock, Watcher};
+use crate::release::{
+    Clock, Declared, Message, Readiness, ReleaseError, Releases, Routes, SystemClock, Watcher,
+};
 use crate::store;
 use crate::telemetry::{EngineSample, Metrics, ResidencySample, RouteSample};
 
@@ -48,6 +50,28 @@ pub enum StartError {
     Releases(#[from] ReleaseError),
 }
 
+/// How time passes for rollouts. Tests let it pass faster.
+#[derive(Clone)]
+pub struct Pace {
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How often rollouts are looked at; by the machine's own time.
+    pub look_every: Duration,
+}
+
+/// As it does on the wall; rollouts are looked at each second.
+impl Default for Pace {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), look_every: Duration::from_secs(1) }
+    }
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pace").field("look_every", &self.look_every).finish_non_exhaustive()
+    }
+}
+
 /// The way of every request, and the hand of every operator. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
@@ -60,6 +84,8 @@ pub(super) struct Inner {
     pub(super) metrics: Metrics,
     pub(super) checks: CheckQueue,
     pub(super) mirror: Mirror,
+    /// The way to what drives the rollouts.
+    pub(super) watcher: mpsc::Sender<Message>,
     pub(super) request_timeout: Duration,
     pub(super) drain_deadline: Duration,
     /// Set once, when the server begins to stop.
@@ -87,13 +113,14 @@ impl Readiness for Residency {
 
 impl Gateway {
     /// Opens the stores and reads back the routes; loads nothing yet.
-    pub async fn start(config: &Config, metrics: Metrics) -> Result<Self, StartError> {
-        let (seen, to_watch) = mpsc::channel(SEEN);
+    pub async fn start(config: &Config, metrics: Metrics, pace: Pace) -> Result<Self, StartError> {
+        let Pace { clock, look_every } = pace;
+        let (to_watcher, inbox) = mpsc::channel(SEEN);
         let checks = CheckQueue::start(
             plans(config)?,
             Limits::default(),
             metrics.clone(),
-            sink(seen, metrics.clone()),
+            sink(to_watcher.clone(), metrics.clone()),
         )
         .map_err(StartError::CheckThread)?;
         let images = image::Store::open(&config.server.images)?;
@@ -103,7 +130,6 @@ impl Gateway {
         let time = Arc::new(notify::SystemClock);
         let (courier, webhooks) =
             Courier::subscribe(&config.webhooks, &store, time, metrics.clone(), Terms::default()).await?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
         let releases =
             Releases::start(store, declared(config), Arc::clone(&ready), Arc::clone(&clock)).await?;
@@ -122,7 +148,7 @@ impl Gateway {
         tasks.spawn(async move {
             // Before the first loads are over, no canary of an earlier process is hot, and none has died.
             if stopping.run_until_cancelled(loaded.wait_for(|settled| *settled)).await.is_some() {
-                watcher.run(to_watch, LOOK_EVERY, stopping).await;
+                watcher.run(inbox, look_every, stopping).await;
             }
         });
         tasks.spawn(courier.run(stop.clone()));
@@ -134,6 +160,7 @@ impl Gateway {
             metrics,
             checks,
             mirror,
+            watcher: to_watcher,
             device,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
@@ -303,7 +330,7 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
 fn plans(config: &Config) -> Result<BTreeMap<ModelName, Plan>, ConfigErrors> {
     let mut plans = BTreeMap::new();
     let mut errors = Vec::new();
-    for (model, settings) in &config.models {
+    for (model, settings) in config.models.iter().filter(|(_, settings)| !settings.checks.is_empty()) {
         match Checks::compile(&settings.checks) {
             Ok(checks) => drop(plans.insert(model.clone(), Plan { checks, share: settings.check_sample })),
             Err(faults) => errors.extend(faults.into_iter().map(|fault| config_error(model, fault))),
@@ -347,6 +374,11 @@ fn engine_config(settings: &EngineSettings) -> EngineConfig {
         queue: settings.queue,
         prefix_cache: if settings.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
     }
+}
+
+/// The same, so long that no two are ever alike.
+pub(super) fn random_u128() -> u128 {
+    u128::from(random_u64()) << 64 | u128::from(random_u64())
 }
 
 /// A number nobody chose: for seeds, request names and connection keys. Not for secrets.

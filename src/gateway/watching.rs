@@ -1,29 +1,26 @@
 //! From the checks of answers to the rollouts that they judge.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::{CheckSpec, Config, ModelConfig};
+use crate::config::{CheckKind, CheckSpec, Config, ModelConfig};
 use crate::ids::ModelName;
 use crate::quality::{self, Observation, Way};
-use crate::release::{Seen, SeenAnswer, Watched, WatchedCheck, analysis};
+use crate::release::{FeedbackCheck, Message, Seen, SeenAnswer, Watched, WatchedCheck, analysis};
 use crate::telemetry::{Metrics, Outcome};
 
 /// Observations that may wait for the watcher.
 pub(super) const SEEN: usize = 4096;
 
-/// How often rollouts are looked at.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// Hands what the checks saw to the watcher. What it cannot take at once is lost to rollouts, and counted: less
 /// evidence, not wrong evidence.
-pub(super) fn sink(seen: mpsc::Sender<Seen>, metrics: Metrics) -> quality::Sink {
+pub(super) fn sink(watcher: mpsc::Sender<Message>, metrics: Metrics) -> quality::Sink {
     Box::new(move |observation: Observation| {
         let Some(one) = to_watch(observation) else { return };
-        if let Err(lost) = seen.try_send(one) {
-            metrics.observation_dropped(&lost.into_inner().version.model);
+        let model = one.version.model.clone();
+        if watcher.try_send(Message::Seen(one)).is_err() {
+            metrics.observation_dropped(&model);
         }
     })
 }
@@ -52,15 +49,21 @@ fn analysed(verdict: quality::Verdict) -> analysis::Outcome {
     }
 }
 
+fn feedback_check(check: &CheckSpec) -> Option<FeedbackCheck> {
+    match check.kind {
+        CheckKind::Feedback { threshold } => Some(FeedbackCheck { name: check.name.clone(), threshold }),
+        _ => None,
+    }
+}
+
 fn watched_check(check: &CheckSpec) -> WatchedCheck {
     WatchedCheck { name: check.name.clone(), judges: check.kind.judges() }
 }
 
 pub(super) fn watched(config: &Config) -> BTreeMap<ModelName, Watched> {
-    let checks = |settings: &ModelConfig| settings.checks.iter().map(watched_check).collect();
-    config
-        .models
-        .iter()
-        .map(|(model, settings)| (model.clone(), Watched { checks: checks(settings) }))
-        .collect()
+    let watched = |settings: &ModelConfig| Watched {
+        checks: settings.checks.iter().map(watched_check).collect(),
+        feedback: settings.checks.iter().find_map(feedback_check),
+    };
+    config.models.iter().map(|(model, settings)| (model.clone(), watched(settings))).collect()
 }

@@ -29,11 +29,6 @@ pub struct CheckPanic;
 pub type Judged<'c> = (&'c CheckName, Result<Judgement, CheckPanic>);
 
 impl Checks {
-    /// Whether there is nothing to check.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The checks' names, in the order of the config.
     pub fn names(&self) -> impl Iterator<Item = &CheckName> {
         self.0.iter().map(|named| &named.name)

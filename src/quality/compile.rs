@@ -43,7 +43,8 @@ impl Checks {
         let mut errors = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
             match working(&spec.kind) {
-                Ok(check) => {
+                Ok(None) => {}
+                Ok(Some(check)) => {
                     let (name, judges) = (spec.name.clone(), spec.kind.judges());
                     checks.push(Named { name, judges, check });
                 }
@@ -57,8 +58,10 @@ impl Checks {
     }
 }
 
-fn working(kind: &CheckKind) -> Result<Box<dyn Check>, Fault> {
-    Ok(match kind {
+/// A check that judges the answer as it ends; none where its reader does.
+fn working(kind: &CheckKind) -> Result<Option<Box<dyn Check>>, Fault> {
+    let check: Box<dyn Check> = match kind {
+        CheckKind::Feedback { .. } => return Ok(None),
         CheckKind::IsJson => Box::new(IsJson),
         CheckKind::JsonSchema { schema } => Box::new(JsonSchema::new(schema)?),
         CheckKind::Text { rule, expect } => Box::new(Text::new(rule, *expect)?),
@@ -68,5 +71,6 @@ fn working(kind: &CheckKind) -> Result<Box<dyn Check>, Fault> {
         CheckKind::Latency { of, max } => Box::new(Latency { of: *of, max: *max }),
         CheckKind::FinishReason { allowed } => Box::new(EndedFor { allowed: allowed.clone() }),
         CheckKind::ToolCallValid => Box::new(ToolCallsValid),
-    })
+    };
+    Ok(Some(check))
 }

@@ -61,11 +61,7 @@ impl CheckQueue {
         metrics: Metrics,
         sink: Sink,
     ) -> io::Result<Self> {
-        let plans: BTreeMap<_, _> = plans
-            .into_iter()
-            .filter(|(_, plan)| !plan.checks.is_empty())
-            .map(|(model, plan)| (model, Arc::new(plan)))
-            .collect();
+        let plans: BTreeMap<_, _> = plans.into_iter().map(|(model, plan)| (model, Arc::new(plan))).collect();
         let (sender, receiver) = mpsc::channel(limits.answers.max(1));
         let ledger = Arc::new(Ledger::default());
         if !plans.is_empty() {

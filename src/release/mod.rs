@@ -1,5 +1,5 @@
-//! Which version answers: flags, routes, sticky keys, changes of weights, rollback; how a canary takes over from stable, and
-//! whether it is worse.
+//! Which version answers: flags, routes, sticky keys, changes of weights, rollback; how a canary takes over from
+//! stable, and whether it is worse, by its checks and by what users say.
 //!
 //! In: a model, a sticky key and what flags may know, or an operator's change. Out: a version. May import `store` and `config`;
 //! knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
@@ -11,6 +11,7 @@
 pub mod analysis;
 mod changes;
 mod error;
+mod feedback;
 mod flag;
 mod flags;
 mod history;
@@ -27,11 +28,12 @@ mod watcher;
 
 pub use changes::{Begin, Change, Clock, Declared, OnConflict, Readiness, Releases, SystemClock, Withdrawn};
 pub use error::ReleaseError;
+pub use feedback::{Answered, FeedbackCheck, FeedbackError, REMEMBERED, Rated};
 pub use flag::{ChosenBy, Traits, Who};
 pub use flags::{FlagChange, FlagsView};
 pub use route::Route;
 pub use running::Running;
-pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of};
+pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of, user_number};
 pub use table::{Resolution, RouteTable, Routes};
 pub use view::{AuditAction, AuditEntry, RolloutLine, RouteView};
-pub use watcher::{FINISHED, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};
+pub use watcher::{FINISHED, Message, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};

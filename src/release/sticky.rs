@@ -72,6 +72,16 @@ pub fn bucket_of(key: &StickyKey, model: &ModelName) -> Bucket {
     bucket_with_seed(key, seed_of(model))
 }
 
+/// A number that stands for a user of a model, so that observations of one user can be told to belong together without
+/// keeping the key. Seeded by the model, so that what is seen of a user at one model does not lead to another; and not
+/// as the route's buckets are, so that it tells nothing of the version that he meets.
+pub fn user_number(key: &StickyKey, model: &ModelName) -> u64 {
+    xxh3_64_with_seed(key.0.as_bytes(), seed_of(model) ^ USERS)
+}
+
+/// Sets apart what is hashed for observations from what is hashed for routes.
+const USERS: u64 = 0x7573_6572_7300_0000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +92,15 @@ mod tests {
         let of = |key: &str, model: &str| bucket_of(&StickyKey::from_user(key), &model.parse().unwrap()).0;
         let found = [of("anna", "support-assistant"), of("anna", "other"), of("", "support-assistant")];
         assert_eq!(found, [4892, 939, 7195]);
+    }
+
+    #[test]
+    fn a_user_has_one_number_at_a_model_and_another_at_the_next() {
+        let number =
+            |key: &str, model: &str| user_number(&StickyKey::from_user(key), &model.parse().unwrap());
+        assert_eq!(number("anna", "a"), number("anna", "a"));
+        assert_ne!(number("anna", "a"), number("anna", "b"));
+        assert_ne!(number("anna", "a"), number("ben", "a"));
     }
 
     #[test]

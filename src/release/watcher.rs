@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::analysis::{Arm, Judgement, Outcome, Panel, Terms, UserCell, Verdict};
 use super::changes::{Clock, Readiness, Releases};
 use super::error::ReleaseError;
+use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
 use super::rollout::{Event, Phase, Rollout, RolloutId};
 use crate::config::Judges;
-use crate::ids::{CheckName, ModelName, VersionRef, Weight};
+use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionRef, Weight};
 use crate::store::{ArmCounts, ObservationRow};
 
 /// How often the evidence is written down, so that a restart goes on from there.
@@ -41,11 +42,31 @@ pub enum SeenAnswer {
     Broken,
 }
 
+/// What the watcher is told.
+#[derive(Debug)]
+pub enum Message {
+    /// An answer was checked.
+    Seen(Seen),
+    /// An answer was given that its reader may have a word about.
+    Answered(Answered),
+    /// A reader has a word about one.
+    Feedback {
+        /// Which answer.
+        response: ResponseId,
+        /// What it is worth.
+        score: Score,
+        /// Gets what it was counted as.
+        reply: oneshot::Sender<Result<Rated, FeedbackError>>,
+    },
+}
+
 /// What a rollout of a model is judged by.
 #[derive(Debug, Clone)]
 pub struct Watched {
     /// The model's checks.
     pub checks: Vec<WatchedCheck>,
+    /// The one of them that counts users' words, if there is one.
+    pub feedback: Option<FeedbackCheck>,
 }
 
 /// A check, as far as the analysis knows it.
@@ -67,6 +88,7 @@ pub struct Watcher {
     clock: Arc<dyn Clock>,
     models: BTreeMap<ModelName, Watched>,
     desks: BTreeMap<ModelName, Desk>,
+    memory: Memory,
 }
 
 /// The analysis of one rollout.
@@ -87,13 +109,13 @@ impl Watcher {
         clock: Arc<dyn Clock>,
         models: BTreeMap<ModelName, Watched>,
     ) -> Self {
-        Self { releases, readiness, clock, models, desks: BTreeMap::new() }
+        Self { releases, readiness, clock, models, desks: BTreeMap::new(), memory: Memory::default() }
     }
 
     /// Takes in what is seen, and looks every so often, until `stop`; then what was seen by then is written down.
     pub async fn run(
         mut self,
-        mut seen: mpsc::Receiver<Seen>,
+        mut inbox: mpsc::Receiver<Message>,
         look_every: Duration,
         stop: CancellationToken,
     ) {
@@ -103,12 +125,12 @@ impl Watcher {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(one) = seen.recv() => self.observe(&one),
+                Some(message) = inbox.recv() => self.take(message),
                 _ = ticks.tick() => self.look_at_all().await,
             }
         }
-        while let Ok(one) = seen.try_recv() {
-            self.observe(&one);
+        while let Ok(message) = inbox.try_recv() {
+            self.take(message);
         }
         self.save_all().await;
     }
@@ -123,18 +145,51 @@ impl Watcher {
         }
     }
 
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Seen(seen) => self.observe(&seen),
+            Message::Answered(answered) => self.memory.remember(answered, self.clock.now()),
+            Message::Feedback { response, score, reply } => {
+                // Who does not wait for it has still said it.
+                let _ = reply.send(self.feedback(response, score));
+            }
+        }
+    }
+
     fn observe(&mut self, seen: &Seen) {
-        let VersionRef { model, version } = &seen.version;
-        let Some(rollout) = self.releases.rollouts().get(model) else { return };
-        let arm = match version {
-            version if *version == rollout.canary => Arm::Canary,
-            version if *version == rollout.stable => Arm::Stable,
-            _ => return,
-        };
-        let Some(desk) = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id) else { return };
+        let Some((rollout, arm, desk)) = self.desk_of(&seen.version) else { return };
         if let Some(outcomes) = desk.outcomes(&seen.answer, rollout.mirror()) {
             desk.panel.observe(arm, UserCell::of(seen.user), &outcomes);
         }
+    }
+
+    /// A word counts for a rollout if the answer was given since it began: so both arms' answers are of one time.
+    fn feedback(&mut self, response: ResponseId, score: Score) -> Result<Rated, FeedbackError> {
+        let Remembered { version, user, at } = self.memory.rate(response)?;
+        let check = self.models.get(&version.model).and_then(|watched| watched.feedback.clone());
+        let FeedbackCheck { name, threshold } = check.ok_or(FeedbackError::Unknown)?;
+        let passed = score >= threshold;
+        if let Some(user) = user
+            && let Some((rollout, arm, desk)) = self.desk_of(&version)
+            && at >= rollout.started_at
+        {
+            let outcome = if passed { Outcome::Passed } else { Outcome::Failed };
+            desk.panel.observe_check(arm, UserCell::of(user), name.as_str(), outcome);
+        }
+        Ok(Rated { version, passed })
+    }
+
+    /// The analysis that a version's answers count for, and on which side.
+    fn desk_of(&mut self, version: &VersionRef) -> Option<(Arc<Rollout>, Arm, &mut Desk)> {
+        let VersionRef { model, version } = version;
+        let rollout = self.releases.rollouts().get(model)?;
+        let arm = match version {
+            version if *version == rollout.canary => Arm::Canary,
+            version if *version == rollout.stable => Arm::Stable,
+            _ => return None,
+        };
+        let desk = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id)?;
+        Some((rollout, arm, desk))
     }
 
     async fn look_at_all(&mut self) {
@@ -281,6 +336,7 @@ impl Desk {
         let mut outcomes = Vec::with_capacity(self.checks.len() + 1);
         for WatchedCheck { name, judges } in &self.checks {
             outcomes.push(match answer {
+                _ if *judges == Judges::Reception => None,
                 _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
                 // What was not there to be checked was not what it should be.
                 SeenAnswer::Broken => Some(Outcome::Failed),

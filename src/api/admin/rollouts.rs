@@ -22,8 +22,10 @@ pub struct RolloutBody {
     /// The version that is to have all traffic.
     #[schema(value_type = String)]
     pub canary: VersionName,
-    /// A ready-made policy, or one of the configuration.
-    pub policy: String,
+    /// A ready-made policy, or one of the configuration; if absent, the model's own, else `customer-facing`, or
+    /// `code-only` where both versions have one digest.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// What becomes of a rollout of the model that runs: `refuse` (if absent) or `supersede`.
     #[serde(default)]
     pub on_conflict: Conflict,
@@ -67,6 +69,9 @@ pub struct RolloutAnswer {
     /// The canary's percentage.
     #[schema(value_type = f64)]
     pub weight: Weight,
+    /// The percentage of stable's requests that the canary gets a copy of.
+    #[schema(value_type = f64)]
+    pub mirror: Weight,
     /// `continue`, `promote`, `abort` or `inconclusive`; null before the first look.
     pub verdict: Option<String>,
     /// Why, with its numbers.
@@ -149,7 +154,8 @@ pub(in crate::api) async fn begin_rollout(
         Conflict::Supersede => OnConflict::Supersede,
     };
     let change = actor.change(body.reason);
-    let begun = state.gateway.begin_rollout(&model, canary.version, &body.policy, conflict, change).await?;
+    let begun =
+        state.gateway.begin_rollout(&model, canary.version, body.policy.as_deref(), conflict, change).await?;
     Ok(Json(RolloutAnswer::from(&begun)))
 }
 
@@ -216,6 +222,7 @@ impl From<&Rollout> for RolloutAnswer {
             step: rollout.state.step_number(),
             steps: rollout.policy.steps.len(),
             weight: rollout.weight,
+            mirror: rollout.mirror(),
             verdict: rollout.judged.as_ref().map(|judged| judged.verdict.to_string()),
             finding: rollout.judged.as_ref().map(|judged| judged.finding.clone()),
             waits_for: waits_for.as_str().to_owned(),

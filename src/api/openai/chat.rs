@@ -46,7 +46,7 @@ pub(in crate::api) async fn chat_completions(
         })
         .await?;
     let version = answer.version.clone();
-    let envelope = Envelope::new("chatcmpl", &model, &answer.fingerprint);
+    let envelope = Envelope::new("chatcmpl", &model, &answer);
     let response = match request.delivery {
         Delivery::Whole => Json(chat_response::whole(answer, envelope, logprobs).await?).into_response(),
         Delivery::Events(usage) => {

@@ -43,7 +43,7 @@ pub(in crate::api) async fn completions(
     };
     let answer = state.gateway.complete(command).await?;
     let version = answer.version.clone();
-    let envelope = Envelope::new("cmpl", &model, &answer.fingerprint);
+    let envelope = Envelope::new("cmpl", &model, &answer);
     let response = match request.delivery {
         Delivery::Whole => {
             Json(completion_response::whole(answer, envelope, logprobs).await?).into_response()

@@ -60,16 +60,12 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
-    pub(super) fn new(prefix: &str, model: &str, fingerprint: &str) -> Self {
+    pub(super) fn new(prefix: &str, model: &str, answer: &Answer) -> Self {
         Self {
-            id: format!(
-                "{prefix}-{:016x}{:016x}",
-                crate::gateway::random_u64(),
-                crate::gateway::random_u64()
-            ),
+            id: format!("{prefix}-{}", answer.id),
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             model: model.to_owned(),
-            fingerprint: fingerprint.to_owned(),
+            fingerprint: answer.fingerprint.clone(),
         }
     }
 }

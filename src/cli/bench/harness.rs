@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::api::{App, RunningApp};
 use crate::cli::error::CliError;
 use crate::config::{self, Config};
+use crate::ids::{IdError, ModelName, VersionName};
 
 /// The server under measurement and a client for it.
 pub(super) struct Harness {
@@ -56,6 +57,37 @@ impl Harness {
                 Err(CliError::Bench("this benchmark needs a configuration with exactly one model".to_owned()))
             }
         }
+    }
+
+    /// The benchmark's model, and two of its versions that are hot.
+    pub(super) async fn two_hot_versions(&self) -> Result<(ModelName, [VersionName; 2]), CliError> {
+        let model = self.only_model().await?;
+        let name: ModelName = model["model"]
+            .as_str()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|e: IdError| CliError::Bench(e.to_string()))?;
+        let versions = model["versions"].as_array().into_iter().flatten();
+        let mut hot = versions
+            .filter(|v| v["residency"]["state"] == "hot")
+            .filter_map(|v| v["version"].as_str()?.parse::<VersionName>().ok());
+        match (hot.next(), hot.next()) {
+            (Some(first), Some(second)) => Ok((name, [first, second])),
+            _ => Err(CliError::Bench(format!("{name} has fewer than two hot versions"))),
+        }
+    }
+
+    /// The sum of those series of a metric that have all these labels; 0 where it has none yet.
+    pub(super) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64, CliError> {
+        let text = async { self.client.get(self.public("/metrics")).send().await?.text().await };
+        let text = text.await.map_err(|e| CliError::Bench(e.to_string()))?;
+        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let of = |line: &str| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']));
+            rest.is_some_and(|rest| labels.iter().all(|label| rest.contains(label)))
+        };
+        let values = text.lines().filter(|line| of(line)).filter_map(|line| line.rsplit(' ').next());
+        Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
     }
 
     /// Stops the server and removes what it wrote.

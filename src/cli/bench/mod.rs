@@ -6,6 +6,8 @@
 
 mod demo;
 mod harness;
+mod mirror;
+mod routing;
 mod stream;
 mod switch;
 
@@ -25,11 +27,17 @@ enum What {
     Demo(demo::Args),
     /// Weights shift under load: failed requests, mixed streams, time until a change is seen
     Switch(switch::Args),
+    /// What a request pays for versions: route, sticky key, copies, the queue of the checks
+    Routing(routing::Args),
+    /// Whether copies of requests for a canary change stable's answers or their times
+    Mirror(mirror::Args),
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     match args.what {
         What::Demo(args) => demo::run(args).await,
         What::Switch(args) => switch::run(args).await,
+        What::Routing(args) => routing::run(args).await,
+        What::Mirror(args) => mirror::run(args).await,
     }
 }

@@ -53,24 +53,12 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         })
         .await?,
     );
-    let model = harness.only_model().await?;
-    let name: ModelName = parse(model["model"].as_str().unwrap_or_default())?;
-    let hot: Vec<VersionName> = model["versions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|v| v["residency"]["state"] == "hot")
-        .filter_map(|v| v["version"].as_str()?.parse().ok())
-        .take(2)
-        .collect();
-    let [from, to] = &hot[..] else {
-        return Err(CliError::Bench(format!("{name} has fewer than two hot versions to switch between")));
-    };
+    let (name, [from, to]) = harness.two_hot_versions().await?;
     let load = Arc::new(Load::default());
     let clients: Vec<_> = (0..args.clients)
         .map(|i| tokio::spawn(client(Arc::clone(&harness), Arc::clone(&load), name.clone(), i)))
         .collect();
-    let shifted = shift(&harness, &name, [from, to], args.switches).await;
+    let shifted = shift(&harness, &name, [&from, &to], args.switches).await;
     load.stop.store(true, Ordering::Release);
     for client in clients {
         client.await.map_err(|e| CliError::Bench(format!("a client task failed: {e}")))?;
@@ -189,10 +177,6 @@ fn lookup(routes: &Routes, model: &ModelName) -> f64 {
         }
     }
     start.elapsed().as_nanos() as f64 / (rounds * keys.len()) as f64
-}
-
-fn parse(name: &str) -> Result<ModelName, CliError> {
-    name.parse().map_err(|e: crate::ids::IdError| CliError::Bench(e.to_string()))
 }
 
 fn print(report: &Value, as_json: bool) {

@@ -1,0 +1,55 @@
+//! For tests: a version whose engine dies of the next request, as one does whose device fails.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use super::backend::Backend;
+use super::residency::State;
+use crate::engine::{Device, Engine, EngineConfig};
+use crate::ids::VersionRef;
+use crate::model::{Batch, CausalLm, KvGeometry, KvShape, Logits, ModelError};
+
+/// A model that cannot compute.
+struct Broken {
+    vocab: usize,
+}
+
+impl CausalLm for Broken {
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+    fn max_positions(&self) -> usize {
+        1024
+    }
+    fn kv_shape(&self) -> KvShape {
+        KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
+    }
+    fn allocate_kv(&mut self, _geometry: KvGeometry) -> Result<(), ModelError> {
+        Ok(())
+    }
+    fn forward(&mut self, _batch: &Batch) -> Result<Logits, ModelError> {
+        Err(ModelError::Batch("the device fell off the bus".into()))
+    }
+}
+
+impl Gateway {
+    /// Puts such an engine in the place of a hot version's own.
+    pub(crate) fn break_engine(&self, version: &VersionRef) {
+        let sound = self.inner().residency.hot(version).expect("a hot version");
+        let lm = Box::new(Broken { vocab: sound.vocab_size() });
+        let (tokenizer, config) = (sound.tokenizer.clone(), EngineConfig::default());
+        let engine = Engine::start("broken".into(), lm, tokenizer, config, Device::default()).unwrap();
+        let broken = Backend {
+            version: sound.version.clone(),
+            digest: sound.digest,
+            image_bytes: sound.image_bytes,
+            info: sound.info.clone(),
+            engine,
+            tokenizer: sound.tokenizer.clone(),
+            template: sound.template.clone(),
+            defaults: sound.defaults.clone(),
+            eos: sound.eos.clone(),
+        };
+        self.inner().residency.put(version, &State::Hot(Arc::new(broken)));
+    }
+}
