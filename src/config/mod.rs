@@ -6,7 +6,8 @@
 //! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
 //! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
 //! folder of the file; outside `mode: dev` every version has a digest; a policy's weights never fall, and its
-//! alpha is below its power; a model's checks have different names. What only a library can tell of a check (that its
+//! alpha is below its power; a model's checks have different names; there is an embedding model if, and only if, a check
+//! compares by meaning. What only a library can tell of a check (that its
 //! regex and its schema compile) is `quality`'s to say, at start.
 
 mod checks;
@@ -14,6 +15,7 @@ mod error;
 mod policy;
 mod raw;
 mod read_checks;
+mod read_embedding;
 mod read_policy;
 mod reader;
 mod units;
@@ -27,8 +29,8 @@ mod check_tests;
 mod tests;
 
 pub use checks::{
-    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed, PhraseList,
-    TextRule,
+    Case, CheckKind, CheckSpec, Clock, Cosine, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed,
+    PhraseList, TextRule,
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use policy::{
@@ -36,7 +38,7 @@ pub use policy::{
     UnknownPolicy,
 };
 pub use valid::{
-    ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Pinning,
-    Residency, ServerConfig, VersionConfig,
+    ApiKey, Commit, Config, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode,
+    ModelConfig, Pinning, Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors};
 use super::raw::{self, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
+use super::read_embedding::read_embedding;
 use super::read_policy::{read_policies, read_policy_name};
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::valid::{
@@ -68,7 +69,7 @@ const EMPTY: Node = Node { line: 0, value: Value::Null };
 
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
     let base = file.parent().unwrap_or(Path::new(""));
-    let top = r.section(root, String::new(), &["server", "engine", "models", "policies"]);
+    let top = r.section(root, String::new(), &["server", "engine", "models", "embedding", "policies"]);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
 
@@ -106,7 +107,8 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
             models.insert(name, model);
         }
     }
-    Config { file: file.to_owned(), server, threads, models, policies }
+    let embedding = read_embedding(r, top.get("embedding").unwrap_or(&EMPTY), &models, base, server.mode);
+    Config { file: file.to_owned(), server, threads, models, embedding, policies }
 }
 
 fn read_server(
@@ -290,7 +292,21 @@ fn read_version(
     mode: Mode,
 ) -> Option<VersionConfig> {
     let s = r.section(node, path.to_owned(), &["image", "digest", "residency"]);
-    let image = r.field(&s, "image", |v| {
+    let (image, digest) = read_image(r, &s, line, base, mode);
+    let residency =
+        r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
+    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot) })
+}
+
+/// `image` and `digest`: which files, and what they must be.
+pub(super) fn read_image(
+    r: &mut Reader,
+    s: &Section<'_>,
+    line: u64,
+    base: &Path,
+    mode: Mode,
+) -> (Option<ImageRef>, Option<Digest>) {
+    let image = r.field(s, "image", |v| {
         let written = text(v)?;
         ImageRef::parse(written, base).map_err(|e| image_problem(&e))
     });
@@ -299,7 +315,7 @@ fn read_version(
         let problem = Problem::new("missing", "give a folder or `hf://org/name@<commit>`");
         r.push(line, s.path_of("image"), problem);
     }
-    let digest = r.field(&s, "digest", |v| {
+    let digest = r.field(s, "digest", |v| {
         Digest::from_str(text(v)?).map_err(|_| {
             Problem::new(
                 format!("{} is not a digest", v.describe()),
@@ -314,9 +330,7 @@ fn read_version(
         );
         r.push(line, s.path_of("digest"), problem);
     }
-    let residency =
-        r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
-    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot) })
+    (image, digest)
 }
 
 /// Splits the reference's own message, which says `found; fix`.
