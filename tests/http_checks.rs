@@ -32,7 +32,7 @@ fn demo_config(folder: &Path) -> PathBuf {
 
 fn demo_checks() -> Checks {
     let config = config::load(&Path::new(ROOT).join("switchback.yaml")).unwrap();
-    Checks::compile(&config.models[&"support-assistant".parse().unwrap()].checks).unwrap()
+    Checks::compile(&config.models[&"support-assistant".parse().unwrap()].checks, None).unwrap()
 }
 
 fn verdicts(checks: &Checks, text: &str) -> Vec<(String, Verdict)> {
@@ -180,6 +180,47 @@ async fn a_shutdown_judges_what_was_answered() {
     app.shut_down().await;
     let text = gateway.render_metrics().unwrap();
     assert!(text.contains(r#"switchback_responses_checked_total{model="desk",version="v1"} 5"#), "{text}");
+}
+
+/// `embedding` with the tiny encoder of random weights.
+fn embedding() -> String {
+    format!("embedding: {{ image: {ROOT}/tests/fixtures/encoder/mean }}\n")
+}
+
+#[tokio::test]
+async fn similar_answers_pass_and_others_fail() {
+    let greedy = with(chat(), json!({"temperature": 0, "max_tokens": 40}));
+    let answer = desk("    checks: [is-json]\n").await.ask(CHAT, &greedy).await;
+    let answer = &answer["choices"][0]["message"]["content"];
+    assert!(answer.as_str().unwrap().len() > 20, "{answer}");
+    let server = desk(&format!(
+        "    checks:\n      - {{ type: similar, name: same, value: {answer}, threshold: 1 }}\n\
+         \x20     - {{ type: similar, name: other, value: [東京, refund], threshold: 0.9999 }}\n\
+         \x20     - {{ type: not-similar, value: {answer} }}\n{}",
+        embedding()
+    ))
+    .await;
+    server.ask(CHAT, &greedy).await;
+    checked(&server, "v1", 1).await;
+    for (check, result) in [("same", "passed"), ("other", "failed"), ("not-similar", "failed")] {
+        let labels = [("check", check), ("result", result)];
+        assert_eq!(counter(&server, "switchback_checks_total", &labels).await, 1, "{check}");
+    }
+}
+
+#[tokio::test]
+async fn an_embedding_model_that_cannot_be_loaded_keeps_the_server_from_starting() {
+    for (image, why) in [("not-there", "not-there is not a folder"), ("models/v1", "only bert")] {
+        let (folder, config) = loaded(&format!(
+            "    checks: [{{ type: similar, value: x }}]\nembedding: {{ image: {ROOT}/{image} }}\n"
+        ));
+        let error = App::start(config).await.unwrap_err().to_string();
+        let place = format!(
+            "{}:9: embedding: {ROOT}/{image} cannot be loaded: ",
+            folder.path().join("switchback.yaml").display()
+        );
+        assert!(error.starts_with(&place) && error.contains(why), "{error}");
+    }
 }
 
 fn loaded(lines: &str) -> (TempDir, Config) {

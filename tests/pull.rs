@@ -65,9 +65,12 @@ impl Scene {
             ("config.json", b"{}".to_vec()),
             ("tokenizer.json", b"{\"model\":{}}".to_vec()),
             ("model.safetensors", weights),
+            ("modules.json", b"[]".to_vec()),
+            ("1_Pooling/config.json", b"{}".to_vec()),
             ("README.md", b"not needed".to_vec()),
             ("pytorch_model.bin", b"not needed".to_vec()),
             ("onnx/model.safetensors", b"not needed".to_vec()),
+            ("other/config.json", b"not needed".to_vec()),
         ]);
         let played = Arc::new(Played {
             files,
@@ -110,7 +113,8 @@ impl Scene {
     }
 
     fn assert_whole(&self, image: &LocatedImage) {
-        let expected = ["config.json", "model.safetensors", "tokenizer.json"];
+        let expected =
+            ["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json"];
         let manifest = manifest_of(&image.dir, &|_, _| ()).unwrap();
         assert_eq!(manifest.files.keys().collect::<Vec<_>>(), expected);
         assert_eq!(manifest.digest(), image.digest);

@@ -82,6 +82,75 @@ fn every_kind_is_read_with_its_options() {
 }
 
 #[test]
+fn a_similar_check_has_references_and_a_threshold_and_needs_an_embedding_model() {
+    let embedding = "embedding: { image: minilm }\n";
+    let found = kinds(&format!(
+        r#"
+    checks:
+      - {{ type: similar, value: "it is on its way" }}
+      - {{ type: not-similar, value: [a, b], threshold: 1 }}
+{embedding}"#
+    ));
+    let similar = |references: &[&str], threshold, expect| CheckKind::Similar {
+        references: references.iter().map(|r| (*r).to_owned()).collect(),
+        threshold: Cosine::new(threshold).unwrap(),
+        expect,
+    };
+    let wanted =
+        [similar(&["it is on its way"], 0.75, Expect::Match), similar(&["a", "b"], 1.0, Expect::NoMatch)];
+    assert_eq!(found, wanted);
+
+    let wrong =
+        |threshold: &str| format!("      - {{ type: similar, value: x, name: t, threshold: {threshold} }}\n");
+    let thresholds = ["0", "-0.5", "1.01", "\"0.8\"", "[1]"];
+    for threshold in thresholds {
+        let error = errors(&format!("    checks:\n{}{embedding}", wrong(threshold)));
+        assert_eq!(error.lines().count(), 1, "{error}");
+        let place = "/etc/sb.yaml:6: models.m.checks[0].threshold: ";
+        let fix = "is not a threshold; give a cosine above 0 and at most 1, such as 0.75";
+        assert!(error.starts_with(place) && error.ends_with(fix), "{threshold}: {error}");
+    }
+    // Numbers that are none are refused before, as no YAML that is taken has them.
+    for threshold in [".nan", ".inf"] {
+        let error = errors(&format!("    checks:\n{}{embedding}", wrong(threshold)));
+        assert!(error.starts_with("/etc/sb.yaml:6: ") && error.contains(threshold), "{error}");
+    }
+    assert!(Cosine::new(f64::NAN).is_none() && Cosine::new(f64::INFINITY).is_none());
+    assert_snapshot!(errors("    checks:\n      - refusal\n      - { type: similar, value: x }\n"), @"/etc/sb.yaml:7: models.m.checks[1]: the check compares by meaning, and no embedding model is configured; add one at the top level: `embedding: { image: .., digest: .. }`, or use contains or regex");
+    assert_snapshot!(errors("    checks: [{ type: similar }, { type: not-similar, value: [] }]\n"), @r"
+/etc/sb.yaml:5: models.m.checks[0].value: missing; give the text, or a list of texts, that the answer is compared with: `value: ...`
+/etc/sb.yaml:5: models.m.checks[1].value: an empty list; write at least one text
+");
+    assert_snapshot!(errors(&format!("    checks: [refusal]\n{embedding}")), @"/etc/sb.yaml:6: embedding: no check compares by meaning; add a check of type `similar` or `not-similar` to a model, or remove this");
+}
+
+#[test]
+fn an_embedding_model_is_pinned_as_a_version_is() {
+    let version = r#"versions: { v1: { image: a, digest: "DIGEST" } }"#;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let read = |embedding: &str| {
+        let text = format!(
+            "models:\n  m: {{ {version}, checks: [{{ type: similar, value: x }}] }}\nembedding: {embedding}\n"
+        );
+        parse(&text.replace("DIGEST", &digest), Path::new("/etc/sb.yaml"), &|_| None)
+    };
+    let config = read("{ image: minilm, digest: \"DIGEST\" }").unwrap();
+    let embedding = config.embedding.unwrap();
+    assert_eq!((embedding.line, embedding.pinning()), (3, Pinning::Pinned));
+    assert_eq!(embedding.image, ImageRef::Local("/etc/minilm".into()));
+    for wrong in [
+        "{ image: minilm }",
+        "{ image: \"hf://org/name@main\", digest: \"DIGEST\" }",
+        "{ imag: x }",
+        "minilm",
+    ] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.lines().all(|line| line.starts_with("/etc/sb.yaml:3: embedding")), "{error}");
+    }
+    assert_snapshot!(read("{ image: minilm }").unwrap_err().to_string(), @r#"/etc/sb.yaml:3: embedding.digest: missing; add the digest that `switchback images add` or `pull` prints, or set server.mode to dev"#);
+}
+
+#[test]
 fn a_check_is_named_by_its_kind_or_by_its_name_and_knows_its_line() {
     let model = read("    checks:\n      - is-json\n      - { type: is-json, name: strict }\n").unwrap();
     let names: Vec<_> = model.checks.iter().map(|c| (c.name.as_str(), c.line)).collect();
@@ -148,7 +217,7 @@ fn every_mistake_in_checks_has_its_line_and_a_fix() {
     ), @r#"
 /etc/sb.yaml:6: models.m.check_sample: the number 200 is not a weight; give a percentage from 0 to 100 with at most two decimals
 /etc/sb.yaml:8: models.m.checks[0]: "is-jsn" is no kind of check; did you mean `is-json`?
-/etc/sb.yaml:9: models.m.checks[1].type: "similarity" is not supported yet: the server has no embedding model; use contains, regex or json-schema, or remove this check
+/etc/sb.yaml:9: models.m.checks[1].type: "similarity" is no kind of check; write `similar`, as promptfoo does: `{ type: similar, value: .., threshold: 0.75 }`
 /etc/sb.yaml:10: models.m.checks[2].type: "is-refusal" is no kind of check; write `refusal`, which passes when the answer does not refuse
 /etc/sb.yaml:11: models.m.checks[3].value: missing; say what is looked for: `value: ...`
 /etc/sb.yaml:12: models.m.checks[4].value: an empty text, which every answer has; write what is looked for
@@ -166,7 +235,7 @@ fn every_mistake_in_checks_has_its_line_and_a_fix() {
 /etc/sb.yaml:23: models.m.checks[15].schema: found "x"; write the schema as a mapping, or name its file in `schema_file`
 /etc/sb.yaml:24: models.m.checks[16].schema_file: `schema` is given, too; keep one of the two
 /etc/sb.yaml:25: models.m.checks[17]: the check has no `type`; add one, such as `type: regex`
-/etc/sb.yaml:26: models.m.checks[18].type: not a text; write one of: is-json, json-schema, regex, not-regex, contains, not-contains, icontains, not-icontains, contains-any, not-contains-any, icontains-any, not-icontains-any, contains-all, not-contains-all, icontains-all, not-icontains-all, equals, not-equals, starts-with, not-starts-with, length, refusal, language, latency, finish-reason, tool-call-valid, feedback
+/etc/sb.yaml:26: models.m.checks[18].type: not a text; write one of: is-json, json-schema, regex, not-regex, contains, not-contains, icontains, not-icontains, contains-any, not-contains-any, icontains-any, not-icontains-any, contains-all, not-contains-all, icontains-all, not-icontains-all, equals, not-equals, starts-with, not-starts-with, similar, not-similar, length, refusal, language, latency, finish-reason, tool-call-valid, feedback
 /etc/sb.yaml:27: models.m.checks[19]: found the number 7; write a kind such as `is-json`, or a mapping with `type:`
 /etc/sb.yaml:29: models.m.checks[21]: the check on line 28 is named `tool-call-valid`, too; give one of them another `name:`
 /etc/sb.yaml:30: models.m.checks[22].name: "my check" is not a usable name; use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit

@@ -56,6 +56,15 @@ pub enum CheckKind {
         /// Whether it is to be found.
         expect: Expect,
     },
+    /// The answer means what a reference says, or does not.
+    Similar {
+        /// The references, of which the nearest counts; none is empty, and there is at least one.
+        references: Vec<String>,
+        /// The least cosine of the embeddings at which two texts are similar.
+        threshold: Cosine,
+        /// Whether one is to be similar.
+        expect: Expect,
+    },
     /// The answer is neither too short nor too long. At least one bound is given, and `min` is not above `max`.
     Length {
         /// What is counted.
@@ -116,6 +125,25 @@ pub enum TextRule {
     Equals(EqualTo),
     /// How it begins.
     StartsWith(String),
+}
+
+/// How near two texts must be, as the cosine of their embeddings: above 0 and at most 1.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Cosine(f64);
+
+impl Cosine {
+    /// What a `similar` check asks for unless it says otherwise, as in promptfoo.
+    pub const DEFAULT: Self = Self(0.75);
+
+    /// A threshold; `None` unless it is above 0 and at most 1.
+    pub fn new(cosine: f64) -> Option<Self> {
+        (cosine > 0.0 && cosine <= 1.0).then_some(Self(cosine))
+    }
+
+    /// The number.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
 }
 
 /// Whether something is to be found in an answer.

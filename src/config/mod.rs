@@ -6,8 +6,9 @@
 //! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
 //! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
 //! folder of the file; outside `mode: dev` every version has a digest; a policy's weights never fall, and its
-//! alpha is below its power; a model's checks have different names, and each webhook
-//! another URL. Secrets show in no `Debug`. What only a library can tell of a check (that its
+//! alpha is below its power; a model's checks have different names, and each webhook another URL; there is an embedding
+//! model if, and only if, a check compares by meaning. Secrets show in no `Debug`. What only a library can tell of a
+//! check (that its
 //! regex and its schema compile) is `quality`'s to say, at start.
 
 mod checks;
@@ -16,6 +17,7 @@ mod flag;
 mod policy;
 mod raw;
 mod read_checks;
+mod read_embedding;
 mod read_flag;
 mod read_policy;
 mod read_webhooks;
@@ -36,8 +38,8 @@ mod tests;
 mod webhook_tests;
 
 pub use checks::{
-    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed, PhraseList,
-    TextRule,
+    Case, CheckKind, CheckSpec, Clock, Cosine, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed,
+    PhraseList, TextRule,
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
@@ -46,8 +48,8 @@ pub use policy::{
     UnknownPolicy,
 };
 pub use valid::{
-    ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Pinning,
-    Residency, ServerConfig, VersionConfig,
+    ApiKey, Commit, Config, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode,
+    ModelConfig, Pinning, Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{RolloutEvent, Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

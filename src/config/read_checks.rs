@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Number, Value as Json};
 
 use super::checks::{
-    Case, CheckKind, CheckSpec, Clock, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed, PhraseList,
-    TextRule,
+    Case, CheckKind, CheckSpec, Clock, Cosine, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed,
+    PhraseList, TextRule,
 };
 use super::raw::{Node, Value};
 use super::reader::{Problem, Reader, Section, count, nearest, text};
@@ -43,6 +43,8 @@ const KINDS: &[(&str, &[&str])] = &[
     ("not-equals", &["value"]),
     ("starts-with", &["value"]),
     ("not-starts-with", &["value"]),
+    ("similar", &["value", "threshold"]),
+    ("not-similar", &["value", "threshold"]),
     ("length", &["unit", "min", "max"]),
     ("refusal", &["phrases", "list"]),
     ("language", &["value"]),
@@ -59,6 +61,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("word-count", "write `{ type: length, unit: words, min: .., max: .. }`"),
     ("is-valid-openai-tools-call", "write `tool-call-valid`"),
     ("is-valid-function-call", "write `tool-call-valid`"),
+    ("similarity", "write `similar`, as promptfoo does: `{ type: similar, value: .., threshold: 0.75 }`"),
+    ("similar:cosine", "write `similar`, which is the cosine"),
     ("contains-json", "write `is-json` or `json-schema`: they judge the whole answer"),
 ];
 
@@ -171,12 +175,6 @@ fn kind_names() -> String {
 }
 
 fn unknown_kind(written: &str) -> Problem {
-    if matches!(written, "similarity" | "similar") {
-        return Problem::new(
-            format!("{written:?} is not supported yet: the server has no embedding model"),
-            "use contains, regex or json-schema, or remove this check",
-        );
-    }
     let known: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
     let elsewhere = ELSEWHERE.iter().find(|(word, _)| *word == written).map(|(_, fix)| (*fix).to_owned());
     let fix = elsewhere
@@ -193,6 +191,8 @@ fn read_kind(r: &mut Reader, s: &Section<'_>, kind: &str, base: &Path) -> Option
             CheckKind::Feedback { threshold: r.field(s, "threshold", score).unwrap_or(Score::HALF) }
         }
         "json-schema" => CheckKind::JsonSchema { schema: read_schema(r, s, base)? },
+        "similar" => read_similar(r, s, Expect::Match)?,
+        "not-similar" => read_similar(r, s, Expect::NoMatch)?,
         "length" => read_length(r, s)?,
         "refusal" => read_refusal(r, s)?,
         "language" => {
@@ -262,6 +262,15 @@ fn read_text_rule(r: &mut Reader, s: &Section<'_>, kind: &str) -> Option<CheckKi
         }
     };
     Some(CheckKind::Text { rule, expect })
+}
+
+fn read_similar(r: &mut Reader, s: &Section<'_>, expect: Expect) -> Option<CheckKind> {
+    let before = r.errors.len();
+    let fix = "give the text, or a list of texts, that the answer is compared with: `value: ...`";
+    let references = needed(r, s, "value", fix, texts);
+    let threshold = r.field(s, "threshold", cosine).unwrap_or(Cosine::DEFAULT);
+    let kind = CheckKind::Similar { references: references?, threshold, expect };
+    (r.errors.len() == before).then_some(kind)
 }
 
 fn read_length(r: &mut Reader, s: &Section<'_>) -> Option<CheckKind> {
@@ -384,6 +393,18 @@ fn texts(value: &Value) -> Result<Vec<String>, Problem> {
         Value::List(items) => items.iter().map(|item| some_text(&item.value).map(str::to_owned)).collect(),
         one => Ok(vec![some_text(one)?.to_owned()]),
     }
+}
+
+fn cosine(value: &Value) -> Result<Cosine, Problem> {
+    let number = match value {
+        Value::Integer(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        _ => None,
+    };
+    number.and_then(Cosine::new).ok_or_else(|| {
+        let found = format!("{} is not a threshold", value.describe());
+        Problem::new(found, "give a cosine above 0 and at most 1, such as 0.75")
+    })
 }
 
 fn equal_to(value: &Value) -> Result<EqualTo, Problem> {

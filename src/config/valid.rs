@@ -25,6 +25,8 @@ pub struct Config {
     pub threads: Option<NonZeroUsize>,
     /// The served models; never empty.
     pub models: BTreeMap<ModelName, ModelConfig>,
+    /// The model that `similar` checks compare texts with; there is one if there is such a check.
+    pub embedding: Option<EmbeddingConfig>,
     /// Rollout policies beside the ready-made ones, by name.
     pub policies: BTreeMap<String, Policy>,
     /// Who is told what rollouts do; their URLs differ.
@@ -135,6 +137,24 @@ pub struct VersionConfig {
     pub flag: Option<Flag>,
 }
 
+/// The model that turns texts into vectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingConfig {
+    /// Where its files are.
+    pub image: ImageRef,
+    /// What they must be; always present outside dev mode.
+    pub digest: Option<Digest>,
+    /// Its line in the config file, for what can only be found wrong later.
+    pub line: u64,
+}
+
+impl EmbeddingConfig {
+    /// Whether what it computes can change.
+    pub const fn pinning(&self) -> Pinning {
+        Pinning::of(&self.image, self.digest)
+    }
+}
+
 /// Whether what a version serves can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinning {
@@ -144,13 +164,19 @@ pub enum Pinning {
     Unpinned,
 }
 
+impl Pinning {
+    const fn of(image: &ImageRef, digest: Option<Digest>) -> Self {
+        match (image, digest) {
+            (ImageRef::Local(_), None) => Self::Unpinned,
+            _ => Self::Pinned,
+        }
+    }
+}
+
 impl VersionConfig {
     /// Whether what it serves can change.
-    pub fn pinning(&self) -> Pinning {
-        match (&self.image, self.digest) {
-            (ImageRef::Local(_), None) => Pinning::Unpinned,
-            _ => Pinning::Pinned,
-        }
+    pub const fn pinning(&self) -> Pinning {
+        Pinning::of(&self.image, self.digest)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors};
 use super::raw::{self, Key, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
+use super::read_embedding::read_embedding;
 use super::read_flag::read_flag;
 use super::read_policy::{read_policies, read_policy_name};
 use super::read_webhooks::read_webhooks;
@@ -71,7 +72,8 @@ const EMPTY: Node = Node { line: 0, value: Value::Null };
 
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
     let base = file.parent().unwrap_or(Path::new(""));
-    let top = r.section(root, String::new(), &["server", "engine", "models", "policies", "webhooks"]);
+    const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
+    let top = r.section(root, String::new(), TOP);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
 
@@ -109,8 +111,9 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
             models.insert(name, model);
         }
     }
+    let embedding = read_embedding(r, top.get("embedding").unwrap_or(&EMPTY), &models, base, server.mode);
     let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&EMPTY), env);
-    Config { file: file.to_owned(), server, threads, models, policies, webhooks }
+    Config { file: file.to_owned(), server, threads, models, embedding, policies, webhooks }
 }
 
 fn read_server(
@@ -294,9 +297,24 @@ fn read_version(
     base: &Path,
     mode: Mode,
 ) -> Option<VersionConfig> {
-    let line = key.line;
     let s = r.section(node, listed.path_of(&key.name), &["image", "digest", "residency", "flag"]);
-    let image = r.field(&s, "image", |v| {
+    let (image, digest) = read_image(r, &s, key.line, base, mode);
+    let residency =
+        r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
+    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
+    let flag = read_flag(r, &s, &declared, Some(&key.name));
+    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot), flag })
+}
+
+/// `image` and `digest`: which files, and what they must be.
+pub(super) fn read_image(
+    r: &mut Reader,
+    s: &Section<'_>,
+    line: u64,
+    base: &Path,
+    mode: Mode,
+) -> (Option<ImageRef>, Option<Digest>) {
+    let image = r.field(s, "image", |v| {
         let written = text(v)?;
         ImageRef::parse(written, base).map_err(|e| image_problem(&e))
     });
@@ -305,7 +323,7 @@ fn read_version(
         let problem = Problem::new("missing", "give a folder or `hf://org/name@<commit>`");
         r.push(line, s.path_of("image"), problem);
     }
-    let digest = r.field(&s, "digest", |v| {
+    let digest = r.field(s, "digest", |v| {
         Digest::from_str(text(v)?).map_err(|_| {
             Problem::new(
                 format!("{} is not a digest", v.describe()),
@@ -320,11 +338,7 @@ fn read_version(
         );
         r.push(line, s.path_of("digest"), problem);
     }
-    let residency =
-        r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
-    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
-    let flag = read_flag(r, &s, &declared, Some(&key.name));
-    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot), flag })
+    (image, digest)
 }
 
 /// Splits the reference's own message, which says `found; fix`.

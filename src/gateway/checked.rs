@@ -99,7 +99,7 @@ mod tests {
 
     fn queue() -> (CheckQueue, Receiver<Observation>) {
         let spec = CheckSpec { name: "is-json".parse().unwrap(), line: 1, kind: CheckKind::IsJson };
-        let plan = Plan { checks: Checks::compile(&[spec]).unwrap(), share: Weight::FULL };
+        let plan = Plan { checks: Checks::compile(&[spec], None).unwrap(), share: Weight::FULL };
         let (sender, seen) = channel();
         let plans = BTreeMap::from([(version().model, plan)]);
         let sink = Box::new(move |seen| sender.send(seen).unwrap());

@@ -14,6 +14,7 @@ mod answer;
 mod backend;
 mod checked;
 mod command;
+mod embedding;
 mod error;
 mod feedback;
 mod flags;

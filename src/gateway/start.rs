@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::embedding::embedder;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency, State};
 use super::watching::{SEEN, sink, watched};
@@ -20,7 +22,7 @@ use crate::engine::{Device, EngineConfig, PrefixCache};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
 use crate::notify::{self, Courier, NotifyError, Terms, Webhooks};
-use crate::quality::{CheckQueue, Checks, CompileError, Limits, Plan};
+use crate::quality::{CheckQueue, Checks, CompileError, Embedder, Limits, Plan};
 use crate::release::{
     Clock, Declared, Message, Readiness, ReleaseError, Releases, Routes, SystemClock, Watcher,
 };
@@ -33,6 +35,22 @@ pub enum StartError {
     /// A check of the configuration cannot work.
     #[error(transparent)]
     Checks(#[from] ConfigErrors),
+    /// The model that `similar` checks compare with could not be loaded.
+    #[error(
+        "{}:{line}: embedding: {image} cannot be loaded: {why}\nthe checks that compare by meaning need it: correct \
+         `embedding`, or remove it with those checks",
+        file.display()
+    )]
+    Embedding {
+        /// The configuration.
+        file: PathBuf,
+        /// The line of its `embedding`.
+        line: u64,
+        /// Where the model was to be.
+        image: String,
+        /// Why, naming the file.
+        why: String,
+    },
     /// The thread that checks answers could not be started.
     #[error("the thread that checks answers cannot be started: {0}")]
     CheckThread(#[source] std::io::Error),
@@ -112,18 +130,15 @@ impl Readiness for Residency {
 }
 
 impl Gateway {
-    /// Opens the stores and reads back the routes; loads nothing yet.
+    /// Opens the stores, loads the embedding model if one is configured, and reads back the routes; loads no version yet.
     pub async fn start(config: &Config, metrics: Metrics, pace: Pace) -> Result<Self, StartError> {
         let Pace { clock, look_every } = pace;
-        let (to_watcher, inbox) = mpsc::channel(SEEN);
-        let checks = CheckQueue::start(
-            plans(config)?,
-            Limits::default(),
-            metrics.clone(),
-            sink(to_watcher.clone(), metrics.clone()),
-        )
-        .map_err(StartError::CheckThread)?;
         let images = image::Store::open(&config.server.images)?;
+        let plans = plans(config, embedder(config, &images).await?.as_ref())?;
+        let (to_watcher, inbox) = mpsc::channel(SEEN);
+        let sink = sink(to_watcher.clone(), metrics.clone());
+        let checks = CheckQueue::start(plans, Limits::default(), metrics.clone(), sink)
+            .map_err(StartError::CheckThread)?;
         let device = Device::new(config.server.mirror_capacity);
         let residency = Residency::new(blueprints(config), images, device.clone(), metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
@@ -327,11 +342,11 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
 }
 
 /// The checks of all models, or all that is wrong with them, as the config's own mistakes are told.
-fn plans(config: &Config) -> Result<BTreeMap<ModelName, Plan>, ConfigErrors> {
+fn plans(config: &Config, embedder: Option<&Embedder>) -> Result<BTreeMap<ModelName, Plan>, ConfigErrors> {
     let mut plans = BTreeMap::new();
     let mut errors = Vec::new();
     for (model, settings) in config.models.iter().filter(|(_, settings)| !settings.checks.is_empty()) {
-        match Checks::compile(&settings.checks) {
+        match Checks::compile(&settings.checks, embedder) {
             Ok(checks) => drop(plans.insert(model.clone(), Plan { checks, share: settings.check_sample })),
             Err(faults) => errors.extend(faults.into_iter().map(|fault| config_error(model, fault))),
         }

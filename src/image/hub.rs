@@ -90,10 +90,20 @@ impl Snapshot {
 }
 
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "the Hub's names are exact")]
-/// Only files at the top count, so a path from the Hub cannot lead out of a folder.
+/// Only files at the top count, and one below it whose name is known, so a path from the Hub cannot lead out of a folder.
 fn is_model_file(path: &str) -> bool {
     const NAMES: [&str; 4] =
         ["config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"];
+    /// What sentence-transformers adds.
+    const OF_ENCODERS: [&str; 4] = [
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+    ];
+    if OF_ENCODERS.contains(&path) {
+        return true;
+    }
     let plain = !path.starts_with('.') && !path.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
     plain
         && (NAMES.contains(&path)
@@ -194,7 +204,8 @@ impl Hub {
         part: &Path,
         step: Step<'_>,
     ) -> Result<(), ImageError> {
-        let url = self.url(&[], repo, &["resolve", commit.as_str(), &file.path]);
+        let parts: Vec<&str> = ["resolve", commit.as_str()].into_iter().chain(file.path.split('/')).collect();
+        let url = self.url(&[], repo, &parts);
         let what = format!("file {} in {repo} at {commit}", file.path);
         // Plain writes, for they end with the call: a background write that outlives a dropped download
         // would land in the middle of the next one. A piece is small and goes to the page cache.

@@ -212,6 +212,7 @@ impl Store {
             }
         }
         let part = partial.join(&file.path);
+        create_dir(part.parent().unwrap_or(partial))?;
         hub.download(repo, commit, file, &part, step).await?;
         Ok(Fetched::Part(file.clone(), part))
     }

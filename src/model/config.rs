@@ -88,6 +88,16 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelErro
     })
 }
 
+/// Reads a JSON file that a folder need not have; without it, what is so by default.
+pub(super) fn read_optional<T: DeserializeOwned + Default>(path: &Path) -> Result<T, ModelError> {
+    match read_json(path) {
+        Err(ModelError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(T::default())
+        }
+        other => other,
+    }
+}
+
 /// One token or several, as `eos_token_id` may be.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]

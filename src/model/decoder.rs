@@ -1,10 +1,11 @@
 //! The Llama decoder (Touvron et al., 2023): its weights and its forward pass.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::batch::{Batch, CausalLm, KvGeometry, KvShape, Logits};
 use super::config::Config;
 use super::error::ModelError;
+use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
     Contexts, KvCache, KvLayout, Query, RopeAngles, RopeTable, Weight, add, embedding, linear,
@@ -35,11 +36,6 @@ struct Layer {
     down: Projection,
 }
 
-struct Projection {
-    weight: Weight,
-    bias: Option<Tensor>,
-}
-
 /// What all layers of one forward share.
 struct Step<'a> {
     config: &'a Config,
@@ -64,16 +60,6 @@ impl Layer {
         let h = rms_norm(&x, &self.mlp_norm, norm_eps)?;
         let h = silu_mul(&self.gate.forward(&h)?, &self.up.forward(&h)?)?; // [rows, intermediate]
         add(&x, &self.down.forward(&h)?) // [rows, hidden]
-    }
-}
-
-impl Projection {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = linear(x, &self.weight)?;
-        match &self.bias {
-            Some(bias) => add(&y, bias),
-            None => Ok(y),
-        }
     }
 }
 
@@ -165,12 +151,9 @@ impl Layer {
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let mut gain = |name: &str| from.take(&format!("model.layers.{i}.{name}.weight"), &[hidden]);
         let (attention_norm, mlp_norm) = (gain("input_layernorm")?, gain("post_attention_layernorm")?);
-        let mut projection = |name: &str, out: usize, width: usize, biased: bool| {
-            let name = format!("model.layers.{i}.{name}");
-            let weight = from.take(&format!("{name}.weight"), &[out, width])?;
-            let bias =
-                if biased { Some(widened(&from.take(&format!("{name}.bias"), &[out])?)?) } else { None };
-            Ok::<_, ModelError>(Projection { weight, bias })
+        let (attention_bias, mlp_bias) = (Bias::from(attention_bias), Bias::from(mlp_bias));
+        let mut projection = |name: &str, out: usize, width: usize, bias: Bias| {
+            Projection::take(from, &format!("model.layers.{i}.{name}"), [out, width], bias)
         };
         Ok(Self {
             attention_norm,
@@ -184,11 +167,4 @@ impl Layer {
             down: projection("mlp.down_proj", hidden, intermediate, mlp_bias)?,
         })
     }
-}
-
-/// A bias as a tensor of one row.
-fn widened(bias: &Weight) -> Result<Tensor> {
-    let mut row = vec![0.0; bias.cols()];
-    bias.widen_row(0, &mut row);
-    Tensor::from_vec(row, (1, bias.cols()), &Device::Cpu)
 }

@@ -6,10 +6,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::batch::{CausalLm, KvShape};
-use super::config::{Config, Marks, TokenIds, read_json};
+use super::config::{Config, Marks, TokenIds, read_optional};
 use super::decoder::Llama;
 use super::error::ModelError;
 use super::pool::WeightPool;
@@ -174,15 +173,6 @@ fn read_template(dir: &Path, configured: Option<Templates>) -> Result<Option<Str
                 what: "chat_template: a list without one that is named \"default\"".to_owned(),
             }),
         },
-    }
-}
-
-fn read_optional<T: DeserializeOwned + Default>(path: &Path) -> Result<T, ModelError> {
-    match read_json(path) {
-        Err(ModelError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(T::default())
-        }
-        other => other,
     }
 }
 

@@ -1,6 +1,8 @@
-//! Models: what computes logits for a batch of tokens, and the door through which it is loaded.
+//! Models: what computes logits for a batch of tokens, what turns a text into a vector, and the doors through which
+//! they are loaded.
 //!
-//! In: a folder in Hugging Face layout; then batches of rows. Out: a [`LoadedModel`]; then [`Logits`].
+//! In: a folder in Hugging Face layout; then batches of rows, or texts. Out: a [`LoadedModel`] or an [`Encoder`]; then
+//! [`Logits`] or embeddings.
 //! May import: `tensor`. Knows no sequences, no scheduling, no versions.
 //!
 //! Invariants: a row's logits depend on its own context only, never on how the context was cut into batches nor
@@ -10,14 +12,17 @@
 mod batch;
 mod config;
 mod decoder;
+mod encoder;
 mod error;
 mod load;
 mod pool;
+mod projection;
 mod rope;
 mod tokenizer;
 mod weights;
 
 pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
+pub use encoder::Encoder;
 pub use error::ModelError;
 pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, load};
 pub use pool::WeightPool;

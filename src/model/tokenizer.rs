@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
+use tokenizers::{PostProcessor, TruncationParams};
 
 use super::error::ModelError;
 
@@ -54,17 +55,27 @@ enum Spelling {
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
-        let wrong = |e: tokenizers::Error| ModelError::Tokenizer { path: path.into(), what: e.to_string() };
-        serde_json::from_slice::<serde::de::IgnoredAny>(&text)
-            .map_err(|e| ModelError::Json { path: path.into(), what: e.to_string() })?;
-        // the library panics on some contents that are JSON but no tokenizer
-        let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&text));
-        let unreadable = |_| wrong("its contents describe no tokenizer".into());
-        let mut tokenizer = read.map_err(unreadable)?.map_err(wrong)?;
-        // training leaves these behind; a server that cut or padded a prompt in silence would be wrong
-        tokenizer.with_truncation(None).map_err(wrong)?;
-        tokenizer.with_padding(None);
+        Ok(Self::new(read(path)?))
+    }
+
+    /// Reads a `tokenizer.json` for texts that may be longer than the model: of each, only the first tokens are taken,
+    /// `most` of them together with those that are added.
+    pub(super) fn from_file_cut_to(path: &Path, most: usize) -> Result<Self, ModelError> {
+        let wrong = |what: String| ModelError::Tokenizer { path: path.into(), what };
+        let mut tokenizer = read(path)?;
+        let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        // the library subtracts one from the other
+        if added >= most {
+            return Err(wrong(format!(
+                "it adds {added} tokens to a text, and the longest text of the model is {most}"
+            )));
+        }
+        let cut = TruncationParams { max_length: most, ..TruncationParams::default() };
+        tokenizer.with_truncation(Some(cut)).map_err(|e| wrong(e.to_string()))?;
+        Ok(Self::new(tokenizer))
+    }
+
+    fn new(tokenizer: tokenizers::Tokenizer) -> Self {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         let spelling = if names(&decoder, &["ByteLevel"]) {
             Spelling::ByteLevel
@@ -77,7 +88,7 @@ impl Tokenizer {
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let added = added.into_iter().map(|(id, token)| (id, token.content)).collect();
         let size = tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
-        Ok(Self(Arc::new(Inner { tokenizer, spelling, added, special, size })))
+        Self(Arc::new(Inner { tokenizer, spelling, added, special, size }))
     }
 
     /// The tokens of a text.
@@ -127,6 +138,21 @@ impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tokenizer({} tokens, {:?})", self.0.size, self.0.spelling)
     }
+}
+
+fn read(path: &Path) -> Result<tokenizers::Tokenizer, ModelError> {
+    let text = std::fs::read(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
+    let wrong = |e: tokenizers::Error| ModelError::Tokenizer { path: path.into(), what: e.to_string() };
+    serde_json::from_slice::<serde::de::IgnoredAny>(&text)
+        .map_err(|e| ModelError::Json { path: path.into(), what: e.to_string() })?;
+    // the library panics on some contents that are JSON but no tokenizer
+    let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&text));
+    let unreadable = |_| wrong("its contents describe no tokenizer".into());
+    let mut tokenizer = read.map_err(unreadable)?.map_err(wrong)?;
+    // training leaves these behind; a server that cut or padded a prompt in silence would be wrong
+    tokenizer.with_truncation(None).map_err(wrong)?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
 }
 
 /// Whether a decoder, or one in its sequence, is of one of these types.

@@ -9,8 +9,12 @@ use crate::ids::CheckName;
 
 /// One working check. Pure: the same response gives the same judgement.
 pub(super) trait Check: Send + Sync {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement;
+    /// Fails only where a check needs something that may fail; a response says nothing about that.
+    fn judge(&self, subject: &Subject<'_>) -> Finding;
 }
+
+/// A judgement, or why there is none.
+pub(super) type Finding = Result<Judgement, CheckBroken>;
 
 pub(super) struct Named {
     pub(super) name: CheckName,
@@ -22,11 +26,18 @@ pub(super) struct Named {
 pub struct Checks(pub(super) Vec<Named>);
 
 /// A check broke while it judged: a fault of ours, not of the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckPanic;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckBroken {
+    /// It panicked.
+    #[error("it panicked")]
+    Panicked,
+    /// The embedding model failed.
+    #[error("the answer could not be embedded: {0}")]
+    Embedding(String),
+}
 
 /// What a check says of a response.
-pub type Judged<'c> = (&'c CheckName, Result<Judgement, CheckPanic>);
+pub type Judged<'c> = (&'c CheckName, Result<Judgement, CheckBroken>);
 
 impl Checks {
     /// The checks' names, in the order of the config.
@@ -34,7 +45,7 @@ impl Checks {
         self.0.iter().map(|named| &named.name)
     }
 
-    /// Judges one response, check by check. A check that panics is [`CheckPanic`]; the others go on.
+    /// Judges one response, check by check. A check that breaks is [`CheckBroken`]; the others go on.
     pub fn judge(&self, response: &Response) -> impl Iterator<Item = Judged<'_>> {
         self.judge_aspects(response, &[Judges::Content, Judges::Time])
     }
@@ -48,9 +59,9 @@ impl Checks {
         let subject = Subject::new(response);
         let wanted = self.0.iter().filter(|named| aspects.contains(&named.judges));
         wanted.map(move |Named { name, check, .. }| {
-            // What a panic may leave half done is the subject's cached JSON, which is set whole or not at all.
+            // What a panic may leave half done is what the subject caches, which is set whole or not at all.
             let judged = catch_unwind(AssertUnwindSafe(|| check.judge(&subject)));
-            (name, judged.map_err(|_| CheckPanic))
+            (name, judged.unwrap_or(Err(CheckBroken::Panicked)))
         })
     }
 }

@@ -1,10 +1,12 @@
 //! From specs to working checks: what only a library can find wrong is found here, once, at start.
 
 use super::checks::{Check, Checks, Named};
+use super::embedding::Embedder;
 use super::json::{IsJson, JsonSchema};
 use super::language::Language;
 use super::limits::{EndedFor, Latency, Length};
 use super::refusal::Refusal;
+use super::similar::Similar;
 use super::text::Text;
 use super::tool_calls::ToolCallsValid;
 use crate::config::{CheckKind, CheckSpec};
@@ -37,12 +39,13 @@ pub(super) struct Fault {
 }
 
 impl Checks {
-    /// Makes the checks of a model ready, or says all that is wrong with them.
-    pub fn compile(specs: &[CheckSpec]) -> Result<Self, Vec<CompileError>> {
+    /// Makes the checks of a model ready, or says all that is wrong with them. `embedder` is needed where a check
+    /// compares by meaning; the references are embedded here.
+    pub fn compile(specs: &[CheckSpec], embedder: Option<&Embedder>) -> Result<Self, Vec<CompileError>> {
         let mut checks = Vec::with_capacity(specs.len());
         let mut errors = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
-            match working(&spec.kind) {
+            match working(&spec.kind, embedder) {
                 Ok(None) => {}
                 Ok(Some(check)) => {
                     let (name, judges) = (spec.name.clone(), spec.kind.judges());
@@ -59,12 +62,15 @@ impl Checks {
 }
 
 /// A check that judges the answer as it ends; none where its reader does.
-fn working(kind: &CheckKind) -> Result<Option<Box<dyn Check>>, Fault> {
+fn working(kind: &CheckKind, embedder: Option<&Embedder>) -> Result<Option<Box<dyn Check>>, Fault> {
     let check: Box<dyn Check> = match kind {
         CheckKind::Feedback { .. } => return Ok(None),
         CheckKind::IsJson => Box::new(IsJson),
         CheckKind::JsonSchema { schema } => Box::new(JsonSchema::new(schema)?),
         CheckKind::Text { rule, expect } => Box::new(Text::new(rule, *expect)?),
+        CheckKind::Similar { references, threshold, expect } => {
+            Box::new(Similar::new(references, *threshold, *expect, embedder)?)
+        }
         CheckKind::Length { unit, min, max } => Box::new(Length { unit: *unit, min: *min, max: *max }),
         CheckKind::Refusal { phrases, list } => Box::new(Refusal::new(phrases, *list)?),
         CheckKind::Language { codes } => Box::new(Language::new(codes)?),

@@ -3,7 +3,7 @@
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde_json::Value as Json;
 
-use super::checks::Check;
+use super::checks::{Check, Finding};
 use super::compile::Fault;
 use super::response::Subject;
 use super::verdict::{Judgement, shown, shown_json};
@@ -15,11 +15,11 @@ const PATTERN_BYTES: usize = 1 << 20;
 pub(super) struct IsJson;
 
 impl Check for IsJson {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
-        match subject.json() {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
+        Ok(match subject.json() {
             Ok(_) => Judgement::pass("valid JSON"),
             Err(why) => not_json(subject, why),
-        }
+        })
     }
 }
 
@@ -42,14 +42,14 @@ impl JsonSchema {
 }
 
 impl Check for JsonSchema {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
-        match subject.json() {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
+        Ok(match subject.json() {
             Ok(json) => match misfit(&self.0, json) {
                 None => Judgement::pass("fits the schema"),
                 Some(why) => Judgement::fail(why),
             },
             Err(why) => not_json(subject, why),
-        }
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use whatlang::Lang;
 
-use super::checks::Check;
+use super::checks::{Check, Finding};
 use super::compile::Fault;
 use super::response::Subject;
 use super::verdict::{Judgement, shown};
@@ -110,21 +110,21 @@ fn language(code: &str) -> Result<Lang, Fault> {
 }
 
 impl Check for Language {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
         let text = words(subject);
         let letters = text.chars().filter(|c| c.is_alphabetic()).count();
         if letters < LEAST_LETTERS {
-            return Judgement::pass(format!("too short to tell: {letters} letters"));
+            return Ok(Judgement::pass(format!("too short to tell: {letters} letters")));
         }
         let told = whatlang::detect(&text).filter(whatlang::Info::is_reliable);
         let Some(lang) = told.map(|info| info.lang()) else {
-            return Judgement::pass("the language cannot be told");
+            return Ok(Judgement::pass("the language cannot be told"));
         };
         let found = lang.eng_name();
         if self.languages.contains(&lang) {
-            return Judgement::pass(found);
+            return Ok(Judgement::pass(found));
         }
-        Judgement::fail(format!("{found}, not {}: {}", self.codes.join(" or "), shown(&text)))
+        Ok(Judgement::fail(format!("{found}, not {}: {}", self.codes.join(" or "), shown(&text))))
     }
 }
 

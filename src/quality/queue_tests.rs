@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::checks::{Check, Named};
+use super::checks::{Check, Finding, Named};
 use super::response::Subject;
 use super::tests::{checks, response};
 use super::*;
@@ -12,17 +12,18 @@ use crate::config::Judges;
 use crate::ids::{VersionRef, Weight};
 use crate::telemetry::{Metrics, Outcome};
 
-/// Panics at the text `panic`, and waits at the text `wait` until it is let go.
+/// Panics at the text `panic`, fails at `fail`, and waits at the text `wait` until it is let go.
 struct Fickle(std::sync::Mutex<mpsc::Receiver<()>>);
 
 impl Check for Fickle {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
         match subject.text() {
             "panic" => panic!("a check that breaks"),
+            "fail" => return Err(CheckBroken::Embedding("no vector".to_owned())),
             "wait" => drop(self.0.lock().unwrap().recv()),
             _ => {}
         }
-        Judgement::pass("fickle")
+        Ok(Judgement::pass("fickle"))
     }
 }
 
@@ -113,10 +114,12 @@ fn a_panic_in_a_check_or_a_sink_stops_nothing() {
     bench.offer(1, "panic");
     let seen = bench.next();
     assert_eq!(seen.judgements.len(), 1, "the other check goes on: {seen:?}");
+    bench.offer(1, "fail");
+    assert_eq!(bench.next().judgements.len(), 1);
     bench.offer(UNLUCKY, "the sink breaks");
     bench.offer(2, "{}");
     assert_eq!(bench.next().user, 2);
-    let broken = r#"switchback_checks_total{check="fickle",model="m",result="broken",version="v1"} 1"#;
+    let broken = r#"switchback_checks_total{check="fickle",model="m",result="broken",version="v1"} 2"#;
     assert!(bench.counts(broken));
 }
 

@@ -1,6 +1,6 @@
 //! `refusal`: the answer does not decline to help.
 
-use super::checks::Check;
+use super::checks::{Check, Finding};
 use super::compile::Fault;
 use super::response::Subject;
 use super::verdict::{Judgement, shown};
@@ -51,12 +51,12 @@ impl Refusal {
 }
 
 impl Check for Refusal {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
         let found = subject.prose().into_iter().find_map(|text| Some((self.declines(text)?, text)));
-        match found {
+        Ok(match found {
             None => Judgement::pass("no phrase of a refusal"),
             Some((phrase, text)) => Judgement::fail(format!("declines ({}): {}", shown(phrase), shown(text))),
-        }
+        })
     }
 }
 

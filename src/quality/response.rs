@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::FinishReason;
+use super::embedding::{Embedder, Embedding};
 
 /// One answer that ran to its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,15 +45,16 @@ pub struct Tool {
     pub parameters: Json,
 }
 
-/// A response under judgement. Its text is read as JSON at most once, and only if a check asks.
+/// A response under judgement. Its text is read as JSON and embedded at most once, and only if a check asks.
 pub(super) struct Subject<'r> {
     pub(super) response: &'r Response,
     json: OnceCell<Result<Json, String>>,
+    embedding: OnceCell<Result<Embedding, String>>,
 }
 
 impl<'r> Subject<'r> {
     pub(super) fn new(response: &'r Response) -> Self {
-        Self { response, json: OnceCell::new() }
+        Self { response, json: OnceCell::new(), embedding: OnceCell::new() }
     }
 
     pub(super) fn text(&self) -> &'r str {
@@ -63,6 +65,12 @@ impl<'r> Subject<'r> {
     pub(super) fn json(&self) -> Result<&Json, &str> {
         let parsed = self.json.get_or_init(|| serde_json::from_str(self.text()).map_err(|e| e.to_string()));
         parsed.as_ref().map_err(String::as_str)
+    }
+
+    /// What the text means, or why that cannot be told. A server has one embedder: whichever check asks, it brings the
+    /// same.
+    pub(super) fn embedding(&self, embedder: &Embedder) -> Result<&Embedding, &str> {
+        self.embedding.get_or_init(|| embedder.embed(self.text())).as_ref().map_err(String::as_str)
     }
 
     /// What a person would read: the text itself, or the strings inside it where it is a JSON object or list.

@@ -1,6 +1,8 @@
 //! Checks as operators write them, over answers as models give them.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -10,15 +12,16 @@ use super::*;
 use crate::config::{self, CheckSpec};
 
 pub(super) fn specs(list: &str) -> Vec<CheckSpec> {
+    let embedding = if list.contains("similar") { "\nembedding: { image: e }" } else { "" };
     let text = format!(
-        "server: {{ mode: dev }}\nmodels: {{ m: {{ versions: {{ v1: {{ image: a }} }}, checks: {list} }} }}"
+        "server: {{ mode: dev }}\nmodels: {{ m: {{ versions: {{ v1: {{ image: a }} }}, checks: {list} }} }}{embedding}"
     );
     let config = config::parse(&text, Path::new("/sb.yaml"), &|_| None).unwrap_or_else(|e| panic!("{e}"));
     config.models[&"m".parse().unwrap()].checks.clone()
 }
 
 pub(super) fn checks(list: &str) -> Checks {
-    Checks::compile(&specs(list)).unwrap()
+    Checks::compile(&specs(list), None).unwrap()
 }
 
 pub(super) fn response(text: &str) -> Response {
@@ -222,7 +225,7 @@ fn what_does_not_compile_says_where_and_what_would_do() {
           { type: json-schema, schema: { pattern: '(?=a)' }, name: pat },
           { type: refusal, phrases: [' '] }]",
     );
-    let errors = Checks::compile(&specs).unwrap_err();
+    let errors = Checks::compile(&specs, None).unwrap_err();
     let places: Vec<_> = errors.iter().map(|e| (e.index, e.check.as_str(), e.field)).collect();
     let wanted = [
         (0, "regex", "value"),
@@ -248,6 +251,68 @@ the schema: Resource 'http://127.0.0.1/x' is not present in a registry and retri
 "#);
 }
 
+/// An embedder of two dimensions, such as no model is: what has an `a` points one way, all else the other. It counts how
+/// often it is asked, and fails where a text has a `!`.
+fn letters() -> (Embedder, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let embedder = Embedder::new(move |text| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        match text {
+            text if text.contains('!') => Err("an exclamation".to_owned()),
+            text if text.contains("ab") => Ok(Embedding::unit(vec![0.8, 0.6]).unwrap()),
+            text if text.contains('a') => Ok(Embedding::unit(vec![1.0, 0.0]).unwrap()),
+            _ => Ok(Embedding::unit(vec![0.0, 1.0]).unwrap()),
+        }
+    });
+    (embedder, asked)
+}
+
+const SIMILAR: &str = "[{ type: similar, value: a, name: near }, { type: similar, value: a, threshold: 0.9, name: nearer },
+    { type: similar, value: [a, z], threshold: 0.9, name: either }, { type: not-similar, value: a, name: far }]";
+
+#[test]
+fn an_answer_is_compared_with_the_nearest_reference_and_embedded_once() {
+    let (embedder, asked) = letters();
+    let checks = Checks::compile(&specs(SIMILAR), Some(&embedder)).unwrap();
+    assert_eq!(asked.swap(0, Ordering::Relaxed), 5, "each reference, once");
+    let verdicts = |text: &str| -> Vec<Verdict> {
+        checks.judge(&response(text)).map(|(_, judged)| judged.unwrap().verdict).collect()
+    };
+    let (pass, fail) = (Verdict::Pass, Verdict::Fail);
+    assert_eq!(verdicts("a"), [pass, pass, pass, fail]);
+    assert_eq!(asked.swap(0, Ordering::Relaxed), 1, "four checks, one embedding");
+    assert_eq!(verdicts("ab"), [pass, fail, fail, fail]);
+    assert_eq!(verdicts("b"), [fail, fail, pass, pass]);
+    let reasons: Vec<_> = checks.judge(&response("ab")).map(|(_, judged)| judged.unwrap().reason).collect();
+    assert_eq!(reasons[0], "cosine 0.8000 with \"a\", threshold 0.75: \"ab\"");
+    assert_eq!(reasons[2], "cosine 0.8000 with \"a\", threshold 0.9: \"ab\"");
+}
+
+#[test]
+fn an_answer_that_cannot_be_embedded_breaks_the_checks_that_ask_and_no_other() {
+    let (embedder, asked) = letters();
+    let list = SIMILAR.replacen('[', "[is-json, ", 1);
+    let checks = Checks::compile(&specs(&list), Some(&embedder)).unwrap();
+    asked.store(0, Ordering::Relaxed);
+    let judged: Vec<_> = checks.judge(&response("a!")).map(|(_, judged)| judged).collect();
+    assert!(judged[0].as_ref().is_ok_and(|judgement| judgement.verdict == Verdict::Fail), "{judged:?}");
+    let broken = CheckBroken::Embedding("an exclamation".to_owned());
+    assert!(judged[1..].iter().all(|judged| judged.as_ref() == Err(&broken)), "{judged:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "what failed is not tried again");
+}
+
+#[test]
+fn a_reference_that_cannot_be_embedded_does_not_compile() {
+    let specs = specs("[{ type: similar, value: [a, 'oh!'] }]");
+    let said = |embedder: Option<&Embedder>| {
+        let errors = Checks::compile(&specs, embedder).unwrap_err();
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(said(Some(&letters().0)), @r#"check `similar`, value: "oh!" cannot be embedded: an exclamation; write another text, or configure another `embedding`"#);
+    insta::assert_snapshot!(said(None), @r#"check `similar`, type: there is no embedding model; configure one at the top level: `embedding: { image: .., digest: .. }`"#);
+}
+
 /// A client or an operator may write a schema that refers to itself for ever.
 #[test]
 fn schemas_that_go_in_circles_end() {
@@ -258,7 +323,7 @@ fn schemas_that_go_in_circles_end() {
         "{ properties: { a: { $ref: '#' } } }",
     ] {
         let specs = specs(&format!("[{{ type: json-schema, schema: {schema} }}]"));
-        if let Ok(checks) = Checks::compile(&specs) {
+        if let Ok(checks) = Checks::compile(&specs, None) {
             assert!(
                 checks.judge(&response(r#"{"a": {"a": 1}}"#)).all(|(_, judged)| judged.is_ok()),
                 "{schema}"

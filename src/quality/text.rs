@@ -2,7 +2,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use super::checks::Check;
+use super::checks::{Check, Finding};
 use super::compile::Fault;
 use super::response::Subject;
 use super::verdict::{Judgement, shown};
@@ -41,9 +41,9 @@ impl Text {
 }
 
 impl Check for Text {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
         let (holds, reason) = self.rule.look(subject);
-        Judgement::of(holds == (self.expect == Expect::Match), reason)
+        Ok(Judgement::of(holds == (self.expect == Expect::Match), reason))
     }
 }
 

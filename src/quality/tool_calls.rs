@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::checks::Check;
+use super::checks::{Check, Finding};
 use super::json::{misfit, validator};
 use super::response::{Subject, Tool, ToolCall};
 use super::verdict::{Judgement, shown};
@@ -11,15 +11,15 @@ use super::verdict::{Judgement, shown};
 pub(super) struct ToolCallsValid;
 
 impl Check for ToolCallsValid {
-    fn judge(&self, subject: &Subject<'_>) -> Judgement {
+    fn judge(&self, subject: &Subject<'_>) -> Finding {
         let calls = &subject.response.tool_calls;
         if calls.is_empty() {
-            return Judgement::pass("no tool calls");
+            return Ok(Judgement::pass("no tool calls"));
         }
-        match calls.iter().find_map(|call| fault(call, &subject.response.tools)) {
+        Ok(match calls.iter().find_map(|call| fault(call, &subject.response.tools)) {
             None => Judgement::pass(format!("{} valid tool calls", calls.len())),
             Some(why) => Judgement::fail(why),
-        }
+        })
     }
 }
 

@@ -200,13 +200,16 @@ impl Worker {
         };
         let mut judgements = Vec::new();
         for (check, judged) in judged {
-            let Ok(judgement) = judged else {
-                tracing::error!(%version, %check, "the check panicked; its verdict is lost");
-                self.metrics.check_judged(version, check.as_str(), "broken");
-                continue;
-            };
-            self.metrics.check_judged(version, check.as_str(), judgement.verdict.label());
-            judgements.push((check.clone(), judgement));
+            match judged {
+                Ok(judgement) => {
+                    self.metrics.check_judged(version, check.as_str(), judgement.verdict.label());
+                    judgements.push((check.clone(), judgement));
+                }
+                Err(why) => {
+                    tracing::error!(%version, %check, %why, "the check broke; its verdict is lost");
+                    self.metrics.check_judged(version, check.as_str(), "broken");
+                }
+            }
         }
         self.metrics.response_checked(version);
         judgements

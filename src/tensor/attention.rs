@@ -90,7 +90,8 @@ impl KvCache {
     }
 }
 
-/// Where a row's context lies: it sees the first `visible` tokens of `blocks`, itself the last of them.
+/// Where a row's context lies: it sees the first `visible` tokens of `blocks`. In a decoder it is itself the last of
+/// them; in an encoder they are all tokens of its text.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     /// The block table of its context.
@@ -128,7 +129,7 @@ impl<'a> Contexts<'a> {
     }
 }
 
-/// Causal attention of each row of `q` `[rows, heads, head_dim]` over its own context: `[rows, heads, head_dim]`.
+/// Attention of each row of `q` `[rows, heads, head_dim]` over its own context: `[rows, heads, head_dim]`.
 /// Query heads are grouped over key-value heads (Ainslie et al., 2023). A head takes three passes in the order of
 /// its context: scores, their exponentials against the highest, the weighted sum of values.
 ///

@@ -20,6 +20,9 @@ mod weight;
 
 pub use attention::{Contexts, KvCache, KvLayout, Query};
 pub use isa::Level;
-pub use ops::{add, embedding, linear, paged_attention, rms_norm, rope, select_rows, silu_mul, write_kv};
+pub use ops::{
+    add, embedding, gelu, layer_norm, linear, paged_attention, rms_norm, rope, select_rows, silu_mul,
+    write_kv,
+};
 pub use rowwise::{RopeAngles, RopeTable};
 pub use weight::{ElementType, MappedFile, WeakWeight, Weight, WeightError};

@@ -75,6 +75,60 @@ pub fn rms_norm(x: &Tensor, gain: &Weight, eps: f32) -> Result<Tensor> {
     x.contiguous()?.apply_op1_no_bwd(&RmsNorm { gain, eps })
 }
 
+struct LayerNorm<'a> {
+    gain: &'a Weight,
+    bias: &'a Weight,
+    eps: f32,
+}
+
+impl CustomOp1 for LayerNorm<'_> {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let wide = |weight: &Weight| {
+            let mut row = vec![0.0; weight.cols()];
+            weight.widen_row(0, &mut row);
+            row
+        };
+        let out =
+            rowwise::layer_norm(elements(storage, layout)?, &wide(self.gain), &wide(self.bias), self.eps);
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+/// Normalisation of each row of `[rows, hidden]` to mean 0 and variance 1, then scaled by `gain` and moved by `bias`,
+/// both `[hidden]`.
+pub fn layer_norm(x: &Tensor, gain: &Weight, bias: &Weight, eps: f32) -> Result<Tensor> {
+    let (_, width) = x.dims2()?;
+    for weight in [gain, bias] {
+        if weight.rows() != 1 || weight.cols() != width {
+            bail!("layer-norm: rows of {width} and a weight of [{}, {}]", weight.rows(), weight.cols());
+        }
+    }
+    x.contiguous()?.apply_op1_no_bwd(&LayerNorm { gain, bias, eps })
+}
+
+struct Gelu;
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = rowwise::gelu(Level::best(), elements(storage, layout)?);
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+/// `x Φ(x)`, element by element: GELU with the error function, not its approximation by tanh. Not candle's own, which
+/// takes the error function of one element after the other in `f64`.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1_no_bwd(&Gelu)
+}
+
 struct Rope<'a>(&'a RopeAngles);
 
 impl CustomOp1 for Rope<'_> {
@@ -207,7 +261,8 @@ impl CustomOp1 for PagedAttention<'_> {
     }
 }
 
-/// Causal attention of `q` `[rows, heads, head_dim]`, each row over its own context in the cache.
+/// Attention of `q` `[rows, heads, head_dim]`, each row over its own context in the cache: causal where a row's context
+/// ends with itself, in both directions where it is the whole text.
 pub fn paged_attention(q: &Tensor, cache: &KvCache, layer: usize, contexts: &Contexts<'_>) -> Result<Tensor> {
     let (rows, heads, head_dim) = q.dims3()?;
     let layout = cache.layout();
@@ -235,6 +290,10 @@ mod tests {
         let w = weight(&noise(20, 1), ElementType::F32, &[4, 5]);
         assert!(linear(&x, &w).is_err());
         assert!(rms_norm(&x, &w, 1e-5).is_err());
+        let (six, five) =
+            (weight(&noise(6, 1), ElementType::F32, &[6]), weight(&noise(5, 1), ElementType::F32, &[5]));
+        assert!(layer_norm(&x, &six, &six, 1e-5).is_ok());
+        assert!(layer_norm(&x, &six, &five, 1e-5).is_err() && layer_norm(&x, &five, &six, 1e-5).is_err());
         assert!(embedding(&w, &[0, 4]).is_err());
         assert!(add(&x, &x.narrow(1, 0, 5).unwrap()).is_err());
         let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };

@@ -46,6 +46,33 @@ pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
+pub(super) fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(gain.len()) {
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / x.len() as f64;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        let deviation = (variance + f64::from(eps)).sqrt();
+        let normed = x.iter().map(|x| (f64::from(*x) - mean) / deviation);
+        out.extend(normed.zip(gain).zip(bias).map(|((x, g), b)| (x * f64::from(*g) + f64::from(*b)) as f32));
+    }
+    out
+}
+
+pub(super) fn gelu(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| f64::from(*x)).map(|x| (x * normal_distribution(x)) as f32).collect()
+}
+
+/// `Φ(x)` by the series about 0, whose terms all have the sign of `x`: nothing cancels.
+fn normal_distribution(x: f64) -> f64 {
+    let (mut term, mut sum, mut n) = (x, 0.0, 1.0);
+    while term.abs() > f64::EPSILON * f64::abs(sum) {
+        sum += term;
+        n += 2.0;
+        term *= x * x / n;
+    }
+    0.5 + sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt()
+}
+
 pub(super) fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let silu = |x: f64| x / (1.0 + (-x).exp());
     gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect()

@@ -16,7 +16,7 @@ const LANES: usize = 16;
 pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     for (out, x) in out.chunks_exact_mut(gain.len()).zip(x.chunks_exact(gain.len())) {
-        let scale = (sum_of_squares(x) / x.len() as f32 + eps).sqrt().recip();
+        let scale = (sum_of(x, |x| x * x) / x.len() as f32 + eps).sqrt().recip();
         for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
             *out = gain * (x * scale);
         }
@@ -24,16 +24,34 @@ pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
-/// In one fixed order: 16 running sums, then a tree.
-fn sum_of_squares(x: &[f32]) -> f32 {
+/// Normalisation of each row to mean 0 and variance 1 (Ba et al., 2016): `(x - mean) / sqrt(variance + eps) * gain +
+/// bias`. The variance is taken about the mean: that of the squares less the square of the mean loses its digits.
+pub(super) fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = x.to_vec();
+    for row in out.chunks_exact_mut(gain.len()) {
+        let n = row.len() as f32;
+        let mean = sum_of(row, |x| x) / n;
+        for x in row.iter_mut() {
+            *x -= mean;
+        }
+        let scale = (sum_of(row, |x| x * x) / n + eps).sqrt().recip();
+        for ((x, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
+            *x = *x * scale * gain + bias;
+        }
+    }
+    out
+}
+
+/// The sum of what each element gives, in one fixed order: 16 running sums, then a tree.
+fn sum_of(x: &[f32], gives: impl Fn(f32) -> f32) -> f32 {
     let (vectors, rest) = x.as_chunks::<LANES>();
     let mut sums = [0.0_f32; LANES];
     for x in vectors {
         for i in 0..LANES {
-            sums[i] += x[i] * x[i];
+            sums[i] += gives(x[i]);
         }
     }
-    let rest: f32 = rest.iter().map(|x| x * x).sum();
+    let rest: f32 = rest.iter().map(|x| gives(*x)).sum();
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -100,6 +118,56 @@ impl Kernel for SiluMul<'_> {
                 I::store(gates.as_mut_ptr(), I::fma(silu, I::load(ups.as_ptr()), I::splat(0.0)));
             }
             out.copy_from_slice(&gates[..out.len()]);
+        }
+    }
+}
+
+/// `x Φ(x)`, element by element, for the normal distribution's `Φ` (Hendrycks and Gimpel, 2016).
+pub(super) fn gelu(level: Level, x: &[f32]) -> Vec<f32> {
+    let mut out = x.to_vec();
+    let task = |out: &mut [f32]| dispatch(level, Gelu { out });
+    if out.len() < WORTH_A_THREAD {
+        task(&mut out);
+    } else {
+        out.par_chunks_mut(WORTH_A_THREAD / 4).for_each(task);
+    }
+    out
+}
+
+/// `out` is `x` before and the result after.
+struct Gelu<'a> {
+    out: &'a mut [f32],
+}
+
+impl Kernel for Gelu<'_> {
+    /// The error function by 7.1.26 of Abramowitz and Stegun, whose error is below 1.5e-7: a polynomial in
+    /// `t = 1 / (1 + P a)` times `exp(-a²)` is `erfc(a)` for `a = |x| / √2`. And `x Φ(x)` is `max(x, 0) - |x| erfc(a) / 2`
+    /// on both sides of 0.
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        const P: f32 = 0.327_591_1;
+        const POLYNOMIAL: [f32; 5] = [1.061_405_4, -1.453_152_1, 1.421_413_8, -0.284_496_74, 0.254_829_6];
+        for out in self.out.chunks_mut(I::LANES) {
+            let mut xs = [0.0; MOST_LANES];
+            xs[..out.len()].copy_from_slice(out);
+            // SAFETY: the processor has `I`, and the buffer holds a vector
+            unsafe {
+                let (zero, one) = (I::splat(0.0), I::splat(1.0));
+                let x = I::load(xs.as_ptr());
+                let size = I::max(I::sub(zero, x), x);
+                let a = I::fma(size, I::splat(std::f32::consts::FRAC_1_SQRT_2), zero);
+                let t = I::div(one, I::fma(a, I::splat(P), one));
+                let mut p = I::splat(POLYNOMIAL[0]);
+                for c in &POLYNOMIAL[1..] {
+                    p = I::fma(p, t, I::splat(*c));
+                }
+                // where a² leaves `exp`'s range, erfc is 0 to within 1e-38
+                let bell = exp::<I>(I::fma(I::sub(zero, a), a, zero));
+                let tail = I::fma(I::fma(p, t, zero), bell, zero);
+                let half = I::fma(size, I::splat(-0.5), zero);
+                I::store(xs.as_mut_ptr(), I::fma(half, tail, I::max(zero, x)));
+            }
+            out.copy_from_slice(&xs[..out.len()]);
         }
     }
 }
@@ -184,6 +252,26 @@ mod tests {
         near(&normed, &reference::rms_norm(&x, &gain, 1e-5));
         for (x, all) in x.chunks_exact(37).zip(normed.chunks_exact(37)) {
             assert_eq!(rms_norm(x, &gain, 1e-5), all);
+        }
+
+        let bias = noise(37, 6);
+        // far from 0, so that a variance that is not taken about the mean would show
+        let x: Vec<f32> = x.iter().map(|x| x + 100.0).collect();
+        let normed = layer_norm(&x, &gain, &bias, 1e-12);
+        for (a, b) in normed.iter().zip(reference::layer_norm(&x, &gain, &bias, 1e-12)) {
+            assert!((a - b).abs() < 1e-4, "{a} against {b}");
+        }
+        for (x, all) in x.chunks_exact(37).zip(normed.chunks_exact(37)) {
+            assert_eq!(layer_norm(x, &gain, &bias, 1e-12), all);
+        }
+
+        let wide: Vec<f32> = noise(40_000, 7).iter().map(|x| x * 15.0).collect();
+        for level in Level::available() {
+            let all = gelu(*level, &wide);
+            near(&all, &reference::gelu(&wide));
+            assert_eq!(gelu(*level, &wide[77..99]), all[77..99], "{level:?}: fewer elements, other lanes");
+            let far = gelu(*level, &[0.0, -0.0, 1e30, -1e30]);
+            assert_eq!(far, [0.0, 0.0, 1e30, 0.0], "{level:?}");
         }
 
         let (gate, up) = (noise(40_000, 3), noise(40_000, 4));

@@ -1,0 +1,14 @@
+//! Sentence encoders: a text becomes a vector, and texts that mean the same become vectors of nearly one direction.
+//!
+//! In: a folder as sentence-transformers writes it; then texts. Out: an [`Encoder`]; then vectors of length 1.
+//! Imports what `model` does.
+//!
+//! Invariants: a text's vector depends on that text alone; a folder that asks for what is not computed here (another
+//! architecture, another pooling, a prompt before each text) is an error that names the file, never another vector.
+
+mod bert;
+mod config;
+mod layout;
+mod load;
+
+pub use load::Encoder;
