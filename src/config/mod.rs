@@ -11,9 +11,11 @@
 
 mod checks;
 mod error;
+mod guardrails;
 mod policy;
 mod raw;
 mod read_checks;
+mod read_guardrails;
 mod read_policy;
 mod reader;
 mod units;
@@ -31,6 +33,7 @@ pub use checks::{
     TextRule,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
     UnknownPolicy,

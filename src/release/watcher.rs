@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::analysis::{Arm, Judgement, Outcome, Panel, Terms, UserCell, Verdict};
+use super::analysis::{
+    Arm, Counts, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict,
+};
 use super::changes::{Clock, Readiness, Releases};
 use super::error::ReleaseError;
 use super::rollout::{Event, Phase, Rollout, RolloutId};
@@ -30,6 +32,8 @@ pub struct Seen {
     pub user: u64,
     /// How it ended.
     pub answer: SeenAnswer,
+    /// How long it took, and how long it is.
+    pub measured: Measured,
 }
 
 /// How an answer ended, as its checks saw it.
@@ -74,10 +78,14 @@ struct Desk {
     rollout: RolloutId,
     checks: Vec<WatchedCheck>,
     panel: Panel,
+    guardrails: Guardrails,
     /// The canary's weight, and its share of copies, that the open strata belong to.
     exposure: (Weight, Weight),
     saved: jiff::Timestamp,
 }
+
+/// What is written of one test: its name, the counts of canary and stable, and what it goes on from.
+type Written = (String, Counts, Counts, Option<String>);
 
 impl Watcher {
     /// A watcher of all rollouts. `models` says which checks each model has.
@@ -132,9 +140,13 @@ impl Watcher {
             _ => return,
         };
         let Some(desk) = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id) else { return };
-        if let Some(outcomes) = desk.outcomes(&seen.answer, rollout.mirror()) {
-            desk.panel.observe(arm, UserCell::of(seen.user), &outcomes);
+        let (user, mirror) = (UserCell::of(seen.user), rollout.mirror());
+        if let Some(outcomes) = desk.outcomes(&seen.answer, mirror) {
+            desk.panel.observe(arm, user, &outcomes);
         }
+        // Copies wait for all others: neither arm is judged by its time meanwhile.
+        let measured = if mirror > Weight::ZERO { seen.measured.untimed() } else { seen.measured };
+        desk.guardrails.observe(arm, user, &measured);
     }
 
     async fn look_at_all(&mut self) {
@@ -154,10 +166,10 @@ impl Watcher {
         let desk = desk.or_insert_with(|| Desk::new(rollout, checks_of(models, &rollout.model), now));
         let exposure = (rollout.weight, rollout.mirror());
         if desk.exposure != exposure {
-            desk.panel.cut();
+            desk.cut();
             desk.exposure = exposure;
         }
-        let Judgement { verdict, why } = desk.panel.look();
+        let Judgement { verdict, why } = desk.look();
         let due = now.duration_since(desk.saved).unsigned_abs() >= SAVE_EVERY;
         if due {
             self.save(rollout).await;
@@ -208,27 +220,12 @@ impl Watcher {
         let Some(desk) = self.desks.get_mut(&rollout.model) else { return };
         desk.saved = now;
         let minute = now.duration_since(rollout.started_at).as_secs().max(0) / 60;
-        let rows: Vec<ObservationRow> = desk
-            .panel
-            .snapshots()
-            .into_iter()
-            .zip(desk.panel.findings())
-            .map(|((check, snapshot), (_, finding))| {
-                let counts = |counts: super::analysis::Counts| ArmCounts {
-                    answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
-                    failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
-                };
-                ObservationRow {
-                    rollout: rollout.id,
-                    check,
-                    minute: u32::try_from(minute).unwrap_or(u32::MAX),
-                    at: now,
-                    canary: counts(finding.canary),
-                    stable: counts(finding.stable),
-                    snapshot: serde_json::to_string(&snapshot).ok(),
-                }
-            })
-            .collect();
+        let minute = u32::try_from(minute).unwrap_or(u32::MAX);
+        let written = |(check, canary, stable, snapshot): Written| {
+            let (canary, stable) = (counts(canary), counts(stable));
+            ObservationRow { rollout: rollout.id, check, minute, at: now, canary, stable, snapshot }
+        };
+        let rows: Vec<ObservationRow> = desk.written().into_iter().map(written).collect();
         if let Err(error) = self.releases.store().save_observations(&rows).await {
             tracing::error!(model = %rollout.model, %error, "the evidence of a rollout could not be written");
         }
@@ -246,19 +243,18 @@ impl Watcher {
             }
         };
         desk.saved = rows.iter().map(|row| row.at).max().unwrap_or(rollout.started_at);
-        let snapshots = rows.into_iter().filter_map(|row| {
-            let snapshot = serde_json::from_str(&row.snapshot?).ok()?;
-            Some((row.check, snapshot))
-        });
-        if let Some(mut panel) =
-            Panel::resume(desk.names(), Terms::from(&rollout.policy), snapshots.collect())
-        {
-            // Nobody watched in between.
-            panel.cut();
+        let snapshots = rows.into_iter().filter_map(|row| Some((row.check, row.snapshot?)));
+        let (limits, checks): (Vec<_>, Vec<_>) = snapshots.partition(|(name, _)| Guardrails::wrote(name));
+        desk.guardrails.resume(&limits);
+        let checks =
+            checks.into_iter().filter_map(|(check, text)| Some((check, serde_json::from_str(&text).ok()?)));
+        if let Some(panel) = Panel::resume(desk.names(), Terms::from(&rollout.policy), checks.collect()) {
             desk.panel = panel;
         } else {
             tracing::info!(model = %rollout.model, "the evidence of a rollout begins anew");
         }
+        // Nobody watched in between.
+        desk.cut();
         desk
     }
 }
@@ -267,8 +263,30 @@ impl Desk {
     fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, saved: jiff::Timestamp) -> Self {
         let names = names(&checks);
         let panel = Panel::new(names, Terms::from(&rollout.policy));
-        let exposure = (rollout.weight, rollout.mirror());
-        Self { rollout: rollout.id, checks, panel, exposure, saved }
+        let (guardrails, exposure) = (Guardrails::new(&rollout.policy), (rollout.weight, rollout.mirror()));
+        Self { rollout: rollout.id, checks, panel, guardrails, exposure, saved }
+    }
+
+    fn look(&mut self) -> Judgement {
+        self.guardrails.look();
+        self.guardrails.over(self.panel.look())
+    }
+
+    fn cut(&mut self) {
+        self.panel.cut();
+        self.guardrails.cut();
+    }
+
+    /// All that a restart goes on from.
+    fn written(&self) -> Vec<Written> {
+        let checks = self.panel.snapshots().into_iter().zip(self.panel.findings());
+        let checks = checks.map(|((check, snapshot), (_, finding))| {
+            (check, finding.canary, finding.stable, serde_json::to_string(&snapshot).ok())
+        });
+        let limits = self.guardrails.snapshots().into_iter().zip(self.guardrails.findings());
+        let limits =
+            limits.map(|((name, snapshot), finding)| (name, finding.canary, finding.stable, snapshot));
+        checks.chain(limits).collect()
     }
 
     fn names(&self) -> Vec<String> {
@@ -299,4 +317,11 @@ fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<Wa
 
 fn names(checks: &[WatchedCheck]) -> Vec<String> {
     checks.iter().map(|check| check.name.to_string()).chain([FINISHED.to_owned()]).collect()
+}
+
+fn counts(counts: Counts) -> ArmCounts {
+    ArmCounts {
+        answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
+        failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
+    }
 }
