@@ -32,6 +32,7 @@ fn configure(folder: &Path) -> std::path::PathBuf {
         "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images }}\n\
          models:\n  desk:\n    checks:\n      - type: is-json\n      - type: refusal\n    versions:\n\
          \x20     v1: {{ image: {models}/v1 }}\n      v2: {{ image: {models}/v2 }}\n      v3: {{ image: {models}/v3 }}\n\
+         \x20     twin: {{ image: {models}/v1 }}\n\
          \x20   route: {{ v1: 100 }}\n{}",
         POLICIES.replace("{ EARLY }", "early_promote: true")
     );
@@ -78,8 +79,18 @@ impl Desk {
         self.admin(Method::GET, "route", json!({})).await.1["weights"].take()
     }
 
+    async fn experiment(&self) -> Value {
+        self.admin(Method::GET, "experiment", json!({})).await.1["experiment"].take()
+    }
+
     /// Customers ask until the rollout has ended. How many did; each got an answer.
     async fn until_it_ends(&self) -> (Value, u64) {
+        let ended = async || Some(self.rollout().await).filter(|rollout| rollout["waits_for"] == "nothing");
+        self.while_customers_ask(ended).await
+    }
+
+    /// Customers ask until something is so.
+    async fn while_customers_ask(&self, so: impl AsyncFn() -> Option<Value>) -> (Value, u64) {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let cases = Arc::new(held_out(11, 500));
         let customers: Vec<_> = (0..8)
@@ -103,19 +114,18 @@ impl Desk {
             })
             .collect();
         let started = Instant::now();
-        let rollout = loop {
-            let rollout = self.rollout().await;
-            if rollout["waits_for"] == "nothing" {
-                break rollout;
+        let value = loop {
+            if let Some(value) = so().await {
+                break value;
             }
-            assert!(started.elapsed() < Duration::from_secs(55), "it does not end: {rollout}");
+            assert!(started.elapsed() < Duration::from_secs(55), "it does not end: {}", self.rollout().await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         stop.store(true, Ordering::Relaxed);
         for customer in customers {
             customer.await.unwrap();
         }
-        (rollout, asked.load(Ordering::Relaxed))
+        (value, asked.load(Ordering::Relaxed))
     }
 }
 
@@ -217,4 +227,89 @@ async fn a_rollout_goes_on_where_it_was_after_a_restart() {
     assert_eq!(rollout["weight"], 50);
     assert_eq!(desk.order("abort").await.1["phase"], "aborted");
     assert_eq!(desk.weights().await, json!({"v1": 100}));
+}
+
+fn result<'e>(experiment: &'e Value, measure: &str) -> &'e Value {
+    let found = experiment["results"].as_array().unwrap().iter().find(|result| result["measure"] == measure);
+    found.unwrap_or_else(|| panic!("no {measure} in {experiment}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_experiment_finds_the_difference_keeps_it_over_a_restart_and_promotes_nobody() {
+    let desk = desk().await;
+    let body = json!({"control": "v1", "treatment": "v3", "percent": 50, "duration": "1h", "name": "short"});
+    let (status, begun) = desk.admin(Method::POST, "experiment", body).await;
+    assert_eq!((status.as_u16(), &begun["phase"]), (200, &json!("running")), "{begun}");
+    assert_eq!(desk.weights().await, json!({"v1": 50, "v3": 50}));
+    let differs = async || {
+        let experiment = desk.experiment().await;
+        let result =
+            experiment["results"].as_array()?.iter().find(|result| result["measure"] == "is-json")?;
+        (result["difference"]["differs"] == true).then(|| experiment.clone())
+    };
+    let (found, _) = desk.while_customers_ask(differs).await;
+    let json_share = result(&found, "is-json");
+    assert!(json_share["difference"]["high"].as_f64().unwrap() < 0.0, "{json_share}");
+    assert!(json_share["sentence"].as_str().unwrap().ends_with("they differ"), "{json_share}");
+    let (status, error) =
+        desk.admin(Method::POST, "rollout", json!({"canary": "v2", "policy": "quick"})).await;
+    assert_eq!((status.as_u16(), &error["error"]["code"]), (409, &json!("experiment_runs")), "{error}");
+    let answers = |experiment: &Value| result(experiment, "is-json")["control"]["answers"].as_u64().unwrap();
+
+    let Desk { app, folder, .. } = desk;
+    app.shut_down().await;
+    let desk = serve(folder).await;
+    let known = async || Some(desk.experiment().await).filter(|now| now["results"] != json!([]));
+    let (resumed, _) = desk.while_customers_ask(known).await;
+    assert!(answers(&resumed) >= answers(&found), "{resumed}");
+    assert_eq!((&resumed["id"], &resumed["phase"]), (&json!(1), &json!("running")));
+    let (status, stopped) =
+        desk.admin(Method::POST, "experiment/stop", json!({"reason": "seen enough"})).await;
+    let stopped = &stopped["experiment"];
+    assert_eq!(
+        (status.as_u16(), &stopped["ending"]),
+        (200, &json!("stopped by ada: seen enough")),
+        "{stopped}"
+    );
+    assert_eq!(desk.weights().await, json!({"v1": 100}));
+    let (_, history) = desk.admin(Method::GET, "experiment/history", json!({})).await;
+    assert_eq!(&history["experiments"][0], stopped, "what was known is kept");
+    assert_eq!(result(stopped, "is-json")["difference"]["differs"], true);
+    let (status, error) = desk.admin(Method::POST, "experiment/stop", json!({})).await;
+    assert_eq!((status.as_u16(), &error["error"]["code"]), (409, &json!("no_experiment_runs")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_and_its_twin_are_not_called_different_and_an_operators_route_ends_it() {
+    let desk = desk().await;
+    for (body, status, code) in [
+        (json!({"control": "v2", "treatment": "v1", "percent": 50}), 409, "version_is_not_stable"),
+        (json!({"control": "v1", "treatment": "v1", "percent": 50}), 400, "invalid_value"),
+        (json!({"control": "v1", "treatment": "v9", "percent": 50}), 404, "version_not_found"),
+        (json!({"control": "v1", "treatment": "v2", "percent": 100}), 400, "invalid_value"),
+        (json!({"control": "v1", "treatment": "v2", "percent": 5, "duration": "soon"}), 400, "invalid_value"),
+        (json!({"control": "v1", "treatment": "v2", "percent": 5, "confidence": 1}), 400, "invalid_value"),
+    ] {
+        let (found, error) = desk.admin(Method::POST, "experiment", body.clone()).await;
+        assert_eq!((found.as_u16(), &error["error"]["code"]), (status, &json!(code)), "{body}: {error}");
+    }
+    let body = json!({"control": "v1", "treatment": "twin", "percent": 40, "confidence": 0.999});
+    assert_eq!(desk.admin(Method::POST, "experiment", body.clone()).await.0, 200);
+    assert_eq!(desk.admin(Method::POST, "experiment", body).await.1["error"]["code"], "experiment_runs");
+    let enough = async || {
+        let now = desk.experiment().await;
+        let answers = now["results"][0]["treatment"]["answers"].as_u64().unwrap_or(0);
+        (answers >= 80).then_some(now)
+    };
+    let (found, _) = desk.while_customers_ask(enough).await;
+    for measure in ["overall", "is-json", "refusal", "finished", "output_tokens"] {
+        let result = result(&found, measure);
+        assert_eq!(result["difference"]["differs"], false, "{result}");
+        assert!(result["sentence"].as_str().unwrap().ends_with("it may be chance"), "{result}");
+    }
+    let (status, _) = desk.admin(Method::PUT, "route", json!({"weights": {"v1": 60, "v2": 40}})).await;
+    assert_eq!(status, 200);
+    let over = desk.experiment().await;
+    assert_eq!((&over["phase"], &over["ending"]), (&json!("ended"), &json!("ada changed the route by hand")));
+    assert_eq!(desk.weights().await, json!({"v1": 60, "v2": 40}));
 }

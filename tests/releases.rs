@@ -11,6 +11,7 @@ use std::time::Duration;
 use switchback::config::ReadyMade;
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
 use switchback::release::analysis::Measured;
+use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
 use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
     Begin, Change, Declared, OnConflict, Readiness, ReleaseError, Releases, Seen, SeenAnswer, StickyKey,
@@ -232,4 +233,77 @@ async fn a_canary_that_talks_too_much_is_aborted_by_its_guardrail_across_a_resta
     assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
     let last = releases.rollout_history(&model(), 1).await.unwrap().remove(0);
     assert!(last.reason.contains("output_length"), "{}", last.reason);
+}
+
+/// v3 at a tenth against v1.
+fn experiment(duration: Option<Duration>) -> NewExperiment {
+    let (control, treatment) = ("v1".parse().unwrap(), "v3".parse().unwrap());
+    let (share, confidence) = ("10".parse().unwrap(), 0.95.try_into().unwrap());
+    NewExperiment { model: model(), name: None, control, treatment, share, confidence, duration }
+}
+
+/// Lets a watcher look until no experiment runs; the last one.
+async fn until_over(releases: &Releases, hot: &Arc<Hot>) -> Experiment {
+    let models = BTreeMap::from([(model(), Watched { checks: Vec::new() })]);
+    let (clock, readiness) = (Arc::new(SystemClock), Arc::<Hot>::clone(hot));
+    let watcher = Watcher::new(releases.clone(), readiness, clock, models);
+    let (_sender, seen) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(watcher.run(seen, Duration::from_millis(5), stop.clone()));
+    let waiting = async {
+        while releases.running_experiment(&model()).is_some() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+    stop.cancel();
+    watching.await.unwrap();
+    let report = releases.experiment(&model()).await.unwrap().unwrap();
+    Experiment::clone(&report.experiment)
+}
+
+#[tokio::test]
+async fn an_experiment_ends_when_its_time_is_over_or_its_treatment_dies_and_control_has_all_traffic() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
+    for (duration, dies, cause) in
+        [(Some(Duration::from_millis(1)), false, EndedFor::Duration), (None, true, EndedFor::TreatmentDied)]
+    {
+        releases.begin_experiment(experiment(duration), by("anna")).await.unwrap();
+        assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=90 v3=10"));
+        hot.v3.store(!dies, Ordering::Relaxed);
+        let ended = until_over(&releases, &hot).await.ended.unwrap();
+        assert_eq!((ended.cause, ended.actor.as_str()), (cause, "switchback"), "{ended:?}");
+        assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
+    }
+    let lines = releases.audit(10, None).await.unwrap();
+    let told: Vec<_> = lines.iter().map(|line| (line.action.as_str(), line.actor.as_str())).collect();
+    let (anna, switchback) = (("experiment", "anna"), ("experiment", "switchback"));
+    assert_eq!(told, [switchback, anna, switchback, anna, ("first_route", "switchback")]);
+}
+
+#[tokio::test]
+async fn a_rollout_and_an_experiment_exclude_each_other_and_a_rollback_ends_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
+    let rollout = || Begin {
+        model: model(),
+        canary: "v2".parse().unwrap(),
+        policy: ReadyMade::CustomerFacing.policy(),
+        basis: Basis::Checks,
+        conflict: OnConflict::Supersede,
+    };
+    releases.begin_experiment(experiment(None), by("anna")).await.unwrap();
+    let refused = releases.begin_rollout(rollout(), by("anna")).await;
+    assert!(matches!(refused, Err(ReleaseError::ExperimentRuns { .. })), "{refused:?}");
+    releases.rollback(model(), by("ben")).await.unwrap();
+    let report = releases.experiment(&model()).await.unwrap().unwrap();
+    assert_eq!(report.experiment.ended.as_ref().unwrap().cause, EndedFor::RouteTaken);
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
+
+    releases.begin_rollout(rollout(), by("anna")).await.unwrap();
+    let refused = releases.begin_experiment(experiment(None), by("anna")).await;
+    assert!(matches!(refused, Err(ReleaseError::RolloutRuns { .. })), "{refused:?}");
 }

@@ -21,9 +21,10 @@ mod ops;
 mod public;
 
 pub use admin::{
-    AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentRollout, ModelAnswer, ModelsAnswer, ResidencyAnswer,
-    RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition, RouteAnswer, RouteBody,
-    UnloadAnswer, VersionAnswer, admin_router,
+    AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentExperiment, CurrentRollout, ExperimentAnswer,
+    ExperimentArm, ExperimentBody, ExperimentDifference, ExperimentHistory, ExperimentResult, ModelAnswer,
+    ModelsAnswer, ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory,
+    RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer, admin_router,
 };
 pub use app::{App, AppError, RunningApp};
 pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};

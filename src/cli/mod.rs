@@ -9,6 +9,7 @@ mod args;
 mod bar;
 mod bench;
 mod error;
+mod experiment;
 mod images;
 mod models;
 mod pull;

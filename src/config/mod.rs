@@ -38,6 +38,7 @@ pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
     UnknownPolicy,
 };
+pub use units::duration;
 pub use valid::{
     ApiKey, Commit, Config, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode, ModelConfig, Pinning,
     Residency, ServerConfig, VersionConfig,

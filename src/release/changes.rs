@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ReleaseError;
+use super::experiment::{BeginExperiment, Experiment, ExperimentEvent, Experiments};
 use super::owner::{Owner, audit_line, first_route, restored};
 use super::rollout::{Basis, Event, Rollout, RolloutId};
 use super::running::Running;
 use super::table::{RouteTable, Routes};
 use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
 use crate::config::Policy;
-use crate::ids::{ModelName, VersionName, VersionRef, Weight};
+use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::store::Store;
 
 /// Whether a version can take traffic now; asked before each change.
@@ -56,6 +57,15 @@ pub(super) enum Command {
         id: RolloutId,
         event: Event,
         reply: oneshot::Sender<Result<Rollout, ReleaseError>>,
+    },
+    /// An experiment begins.
+    BeginExperiment { begin: BeginExperiment, reply: oneshot::Sender<Result<Experiment, ReleaseError>> },
+    /// Something happened to an experiment.
+    Experiment {
+        model: ModelName,
+        id: ExperimentId,
+        event: ExperimentEvent,
+        reply: oneshot::Sender<Result<Experiment, ReleaseError>>,
     },
     /// Another route.
     Change {
@@ -132,6 +142,7 @@ pub struct Releases {
     commands: mpsc::Sender<Command>,
     routes: Routes,
     rollouts: Running,
+    pub(super) experiments: Experiments,
     store: Store,
 }
 
@@ -156,11 +167,13 @@ impl Releases {
         let routes = Routes::default();
         routes.publish(table);
         let rollouts = Running::restored(&store, &declared).await?;
+        let experiments = Experiments::restored(&store, &declared).await?;
         let (commands, mut inbox) = mpsc::channel::<Command>(QUEUE);
         let owner = Owner {
             store: store.clone(),
             routes: routes.clone(),
             rollouts: rollouts.clone(),
+            experiments: experiments.clone(),
             declared,
             readiness,
             clock,
@@ -170,7 +183,7 @@ impl Releases {
                 owner.obey(command).await;
             }
         });
-        Ok(Self { commands, routes, rollouts, store })
+        Ok(Self { commands, routes, rollouts, experiments, store })
     }
 
     /// The table that requests read.
@@ -260,7 +273,7 @@ impl Releases {
         self.ask(|reply| Command::Withdraw { version, withdraw, change, reply }).await
     }
 
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, ReleaseError>>) -> Command,
     ) -> Result<T, ReleaseError> {

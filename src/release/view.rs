@@ -51,6 +51,8 @@ pub enum AuditAction {
     Rollback,
     /// A rollout went on or ended.
     Rollout,
+    /// An experiment began or ended.
+    Experiment,
     /// A version was loaded.
     Load,
     /// A version could not be loaded.
@@ -69,6 +71,7 @@ impl AuditAction {
             Self::SetWeights => "set_weights",
             Self::Rollback => "rollback",
             Self::Rollout => "rollout",
+            Self::Experiment => "experiment",
             Self::Load => "load",
             Self::LoadFailed => "load_failed",
             Self::Unload => "unload",

@@ -15,6 +15,7 @@ use super::analysis::{
 };
 use super::changes::{Clock, Readiness, Releases};
 use super::error::ReleaseError;
+use super::experiment;
 use super::rollout::{Event, Phase, Rollout, RolloutId};
 use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, VersionRef, Weight};
@@ -71,6 +72,7 @@ pub struct Watcher {
     clock: Arc<dyn Clock>,
     models: BTreeMap<ModelName, Watched>,
     desks: BTreeMap<ModelName, Desk>,
+    experiments: experiment::Desks,
 }
 
 /// The analysis of one rollout.
@@ -95,7 +97,13 @@ impl Watcher {
         clock: Arc<dyn Clock>,
         models: BTreeMap<ModelName, Watched>,
     ) -> Self {
-        Self { releases, readiness, clock, models, desks: BTreeMap::new() }
+        let experiments = experiment::Desks::new(
+            releases.clone(),
+            Arc::clone(&readiness),
+            Arc::clone(&clock),
+            models.clone(),
+        );
+        Self { releases, readiness, clock, models, desks: BTreeMap::new(), experiments }
     }
 
     /// Takes in what is seen, and looks every so often, until `stop`; then what was seen by then is written down.
@@ -106,19 +114,24 @@ impl Watcher {
         stop: CancellationToken,
     ) {
         self.take_up().await;
+        self.experiments.take_up().await;
         let mut ticks = tokio::time::interval(look_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(one) = seen.recv() => self.observe(&one),
-                _ = ticks.tick() => self.look_at_all().await,
+                _ = ticks.tick() => {
+                    self.look_at_all().await;
+                    self.experiments.look().await;
+                }
             }
         }
         while let Ok(one) = seen.try_recv() {
             self.observe(&one);
         }
         self.save_all().await;
+        self.experiments.save_all().await;
     }
 
     /// Goes on with the rollouts of an earlier process: what it had seen counts, the time in between does not.
@@ -132,6 +145,7 @@ impl Watcher {
     }
 
     fn observe(&mut self, seen: &Seen) {
+        self.experiments.observe(seen);
         let VersionRef { model, version } = &seen.version;
         let Some(rollout) = self.releases.rollouts().get(model) else { return };
         let arm = match version {
@@ -141,7 +155,7 @@ impl Watcher {
         };
         let Some(desk) = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id) else { return };
         let (user, mirror) = (UserCell::of(seen.user), rollout.mirror());
-        if let Some(outcomes) = desk.outcomes(&seen.answer, mirror) {
+        if let Some(outcomes) = outcomes(&desk.checks, &seen.answer, mirror) {
             desk.panel.observe(arm, user, &outcomes);
         }
         // Copies wait for all others: neither arm is judged by its time meanwhile.
@@ -292,30 +306,34 @@ impl Desk {
     fn names(&self) -> Vec<String> {
         names(&self.checks)
     }
+}
 
-    /// What an answer says to each test. Nothing where a check broke: what it would have said is not known. While the
-    /// canary answers copies, nobody waits for it, so that no arm is judged by its time.
-    fn outcomes(&self, answer: &SeenAnswer, mirror: Weight) -> Option<Vec<Option<Outcome>>> {
-        let mut outcomes = Vec::with_capacity(self.checks.len() + 1);
-        for WatchedCheck { name, judges } in &self.checks {
-            outcomes.push(match answer {
-                _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
-                // What was not there to be checked was not what it should be.
-                SeenAnswer::Broken => Some(Outcome::Failed),
-                SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
-            });
-        }
-        let finished = if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed };
-        outcomes.push(Some(finished));
-        Some(outcomes)
+/// What an answer says to each check and to [`FINISHED`]. Nothing where a check broke: what it would have said is not
+/// known. While the canary answers copies, nobody waits for it, so that no arm is judged by its time.
+pub(super) fn outcomes(
+    checks: &[WatchedCheck],
+    answer: &SeenAnswer,
+    mirror: Weight,
+) -> Option<Vec<Option<Outcome>>> {
+    let mut outcomes = Vec::with_capacity(checks.len() + 1);
+    for WatchedCheck { name, judges } in checks {
+        outcomes.push(match answer {
+            _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
+            // What was not there to be checked was not what it should be.
+            SeenAnswer::Broken => Some(Outcome::Failed),
+            SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
+        });
     }
+    let finished = if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed };
+    outcomes.push(Some(finished));
+    Some(outcomes)
 }
 
 fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<WatchedCheck> {
     models.get(model).map(|watched| watched.checks.clone()).unwrap_or_default()
 }
 
-fn names(checks: &[WatchedCheck]) -> Vec<String> {
+pub(super) fn names(checks: &[WatchedCheck]) -> Vec<String> {
     checks.iter().map(|check| check.name.to_string()).chain([FINISHED.to_owned()]).collect()
 }
 

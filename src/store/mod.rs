@@ -1,5 +1,5 @@
-//! What must outlive the process, in SQLite: route revisions, rollouts with all their transitions, what their analyses
-//! have seen, and the audit log.
+//! What must outlive the process, in SQLite: route revisions, rollouts with all their transitions, experiments, what their
+//! analyses have seen, and the audit log.
 //!
 //! In: typed rows. Out: typed rows. May import `ids`. Invariants: a route change and its audit line are
 //! one transaction, and so are a rollout's new state, its transition, its route and its audit line; at most one rollout
@@ -8,6 +8,7 @@
 
 mod audit;
 mod error;
+mod experiments;
 mod observations;
 mod open;
 mod read;
@@ -16,6 +17,7 @@ mod routes;
 
 pub use audit::{AuditRow, NewAudit};
 pub use error::StoreError;
+pub use experiments::{ExperimentChange, ExperimentRow};
 pub use observations::{ArmCounts, ObservationRow};
 pub use open::Store;
 pub use rollouts::{NewTransition, RolloutRow, TransitionRow};

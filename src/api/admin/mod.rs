@@ -1,10 +1,14 @@
 //! The operators' listener: versions, routes, rollback, and who changed what.
 
+mod experiments;
 mod guard;
 mod handlers;
 mod rollouts;
 mod types;
 
+pub(super) use experiments::{
+    __path_begin_experiment, __path_experiment_history, __path_get_experiment, __path_stop_experiment,
+};
 pub(super) use handlers::{
     __path_audit, __path_get_route, __path_list_models, __path_load, __path_put_route, __path_rollback,
     __path_unload,
@@ -14,6 +18,10 @@ pub(super) use rollouts::{
     __path_begin_rollout, __path_command_rollout, __path_get_rollout, __path_rollout_history,
 };
 
+pub use experiments::{
+    CurrentExperiment, ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference,
+    ExperimentHistory, ExperimentResult,
+};
 pub use handlers::admin_router;
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{

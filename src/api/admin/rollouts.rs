@@ -202,17 +202,18 @@ pub(in crate::api) async fn rollout_history(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Json<RolloutHistory>, ApiError> {
     let model = model_of(&state.gateway, &model)?;
-    let limit = match query.get("limit") {
-        None => 100,
-        Some(text) => {
-            text.parse().ok().filter(|limit| (1..=MAX_HISTORY).contains(limit)).ok_or_else(|| {
-                let message = format!("`limit` must be from 1 to {MAX_HISTORY}; found {}", shown(text));
-                ApiError::parameter("invalid_value", "limit", message)
-            })?
-        }
-    };
+    let limit = limit_of(&query)?;
     let lines = state.gateway.rollout_history(&model, limit).await?;
     Ok(Json(RolloutHistory { transitions: lines.into_iter().map(RolloutTransition::from).collect() }))
+}
+
+/// How many lines of a history are asked for.
+pub(super) fn limit_of(query: &BTreeMap<String, String>) -> Result<u32, ApiError> {
+    let Some(text) = query.get("limit") else { return Ok(100) };
+    text.parse().ok().filter(|limit| (1..=MAX_HISTORY).contains(limit)).ok_or_else(|| {
+        let message = format!("`limit` must be from 1 to {MAX_HISTORY}; found {}", shown(text));
+        ApiError::parameter("invalid_value", "limit", message)
+    })
 }
 
 impl From<&Rollout> for RolloutAnswer {

@@ -10,6 +10,7 @@
 mod clusters;
 mod confidence;
 mod contrast;
+mod differences;
 mod guardrails;
 mod length_limit;
 mod measured;
@@ -21,6 +22,7 @@ mod time_limit;
 mod verdict;
 
 pub use clusters::UserCell;
+pub use differences::{ArmMeasure, Bounds, Difference, Differences, Unit};
 pub use guardrails::{Guardrails, LimitFinding, Standing};
 pub use measured::Measured;
 pub use panel::{Judgement, Panel};
