@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confidence::{ConfidenceSequence, Estimate, Interval};
 use super::contrast::{Contrast, ContrastSnapshot, Scale};
+use super::measured::{rounding, shown as seconds};
 use super::{Arm, Measured, Outcome, UserCell};
 use crate::config::Timing;
 
@@ -187,15 +188,19 @@ impl Comparison {
         let (control, treatment) = (arm(Arm::Stable), arm(Arm::Canary));
         let enough = control.users.min(treatment.users) >= LEAST_USERS;
         let estimate = self.contrast.estimate().filter(|_| enough);
-        let difference = estimate.map(|estimate| self.bounds(estimate, control.users, treatment.users));
+        let difference = estimate.map(|estimate| self.bounds(estimate, control, treatment));
         Difference { measure: self.name.clone(), unit: self.unit, control, treatment, difference }
     }
 
-    fn bounds(&self, estimate: Estimate, control: usize, treatment: usize) -> Bounds {
-        // What one failure among its users would add: a version of which nothing has failed yet is not certain.
-        let one = |users: usize| (users as f64 + 2.0).powi(-2);
-        let more = if self.unit == Unit::Share { one(control) + one(treatment) } else { 0.0 };
-        let estimate = Estimate { variance: estimate.variance + more, ..estimate };
+    fn bounds(&self, estimate: Estimate, control: ArmMeasure, treatment: ArmMeasure) -> Bounds {
+        let more = |arm: ArmMeasure| match self.unit {
+            // What one failure among its users would add: a version of which nothing has failed yet is not certain.
+            Unit::Share => (arm.users as f64 + 2.0).powi(-2),
+            Unit::Tokens => rounding(arm.mean, arm.users),
+            Unit::Seconds => 0.0,
+        };
+        let variance = estimate.variance + more(control) + more(treatment);
+        let estimate = Estimate { variance, ..estimate };
         let Interval { low, high } = self.sequence.interval(estimate);
         let shown =
             |value: f64| if self.unit == Unit::Share { value.clamp(-1.0, 1.0) } else { value.exp_m1() };
@@ -218,7 +223,7 @@ impl fmt::Display for Difference {
             (_, None) => "nothing".to_owned(),
             (Unit::Share, Some(mean)) => format!("{:.1} %", mean * 100.0),
             (Unit::Tokens, Some(mean)) => format!("{mean:.1} tokens"),
-            (Unit::Seconds, Some(mean)) => format!("{mean:.3} s"),
+            (Unit::Seconds, Some(mean)) => seconds(mean),
         };
         write!(
             f,

@@ -5,15 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::confidence::{ConfidenceSequence, Estimate, Interval};
 use super::contrast::{Contrast, ContrastSnapshot, Scale};
 use super::guardrails::{LimitFinding, Standing};
+use super::measured::rounding;
 use super::table::{Arm, Counts};
 use super::{Measured, UserCell};
 use crate::config::RelativeChange;
 
 /// Users of each arm before anything is said: the sequence is asymptotic, and a variance needs users to be estimated.
 const LEAST_USERS: usize = 30;
-
-/// The variance that rounding to whole tokens has: answers that happen to be all of one length are not certain.
-const ROUNDING: f64 = 1.0 / 12.0;
 
 #[derive(Debug, Clone)]
 pub(super) struct LengthTest {
@@ -90,9 +88,7 @@ impl LengthTest {
         let (ours, theirs) = (self.contrast.mean(Arm::Canary), self.contrast.mean(Arm::Stable));
         let few = ours.answers < self.min_samples || users(Arm::Canary).min(users(Arm::Stable)) < LEAST_USERS;
         let estimate = self.contrast.estimate().filter(|_| !few)?;
-        let rounding = |mean: f64, users: usize| ROUNDING / (mean * mean * users as f64);
-        let rounded =
-            rounding(ours.mean()?, users(Arm::Canary)) + rounding(theirs.mean()?, users(Arm::Stable));
+        let rounded = rounding(ours.mean(), users(Arm::Canary)) + rounding(theirs.mean(), users(Arm::Stable));
         Some(Estimate { variance: estimate.variance + rounded, ..estimate })
     }
 

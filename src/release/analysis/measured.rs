@@ -39,6 +39,21 @@ impl Measured {
     }
 }
 
+/// A time as people read it.
+pub(super) fn shown(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 0.01 => format!("{:.2} ms", seconds * 1e3),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        seconds => format!("{seconds:.2} s"),
+    }
+}
+
+/// What rounding to whole tokens adds to the variance of a mean over this many users, by the square of the mean: answers
+/// that happen to be all of one length are not certain.
+pub(super) fn rounding(mean: Option<f64>, users: usize) -> f64 {
+    mean.map_or(0.0, |mean| 1.0 / (12.0 * mean * mean * users as f64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

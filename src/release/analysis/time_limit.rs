@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::guardrails::{LimitFinding, Standing};
+use super::measured::shown;
 use super::pass_rate::{PassRate, Snapshot, Terms};
 use super::quantiles::Quantiles;
 use super::table::Arm;
@@ -165,12 +166,4 @@ fn odds(evidence: f64) -> String {
 /// `95`, `99.9`.
 fn percent(share: f64) -> f64 {
     (share * 1e4).round() / 100.0
-}
-
-fn shown(seconds: f64) -> String {
-    match seconds {
-        seconds if seconds < 0.01 => format!("{:.2} ms", seconds * 1e3),
-        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
-        seconds => format!("{seconds:.2} s"),
-    }
 }
