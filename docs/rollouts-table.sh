@@ -25,3 +25,25 @@ for margin in 2 3 5; do for rate in 30 100 300 1000; do
   bad=$(simulate --margin-pp $margin --drop "$drop" --rate $rate --runs 2000 | read_keys "{abort}, {ma} min | {unknown}")
   echo "| $margin | $rate | $good | $bad |"
 done; done
+echo "## guardrails at their limits, each with an alpha of 5 %"
+config=$(mktemp); trap 'rm -f "$config"' EXIT
+cat > "$config" <<'YAML'
+server: { mode: dev }
+models: { m: { versions: { v1: { image: m } } } }
+policies:
+  limits:
+    steps: [{setWeight: 5}, {pause: {duration: 20m}}, {setWeight: 25}, {pause: {duration: 40m}}, {setWeight: 100}]
+    guardrails:
+      alpha: 0.15
+      latency: { max_ratio: 1.5 }
+      time_per_output_token: { quantile: 0.5, max_ratio: 1.5 }
+      output_length: { max_change: 50% }
+YAML
+limits() { target/release/switchback simulate --config "$config" --rate 100 --runs 2000 --seed 3 --json "$@" \
+  | python3 -c 'import json, sys; print(sys.argv[1], json.load(sys.stdin)["guardrails"])' "$*"; }
+for users in "--users-requests 1" "--users-requests 10 --icc 0.3"; do
+  # shellcheck disable=SC2086
+  for ratio in "--latency-ratio 1.5" "--length-ratio 1.5" "--latency-ratio 1"; do limits --policy limits $ratio $users; done
+  # shellcheck disable=SC2086
+  for ratio in "--latency-ratio 3" "--length-ratio 2"; do limits --policy customer-facing $ratio $users; done
+done

@@ -4,47 +4,17 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
-use reqwest::{Client, Method, StatusCode};
+use common::desk::{Desk, configure, desk, serve};
+use reqwest::Method;
 use serde_json::{Value, json};
-use switchback::api::{App, RunningApp};
-use switchback::demo::held_out;
-use switchback::gateway::Pace;
-use switchback::release::Clock;
-use tempfile::TempDir;
+use switchback::api::App;
 use tokio::sync::mpsc;
-
-/// A rollout takes an hour; the tests' clock lets it pass in twenty seconds.
-const FASTER: i32 = 180;
 
 /// How often each rollout is played, each time with other customers: once here, and as often as this variable says to
 /// show more.
 const REPEATS: &str = "SWITCHBACK_TEST_ROLLOUTS";
-
-/// `customer-facing` with a margin that fewer answers tell, for machines that give few in twenty seconds.
-const POLICIES: &str = "policies:\n  hour:\n    \
-    steps: [{setWeight: 5}, {pause: {duration: 20m}}, {setWeight: 25}, {pause: {duration: 40m}}, {setWeight: 100}]\n    \
-    margin_pp: 10\n\
-    \x20 by-hand:\n    \
-    steps: [{setWeight: 5}, {pause: {}}, {setWeight: 50}, {pause: {duration: 1h}}]\n    approval: manual\n\
-    \x20 copies-first:\n    steps: [{setMirrorRoute: {}}, {pause: {duration: 12h}}, {setWeight: 5}, {pause: {}}]\n    min_samples: 20\n";
-
-/// A clock that runs faster than the machine's.
-struct FastClock {
-    epoch: Timestamp,
-    began: Instant,
-}
-
-impl Clock for FastClock {
-    fn now(&self) -> Timestamp {
-        self.epoch + SignedDuration::try_from(self.began.elapsed()).unwrap() * FASTER
-    }
-}
 
 fn repeats() -> u64 {
     std::env::var(REPEATS).map_or(1, |times| times.parse().unwrap())
@@ -52,12 +22,6 @@ fn repeats() -> u64 {
 
 /// What a webhook was told.
 type News = mpsc::UnboundedReceiver<Value>;
-
-struct Desk {
-    app: RunningApp,
-    client: Client,
-    folder: TempDir,
-}
 
 async fn newsroom() -> (String, News) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -67,102 +31,6 @@ async fn newsroom() -> (String, News) {
     let router = axum::Router::new().route("/services/token", axum::routing::post(take));
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     (url, news)
-}
-
-fn configure(folder: &Path) -> std::path::PathBuf {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    let models = models.display();
-    let text = format!(
-        "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images, mirror_capacity: 100 }}\n\
-         models:\n  desk:\n    checks:\n      - type: is-json\n      - type: refusal\n    versions:\n\
-         \x20     v1: {{ image: {models}/v1 }}\n      v2: {{ image: {models}/v2 }}\n      v3: {{ image: {models}/v3 }}\n\
-         \x20   route: {{ v1: 100 }}\n{POLICIES}"
-    );
-    let path = folder.join("switchback.yaml");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
-async fn serve(folder: TempDir) -> Desk {
-    let config = switchback::config::load(&configure(folder.path())).unwrap();
-    let clock = Arc::new(FastClock { epoch: Timestamp::now(), began: Instant::now() });
-    let pace = Pace { clock, look_every: Duration::from_millis(50) };
-    let mut app = App::start_at(config, pace).await.unwrap();
-    app.loaded().await;
-    Desk { app, client: common::client(), folder }
-}
-
-async fn desk() -> Desk {
-    serve(tempfile::tempdir().unwrap()).await
-}
-
-impl Desk {
-    async fn admin(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
-        let url = format!("http://{}/admin/models/desk/{path}", self.app.admin);
-        let request = self.client.request(method, url).header("x-switchback-actor", "ada");
-        let response = request.json(&body).send().await.unwrap();
-        (response.status(), response.json().await.unwrap())
-    }
-
-    async fn order(&self, command: &str) -> (StatusCode, Value) {
-        self.admin(Method::POST, &format!("rollout/{command}"), json!({})).await
-    }
-
-    async fn start(&self, canary: &str, policy: &str) -> Value {
-        let body = json!({"canary": canary, "policy": policy, "reason": "a test"});
-        let (status, rollout) = self.admin(Method::POST, "rollout", body).await;
-        assert_eq!(status, 200, "{rollout}");
-        rollout
-    }
-
-    async fn rollout(&self) -> Value {
-        self.admin(Method::GET, "rollout", json!({})).await.1["rollout"].take()
-    }
-
-    async fn weights(&self) -> Value {
-        self.admin(Method::GET, "route", json!({})).await.1["weights"].take()
-    }
-
-    /// Customers ask until the rollout has ended, the same for the same seed. How many did; each got an answer.
-    async fn until_it_ends(&self, seed: u64, at_once: usize, think: Duration) -> (Value, u64) {
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let cases = Arc::new(held_out(seed, 500));
-        let customers: Vec<_> = (0..at_once)
-            .map(|_| {
-                let (stop, asked, cases) = (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&cases));
-                let client = self.client.clone();
-                let url = format!("http://{}/v1/chat/completions", self.app.public);
-                tokio::spawn(async move {
-                    while !stop.load(Ordering::Relaxed) {
-                        let i = asked.fetch_add(1, Ordering::Relaxed);
-                        let message = &cases[i as usize % cases.len()].message;
-                        let body = json!({
-                            "model": "desk", "user": format!("customer-{seed}-{i}"), "temperature": 0, "max_tokens": 96,
-                            "messages": [{"role": "user", "content": message}],
-                        });
-                        let response = client.post(&url).json(&body).send().await.unwrap();
-                        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-                        response.bytes().await.unwrap();
-                        tokio::time::sleep(think).await;
-                    }
-                })
-            })
-            .collect();
-        let started = Instant::now();
-        let rollout = loop {
-            let rollout = self.rollout().await;
-            if rollout["waits_for"] == "nothing" {
-                break rollout;
-            }
-            assert!(started.elapsed() < Duration::from_mins(2), "it does not end: {rollout}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        stop.store(true, Ordering::Relaxed);
-        for customer in customers {
-            customer.await.unwrap();
-        }
-        (rollout, asked.load(Ordering::Relaxed))
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

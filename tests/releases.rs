@@ -6,12 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use switchback::config::ReadyMade;
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
+use switchback::release::analysis::Measured;
+use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
+use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
-    Change, Declared, Readiness, ReleaseError, Releases, StickyKey, SystemClock, Traits, Withdrawn,
+    Begin, Change, Declared, Message, OnConflict, Readiness, ReleaseError, Releases, Seen, SeenAnswer,
+    StickyKey, SystemClock, Traits, Watched, Watcher, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// v1 and v2 are hot; v3 is while the switch is on.
 #[derive(Default)]
@@ -179,4 +187,128 @@ async fn a_store_of_a_newer_release_is_refused() {
     let error = Store::open(&path).await.unwrap_err();
     assert!(matches!(error, StoreError::Schema { .. }), "{error:?}");
     assert!(error.to_string().contains("newer"), "{error}");
+}
+
+/// Lets a watcher see answers of 100 tokens from v1 and of `tokens` from v2, one of each user, and stops it `once` so.
+async fn watch(releases: &Releases, users: std::ops::Range<u64>, tokens: usize, once: impl Fn() -> bool) {
+    let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
+    let watcher = Watcher::new(releases.clone(), Arc::new(Hot::default()), Arc::new(SystemClock), models);
+    let (sender, seen) = mpsc::channel(4096);
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(watcher.run(seen, Duration::from_millis(5), stop.clone()));
+    for user in users {
+        let (version, tokens) = if user % 2 == 0 { ("v2", tokens) } else { ("v1", 100) };
+        let measured = Measured { output_tokens: Some(tokens + user as usize % 9), ..Measured::default() };
+        let version = VersionRef { model: model(), version: version.parse().unwrap() };
+        let user = user.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let answer = SeenAnswer::Whole(Vec::new());
+        sender.send(Message::Seen(Seen { version, user, answer, measured })).await.unwrap();
+    }
+    let waiting = async {
+        while !once() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+    stop.cancel();
+    watching.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_talks_too_much_is_aborted_by_its_guardrail_across_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    let policy = ReadyMade::CustomerFacing.policy();
+    let (canary, basis) = ("v2".parse().unwrap(), Basis::Checks);
+    let new = Begin { model: model(), canary, policy, basis, conflict: OnConflict::Refuse };
+    releases.begin_rollout(new, by("anna")).await.unwrap();
+    // Too few users of either version to say anything.
+    watch(&releases, 0..40, 300, || true).await;
+    let rollout = releases.rollout(&model()).await.unwrap().unwrap();
+    assert_eq!(rollout.phase(), Phase::Step, "{rollout:?}");
+    drop(releases);
+
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    watch(&releases, 40..400, 300, || releases.rollouts().get(&model()).is_none()).await;
+    let rollout = releases.rollout(&model()).await.unwrap().unwrap();
+    assert_eq!(rollout.phase(), Phase::Aborted, "{rollout:?}");
+    let finding = &rollout.judged.as_ref().unwrap().finding;
+    assert!(finding.starts_with("abort by guardrail `output_length`: "), "{finding}");
+    assert!(finding.contains(": +192 %, surely between +"), "{finding}");
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
+    let last = releases.rollout_history(&model(), 1).await.unwrap().remove(0);
+    assert!(last.reason.contains("output_length"), "{}", last.reason);
+}
+
+/// v3 at a tenth against v1.
+fn experiment(duration: Option<Duration>) -> NewExperiment {
+    let (control, treatment) = ("v1".parse().unwrap(), "v3".parse().unwrap());
+    let (share, confidence) = ("10".parse().unwrap(), 0.95.try_into().unwrap());
+    NewExperiment { model: model(), name: None, control, treatment, share, confidence, duration }
+}
+
+/// Lets a watcher look until no experiment runs; the last one.
+async fn until_over(releases: &Releases, hot: &Arc<Hot>) -> Experiment {
+    let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
+    let (clock, readiness) = (Arc::new(SystemClock), Arc::<Hot>::clone(hot));
+    let watcher = Watcher::new(releases.clone(), readiness, clock, models);
+    let (_sender, seen) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(watcher.run(seen, Duration::from_millis(5), stop.clone()));
+    let waiting = async {
+        while releases.running_experiment(&model()).is_some() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+    stop.cancel();
+    watching.await.unwrap();
+    let report = releases.experiment(&model()).await.unwrap().unwrap();
+    Experiment::clone(&report.experiment)
+}
+
+#[tokio::test]
+async fn an_experiment_ends_when_its_time_is_over_or_its_treatment_dies_and_control_has_all_traffic() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
+    for (duration, dies, cause) in
+        [(Some(Duration::from_millis(1)), false, EndedFor::Duration), (None, true, EndedFor::TreatmentDied)]
+    {
+        releases.begin_experiment(experiment(duration), by("anna")).await.unwrap();
+        assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=90 v3=10"));
+        hot.v3.store(!dies, Ordering::Relaxed);
+        let ended = until_over(&releases, &hot).await.ended.unwrap();
+        assert_eq!((ended.cause, ended.actor.as_str()), (cause, "switchback"), "{ended:?}");
+        assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
+    }
+    let lines = releases.audit(10, None).await.unwrap();
+    let told: Vec<_> = lines.iter().map(|line| (line.action.as_str(), line.actor.as_str())).collect();
+    let (anna, switchback) = (("experiment", "anna"), ("experiment", "switchback"));
+    assert_eq!(told, [switchback, anna, switchback, anna, ("first_route", "switchback")]);
+}
+
+#[tokio::test]
+async fn a_rollout_and_an_experiment_exclude_each_other_and_a_rollback_ends_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
+    let rollout = || Begin {
+        model: model(),
+        canary: "v2".parse().unwrap(),
+        policy: ReadyMade::CustomerFacing.policy(),
+        basis: Basis::Checks,
+        conflict: OnConflict::Supersede,
+    };
+    releases.begin_experiment(experiment(None), by("anna")).await.unwrap();
+    let refused = releases.begin_rollout(rollout(), by("anna")).await;
+    assert!(matches!(refused, Err(ReleaseError::ExperimentRuns { .. })), "{refused:?}");
+    releases.rollback(model(), by("ben")).await.unwrap();
+    let report = releases.experiment(&model()).await.unwrap().unwrap();
+    assert_eq!(report.experiment.ended.as_ref().unwrap().cause, EndedFor::RouteTaken);
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
+
+    releases.begin_rollout(rollout(), by("anna")).await.unwrap();
+    let refused = releases.begin_experiment(experiment(None), by("anna")).await;
+    assert!(matches!(refused, Err(ReleaseError::RolloutRuns { .. })), "{refused:?}");
 }

@@ -47,6 +47,10 @@ pub(super) struct PublicApi;
         admin::begin_rollout,
         admin::command_rollout,
         admin::rollout_history,
+        admin::get_experiment,
+        admin::begin_experiment,
+        admin::stop_experiment,
+        admin::experiment_history,
         admin::audit,
         admin::get_webhooks,
     )

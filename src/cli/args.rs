@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::error::CliError;
-use super::{bench, flag, images, models, pull, residency, rollback, rollout, route, serve, simulate};
+use super::{
+    bench, experiment, flag, images, models, pull, residency, rollback, rollout, route, serve, simulate,
+};
 
 /// An LLM inference server with versions, weights and instant rollback built in.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ enum Command {
     Unload(residency::Args),
     /// Let a version take over step by step, judged on the quality of its answers
     Rollout(rollout::Args),
+    /// Compare two versions side by side at a fixed share, and promote neither
+    Experiment(experiment::Args),
     /// List, verify and dedupe images
     Images(images::Args),
     /// Bring an image from the Hugging Face Hub, pinned to a commit
@@ -79,6 +83,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Load(args) => residency::load(args).await,
         Command::Unload(args) => residency::unload(args).await,
         Command::Rollout(args) => rollout::run(args).await,
+        Command::Experiment(args) => experiment::run(args).await,
         Command::Images(args) => Ok(images::run(args)?),
         Command::Pull(args) => Ok(pull::run(args).await?),
         Command::Simulate(args) => simulate::run(&args),

@@ -9,6 +9,7 @@ mod args;
 mod bar;
 mod bench;
 mod error;
+mod experiment;
 mod flag;
 mod images;
 mod models;

@@ -14,11 +14,13 @@
 mod checks;
 mod error;
 mod flag;
+mod guardrails;
 mod policy;
 mod raw;
 mod read_checks;
 mod read_embedding;
 mod read_flag;
+mod read_guardrails;
 mod read_policy;
 mod read_webhooks;
 mod reader;
@@ -43,10 +45,12 @@ pub use checks::{
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
+pub use guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
     UnknownPolicy,
 };
+pub use units::duration;
 pub use valid::{
     ApiKey, Commit, Config, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode,
     ModelConfig, Pinning, Residency, ServerConfig, VersionConfig,

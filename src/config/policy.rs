@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
 use crate::ids::Weight;
 
 /// A risk profile: steps, and the errors that a decision may make.
@@ -31,6 +32,8 @@ pub struct Policy {
     pub approval: Approval,
     /// Whether a canary that has proved itself waits for its steps to pass.
     pub early_promote: EarlyPromote,
+    /// What it is held to beside the quality of its answers.
+    pub guardrails: Guardrails,
 }
 
 /// One step, as Argo Rollouts names them.
@@ -139,6 +142,9 @@ impl fmt::Display for PercentagePoints {
 pub struct Chance(f64);
 
 impl Chance {
+    /// What guardrails have for all their errors where nothing else is said.
+    pub(super) const GUARDRAILS: Self = Self(0.001);
+
     /// Above 0 and below 1.
     pub fn new(chance: f64) -> Option<Self> {
         (chance > 0.0 && chance < 1.0).then_some(Self(chance))
@@ -241,8 +247,24 @@ impl ReadyMade {
             Self::Batch => (vec![weight(100)], 5.0),
             Self::Experimental => (vec![weight(1), Step::Pause(Pause::UntilResumed)], 5.0),
         };
+        let guardrails = match self {
+            Self::CustomerFacing | Self::CodeOnly | Self::Experimental => gross(),
+            Self::InternalClassifier | Self::Batch => Guardrails::none(),
+        };
         let approval = if self == Self::Experimental { Approval::Manual } else { Approval::Auto };
-        Policy { steps, margin: PercentagePoints(points), approval, ..Policy::default() }
+        Policy { steps, margin: PercentagePoints(points), approval, guardrails, ..Policy::default() }
+    }
+}
+
+/// What people who wait for answers would notice: one in twenty takes twice as long, or they are half as long again or
+/// half as long.
+fn gross() -> Guardrails {
+    let quantile = Chance(0.95);
+    let twice = Ratio::new(2.0).map(|max_ratio| (Timing::Latency, TimeLimit { quantile, max_ratio }));
+    Guardrails {
+        times: twice.into_iter().collect(),
+        output_length: RelativeChange::percent(50.0),
+        ..Guardrails::none()
     }
 }
 
@@ -257,6 +279,7 @@ impl Default for Policy {
             on_inconclusive: OnInconclusive::Hold,
             approval: Approval::Auto,
             early_promote: EarlyPromote::No,
+            guardrails: Guardrails::none(),
         }
     }
 }

@@ -2,16 +2,27 @@
 
 use std::collections::BTreeMap;
 
+use super::guardrails::Guardrails;
 use super::policy::{
-    Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
+    Approval, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
 };
 use super::raw::{Node, Value};
+use super::read_guardrails::read_guardrails;
 use super::reader::{Problem, Reader, boolean, count, text};
-use super::values::{duration, number, percentage, word};
+use super::values::{chance, duration, number, percentage, word};
 use crate::ids::Weight;
 
-const POLICY: &[&str] =
-    &["steps", "margin_pp", "alpha", "power", "min_samples", "on_inconclusive", "approval", "early_promote"];
+const POLICY: &[&str] = &[
+    "steps",
+    "margin_pp",
+    "alpha",
+    "power",
+    "min_samples",
+    "on_inconclusive",
+    "approval",
+    "early_promote",
+    "guardrails",
+];
 
 /// Reads `policies`.
 pub(super) fn read_policies(r: &mut Reader, node: &Node) -> BTreeMap<String, Policy> {
@@ -94,6 +105,9 @@ fn policy(r: &mut Reader, node: &Node, path: &str, line: u64) -> Policy {
             .field(&s, "approval", |v| word(v, &[("auto", Approval::Auto), ("manual", Approval::Manual)]))
             .unwrap_or(base.approval),
         early_promote: r.field(&s, "early_promote", early).unwrap_or(base.early_promote),
+        guardrails: s
+            .get("guardrails")
+            .map_or_else(Guardrails::none, |node| read_guardrails(r, node, &s.path_of("guardrails"))),
     }
 }
 
@@ -206,12 +220,5 @@ fn points(value: &Value) -> Result<PercentagePoints, Problem> {
     number(value).and_then(PercentagePoints::new).ok_or_else(|| {
         let found = format!("{} is not a margin", value.describe());
         Problem::new(found, "give percentage points above 0 and below 100, such as 3")
-    })
-}
-
-fn chance(value: &Value) -> Result<Chance, Problem> {
-    number(value).and_then(Chance::new).ok_or_else(|| {
-        let found = format!("{} is not a probability", value.describe());
-        Problem::new(found, "give a number above 0 and below 1, such as 0.01")
     })
 }

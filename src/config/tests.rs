@@ -205,6 +205,11 @@ policies:
     on_inconclusive: abort
     approval: manual
     early_promote: true
+    guardrails:
+      alpha: 0.002
+      latency: { max_ratio: 1.5 }
+      time_per_output_token: { quantile: 0.5, max_ratio: 2 }
+      output_length: { max_change: 30% }
 "#;
 
 #[test]
@@ -222,6 +227,33 @@ fn a_policy_is_read_as_it_is_written() {
     );
     assert_eq!((policy.min_samples, policy.on_inconclusive), (100, OnInconclusive::Abort));
     assert_eq!((policy.approval, policy.early_promote), (Approval::Manual, EarlyPromote::Yes));
+    let Guardrails { alpha, times, output_length } = &policy.guardrails;
+    let limits = times.iter().map(|(timing, l)| (timing.as_str(), l.quantile.get(), l.max_ratio.get()));
+    let wanted = [("latency", 0.95, 1.5), ("time_per_output_token", 0.5, 2.0)];
+    assert!(limits.eq(wanted) && alpha.get().to_string() == "0.002", "{:?}", policy.guardrails);
+    assert_eq!(*output_length, RelativeChange::percent(30.0));
+}
+
+#[test]
+fn guardrails_that_cannot_be_are_refused_with_line_and_fix() {
+    assert_snapshot!(errors(
+        r#"
+models: { desk: { versions: { v1: { image: models/v1, digest: "DIGEST" } } } }
+policies:
+  odd:
+    steps: [{setWeight: 5}]
+    guardrails:
+      alpha: 0
+      latency: { quantile: 1, max_ratio: 1 }
+      time_to_first_token: { quantile: 0 }
+      time_per_output_token: fast
+      output_length: { max_change: -5% }
+      latencies: { max_ratio: 2 }
+  none:
+    steps: [{setWeight: 5}]
+    guardrails: { output_length: {}, latency: { max_ratio: 2x, percentile: 95 } }
+"#
+    ));
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// `250ms`, `30s`, `5m`, `1h`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let seconds = match unit {
         "ms" => number / 1_000.0,

@@ -22,6 +22,8 @@ use super::valid::{
 use super::values::{address, duration, folder, header_name, percentage, size, word};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
+const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
+
 const SERVER: &[&str] = &[
     "mode",
     "listen",
@@ -72,7 +74,6 @@ const EMPTY: Node = Node { line: 0, value: Value::Null };
 
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
     let base = file.parent().unwrap_or(Path::new(""));
-    const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
     let top = r.section(root, String::new(), TOP);
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);

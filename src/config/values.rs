@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::policy::Chance;
 use super::raw::Value;
 use super::reader::{Problem, text};
 use super::units;
@@ -86,5 +87,12 @@ pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Pro
     found.map(|(_, t)| *t).ok_or_else(|| {
         let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
         Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
+    })
+}
+
+pub(super) fn chance(value: &Value) -> Result<Chance, Problem> {
+    number(value).and_then(Chance::new).ok_or_else(|| {
+        let found = format!("{} is not a probability", value.describe());
+        Problem::new(found, "give a number above 0 and below 1, such as 0.01")
     })
 }

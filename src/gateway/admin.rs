@@ -23,6 +23,11 @@ pub enum AdminError {
     /// No rollout of the model runs.
     #[error("no rollout of `{0}` runs; start one with `switchback rollout start`")]
     NoRollout(ModelName),
+    /// Answers of the model are not checked, and only those that are checked are measured.
+    #[error(
+        "`{0}` has no checks, so nothing of its answers is measured; give it some, such as `checks: [refusal]`"
+    )]
+    NothingToCompare(ModelName),
     /// The route was not changed.
     #[error(transparent)]
     Release(#[from] ReleaseError),

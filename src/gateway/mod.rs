@@ -16,6 +16,7 @@ mod checked;
 mod command;
 mod embedding;
 mod error;
+mod experiments;
 mod feedback;
 mod flags;
 mod generate;
@@ -49,6 +50,8 @@ pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::notify::ReceiverStatus;
 pub use crate::prompt::GenerationPrompt;
+pub use crate::release::analysis::{ArmMeasure, Bounds, Difference, Unit};
+pub use crate::release::experiment::{Experiment, ExperimentReport, NewExperiment};
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
 pub use crate::release::{
     AuditEntry, Change, FeedbackError, FlagChange, FlagsView, OnConflict, Rated, ReleaseError, RolloutLine,

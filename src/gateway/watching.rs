@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use crate::config::{CheckKind, CheckSpec, Config, ModelConfig};
 use crate::ids::ModelName;
 use crate::quality::{self, Observation, Way};
-use crate::release::{FeedbackCheck, Message, Seen, SeenAnswer, Watched, WatchedCheck, analysis};
+use crate::release::analysis::{self, Measured};
+use crate::release::{FeedbackCheck, Message, Seen, SeenAnswer, Watched, WatchedCheck};
 use crate::telemetry::{Metrics, Outcome};
 
 /// Observations that may wait for the watcher.
@@ -29,6 +30,7 @@ pub(super) fn sink(watcher: mpsc::Sender<Message>, metrics: Metrics) -> quality:
 /// left, or where a flag makes the user unlike the others. A copy
 /// that came to no end in time says nothing either: it had to wait for all others.
 fn to_watch(observation: Observation) -> Option<Seen> {
+    let measured = measured(&observation);
     let Observation { version, way, user, outcome, judgements, .. } = observation;
     let answer = match (way, outcome) {
         (Way::Routed | Way::Mirrored, Outcome::Ok) => SeenAnswer::Whole(
@@ -39,7 +41,26 @@ fn to_watch(observation: Observation) -> Option<Seen> {
         }
         (Way::Routed | Way::Mirrored | Way::Flagged | Way::Pinned, _) => return None,
     };
-    Some(Seen { version, user, answer })
+    Some(Seen { version, user, answer, measured })
+}
+
+/// What an answer's times and length are known to be. One that ran out of time took no less than that; one that failed
+/// ended early, which makes it neither fast nor short.
+fn measured(observation: &Observation) -> Measured {
+    let Observation { outcome, elapsed, time_to_first_token, output_tokens, .. } = observation;
+    match outcome {
+        Outcome::Ok => Measured {
+            latency: Some(*elapsed),
+            first_token: *time_to_first_token,
+            output_tokens: Some(*output_tokens),
+        },
+        Outcome::Timeout => Measured {
+            latency: Some(*elapsed),
+            first_token: Some(time_to_first_token.unwrap_or(*elapsed)),
+            output_tokens: None,
+        },
+        _ => Measured::default(),
+    }
 }
 
 fn analysed(verdict: quality::Verdict) -> analysis::Outcome {

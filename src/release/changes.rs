@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ReleaseError;
+use super::experiment::{BeginExperiment, Experiment, ExperimentEvent, Experiments};
 use super::flags::{self, FlagChange, FlagsView};
 use super::owner::{Owner, audit_line, first_route, restored};
 use super::rollout::{Basis, Event, Rollout, RolloutId};
@@ -16,7 +17,7 @@ use super::running::Running;
 use super::table::{RouteTable, Routes};
 use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
 use crate::config::{Flag, Policy};
-use crate::ids::{ModelName, VersionName, VersionRef, Weight};
+use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::store::Store;
 
 /// Whether a version can take traffic now; asked before each change.
@@ -68,6 +69,15 @@ pub(super) enum Command {
         wanted: FlagChange,
         by: Change,
         reply: oneshot::Sender<Result<FlagsView, ReleaseError>>,
+    },
+    /// An experiment begins.
+    BeginExperiment { begin: BeginExperiment, reply: oneshot::Sender<Result<Experiment, ReleaseError>> },
+    /// Something happened to an experiment.
+    Experiment {
+        model: ModelName,
+        id: ExperimentId,
+        event: ExperimentEvent,
+        reply: oneshot::Sender<Result<Experiment, ReleaseError>>,
     },
     /// Another route.
     Change {
@@ -144,6 +154,7 @@ pub struct Releases {
     commands: mpsc::Sender<Command>,
     routes: Routes,
     rollouts: Running,
+    pub(super) experiments: Experiments,
     store: Store,
     /// The versions of each model.
     declared: Arc<BTreeMap<ModelName, BTreeSet<VersionName>>>,
@@ -173,6 +184,7 @@ impl Releases {
         let routes = Routes::default();
         routes.publish(table);
         let rollouts = Running::restored(&store, &declared).await?;
+        let experiments = Experiments::restored(&store, &declared).await?;
         let versions = declared.iter().map(|(model, declared)| (model.clone(), declared.versions.clone()));
         let versions = Arc::new(versions.collect());
         let (commands, mut inbox) = mpsc::channel::<Command>(QUEUE);
@@ -180,6 +192,7 @@ impl Releases {
             store: store.clone(),
             routes: routes.clone(),
             rollouts: rollouts.clone(),
+            experiments: experiments.clone(),
             declared,
             readiness,
             clock,
@@ -189,7 +202,7 @@ impl Releases {
                 owner.obey(command).await;
             }
         });
-        Ok(Self { commands, routes, rollouts, store, declared: versions })
+        Ok(Self { commands, routes, rollouts, experiments, store, declared: versions })
     }
 
     /// The table that requests read.
@@ -297,7 +310,7 @@ impl Releases {
         self.ask(|reply| Command::Withdraw { version, withdraw, change, reply }).await
     }
 
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, ReleaseError>>) -> Command,
     ) -> Result<T, ReleaseError> {

@@ -2,7 +2,7 @@
 
 use super::rollout::{Refusal, SameVersion};
 use crate::config::FlagFault;
-use crate::ids::{ModelName, RolloutId, VersionName, VersionRef, Weight};
+use crate::ids::{ExperimentId, ModelName, RolloutId, VersionName, VersionRef, Weight};
 use crate::store::StoreError;
 
 /// A refused change; nothing has changed.
@@ -70,6 +70,36 @@ pub enum ReleaseError {
         model: ModelName,
         /// The one that runs.
         id: RolloutId,
+    },
+    /// An experiment owns the route.
+    #[error("experiment {id} of {model} runs; stop it first (`switchback experiment stop {model}`)")]
+    ExperimentRuns {
+        /// The model.
+        model: ModelName,
+        /// The one that runs.
+        id: ExperimentId,
+    },
+    /// None runs.
+    #[error("no experiment of {model} runs; start one with `switchback experiment start`")]
+    NoExperiment {
+        /// The model.
+        model: ModelName,
+    },
+    /// Both arms are one version.
+    #[error("control and treatment are both {version}; name two versions")]
+    SameArms {
+        /// The version.
+        version: VersionName,
+    },
+    /// Control is what users have; anything else would be a release.
+    #[error(
+        "{control} cannot be control, as {stable} has all traffic; take {stable} as control, or roll {control} out first"
+    )]
+    NotControl {
+        /// As asked.
+        control: VersionName,
+        /// What has all traffic.
+        stable: VersionName,
     },
     /// It has ended, or there never was one.
     #[error("rollout {id} of {model} does not run")]

@@ -11,6 +11,7 @@
 pub mod analysis;
 mod changes;
 mod error;
+pub mod experiment;
 mod feedback;
 mod flag;
 mod flags;

@@ -23,6 +23,9 @@ impl Owner {
         if !self.readiness.is_ready(&named) {
             return Err(ReleaseError::NotHot { version: named });
         }
+        if let Some(running) = self.experiments.get(&model) {
+            return Err(ReleaseError::ExperimentRuns { model, id: running.id });
+        }
         let now = self.clock.now();
         let id = self.store.next_rollout_id().await?;
         let mut transitions = Vec::new();
@@ -130,7 +133,7 @@ impl Owner {
     }
 
     /// The version that has all traffic of a model; a rollout needs one to compare with and to go back to.
-    fn stable_alone(&self, model: &ModelName) -> Result<crate::ids::VersionName, ReleaseError> {
+    pub(super) fn stable_alone(&self, model: &ModelName) -> Result<crate::ids::VersionName, ReleaseError> {
         let table = self.routes.snapshot();
         let route = table.get(model);
         let route = route.ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;

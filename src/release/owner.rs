@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::changes::{Change, Clock, Command, Declared, Kind, Readiness, Withdrawn};
 use super::error::ReleaseError;
+use super::experiment::Experiments;
 use super::route::{Route, whole};
 use super::running::Running;
 use super::table::Routes;
@@ -20,6 +21,7 @@ pub(super) struct Owner {
     pub(super) store: Store,
     pub(super) routes: Routes,
     pub(super) rollouts: Running,
+    pub(super) experiments: Experiments,
     pub(super) declared: BTreeMap<ModelName, Declared>,
     pub(super) readiness: Arc<dyn Readiness>,
     pub(super) clock: Arc<dyn Clock>,
@@ -40,6 +42,12 @@ impl Owner {
             }
             Command::Rollout { model, id, event, reply } => {
                 let _ = reply.send(self.move_rollout(&model, id, event).await);
+            }
+            Command::BeginExperiment { begin, reply } => {
+                let _ = reply.send(self.begin_experiment(begin).await);
+            }
+            Command::Experiment { model, id, event, reply } => {
+                let _ = reply.send(self.move_experiment(&model, id, event).await);
             }
             Command::Withdraw { version, withdraw, change, reply } => {
                 let _ = reply.send(self.withdraw(version, withdraw, &change).await);
@@ -96,6 +104,8 @@ impl Owner {
         if let Some(rollout) = self.rollouts.get(model) {
             // The rollout no longer owns the route: its end is written together with the route.
             self.taken_over(&rollout, &next, action, change).await?;
+        } else if let Some(experiment) = self.experiments.get(model) {
+            self.experiment_taken_over(&experiment, &next, action, change).await?;
         } else {
             append(&self.store, model, &next, action, change).await?;
         }

@@ -53,6 +53,8 @@ pub enum AuditAction {
     Flag,
     /// A rollout went on or ended.
     Rollout,
+    /// An experiment began or ended.
+    Experiment,
     /// A version was loaded.
     Load,
     /// A version could not be loaded.
@@ -72,6 +74,7 @@ impl AuditAction {
             Self::Rollback => "rollback",
             Self::Flag => "flag",
             Self::Rollout => "rollout",
+            Self::Experiment => "experiment",
             Self::Load => "load",
             Self::LoadFailed => "load_failed",
             Self::Unload => "unload",

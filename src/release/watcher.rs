@@ -10,9 +10,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::analysis::{Arm, Judgement, Outcome, Panel, Terms, UserCell, Verdict};
+use super::analysis::{
+    Arm, Counts, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict,
+};
 use super::changes::{Clock, Readiness, Releases};
 use super::error::ReleaseError;
+use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
 use super::rollout::{Event, Phase, Rollout, RolloutId};
 use crate::config::Judges;
@@ -31,6 +34,8 @@ pub struct Seen {
     pub user: u64,
     /// How it ended.
     pub answer: SeenAnswer,
+    /// How long it took, and how long it is.
+    pub measured: Measured,
 }
 
 /// How an answer ended, as its checks saw it.
@@ -88,6 +93,7 @@ pub struct Watcher {
     clock: Arc<dyn Clock>,
     models: BTreeMap<ModelName, Watched>,
     desks: BTreeMap<ModelName, Desk>,
+    experiments: experiment::Desks,
     memory: Memory,
 }
 
@@ -96,10 +102,14 @@ struct Desk {
     rollout: RolloutId,
     checks: Vec<WatchedCheck>,
     panel: Panel,
+    guardrails: Guardrails,
     /// The canary's weight, and its share of copies, that the open strata belong to.
     exposure: (Weight, Weight),
     saved: jiff::Timestamp,
 }
+
+/// What is written of one test: its name, the counts of canary and stable, and what it goes on from.
+type Written = (String, Counts, Counts, Option<String>);
 
 impl Watcher {
     /// A watcher of all rollouts. `models` says which checks each model has.
@@ -109,7 +119,14 @@ impl Watcher {
         clock: Arc<dyn Clock>,
         models: BTreeMap<ModelName, Watched>,
     ) -> Self {
-        Self { releases, readiness, clock, models, desks: BTreeMap::new(), memory: Memory::default() }
+        let experiments = experiment::Desks::new(
+            releases.clone(),
+            Arc::clone(&readiness),
+            Arc::clone(&clock),
+            models.clone(),
+        );
+        let (desks, memory) = (BTreeMap::new(), Memory::default());
+        Self { releases, readiness, clock, models, desks, experiments, memory }
     }
 
     /// Takes in what is seen, and looks every so often, until `stop`; then what was seen by then is written down.
@@ -120,19 +137,24 @@ impl Watcher {
         stop: CancellationToken,
     ) {
         self.take_up().await;
+        self.experiments.take_up().await;
         let mut ticks = tokio::time::interval(look_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(message) = inbox.recv() => self.take(message),
-                _ = ticks.tick() => self.look_at_all().await,
+                _ = ticks.tick() => {
+                    self.look_at_all().await;
+                    self.experiments.look().await;
+                }
             }
         }
         while let Ok(message) = inbox.try_recv() {
             self.take(message);
         }
         self.save_all().await;
+        self.experiments.save_all().await;
     }
 
     /// Goes on with the rollouts of an earlier process: what it had seen counts, the time in between does not.
@@ -157,10 +179,15 @@ impl Watcher {
     }
 
     fn observe(&mut self, seen: &Seen) {
+        self.experiments.observe(seen);
         let Some((rollout, arm, desk)) = self.desk_of(&seen.version) else { return };
-        if let Some(outcomes) = desk.outcomes(&seen.answer, rollout.mirror()) {
-            desk.panel.observe(arm, UserCell::of(seen.user), &outcomes);
+        let (user, mirror) = (UserCell::of(seen.user), rollout.mirror());
+        if let Some(outcomes) = outcomes(&desk.checks, &seen.answer, mirror) {
+            desk.panel.observe(arm, user, &outcomes);
         }
+        // Copies wait for all others: neither arm is judged by its time meanwhile.
+        let measured = if mirror > Weight::ZERO { seen.measured.untimed() } else { seen.measured };
+        desk.guardrails.observe(arm, user, &measured);
     }
 
     /// A word counts for a rollout if the answer was given since it began: so both arms' answers are of one time.
@@ -209,10 +236,10 @@ impl Watcher {
         let desk = desk.or_insert_with(|| Desk::new(rollout, checks_of(models, &rollout.model), now));
         let exposure = (rollout.weight, rollout.mirror());
         if desk.exposure != exposure {
-            desk.panel.cut();
+            desk.cut();
             desk.exposure = exposure;
         }
-        let Judgement { verdict, why } = desk.panel.look();
+        let Judgement { verdict, why } = desk.look();
         let due = now.duration_since(desk.saved).unsigned_abs() >= SAVE_EVERY;
         if due {
             self.save(rollout).await;
@@ -263,27 +290,12 @@ impl Watcher {
         let Some(desk) = self.desks.get_mut(&rollout.model) else { return };
         desk.saved = now;
         let minute = now.duration_since(rollout.started_at).as_secs().max(0) / 60;
-        let rows: Vec<ObservationRow> = desk
-            .panel
-            .snapshots()
-            .into_iter()
-            .zip(desk.panel.findings())
-            .map(|((check, snapshot), (_, finding))| {
-                let counts = |counts: super::analysis::Counts| ArmCounts {
-                    answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
-                    failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
-                };
-                ObservationRow {
-                    rollout: rollout.id,
-                    check,
-                    minute: u32::try_from(minute).unwrap_or(u32::MAX),
-                    at: now,
-                    canary: counts(finding.canary),
-                    stable: counts(finding.stable),
-                    snapshot: serde_json::to_string(&snapshot).ok(),
-                }
-            })
-            .collect();
+        let minute = u32::try_from(minute).unwrap_or(u32::MAX);
+        let written = |(check, canary, stable, snapshot): Written| {
+            let (canary, stable) = (counts(canary), counts(stable));
+            ObservationRow { rollout: rollout.id, check, minute, at: now, canary, stable, snapshot }
+        };
+        let rows: Vec<ObservationRow> = desk.written().into_iter().map(written).collect();
         if let Err(error) = self.releases.store().save_observations(&rows).await {
             tracing::error!(model = %rollout.model, %error, "the evidence of a rollout could not be written");
         }
@@ -301,19 +313,18 @@ impl Watcher {
             }
         };
         desk.saved = rows.iter().map(|row| row.at).max().unwrap_or(rollout.started_at);
-        let snapshots = rows.into_iter().filter_map(|row| {
-            let snapshot = serde_json::from_str(&row.snapshot?).ok()?;
-            Some((row.check, snapshot))
-        });
-        if let Some(mut panel) =
-            Panel::resume(desk.names(), Terms::from(&rollout.policy), snapshots.collect())
-        {
-            // Nobody watched in between.
-            panel.cut();
+        let snapshots = rows.into_iter().filter_map(|row| Some((row.check, row.snapshot?)));
+        let (limits, checks): (Vec<_>, Vec<_>) = snapshots.partition(|(name, _)| Guardrails::wrote(name));
+        desk.guardrails.resume(&limits);
+        let checks =
+            checks.into_iter().filter_map(|(check, text)| Some((check, serde_json::from_str(&text).ok()?)));
+        if let Some(panel) = Panel::resume(desk.names(), Terms::from(&rollout.policy), checks.collect()) {
             desk.panel = panel;
         } else {
             tracing::info!(model = %rollout.model, "the evidence of a rollout begins anew");
         }
+        // Nobody watched in between.
+        desk.cut();
         desk
     }
 }
@@ -322,37 +333,70 @@ impl Desk {
     fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, saved: jiff::Timestamp) -> Self {
         let names = names(&checks);
         let panel = Panel::new(names, Terms::from(&rollout.policy));
-        let exposure = (rollout.weight, rollout.mirror());
-        Self { rollout: rollout.id, checks, panel, exposure, saved }
+        let (guardrails, exposure) = (Guardrails::new(&rollout.policy), (rollout.weight, rollout.mirror()));
+        Self { rollout: rollout.id, checks, panel, guardrails, exposure, saved }
+    }
+
+    fn look(&mut self) -> Judgement {
+        self.guardrails.look();
+        self.guardrails.over(self.panel.look())
+    }
+
+    fn cut(&mut self) {
+        self.panel.cut();
+        self.guardrails.cut();
+    }
+
+    /// All that a restart goes on from.
+    fn written(&self) -> Vec<Written> {
+        let checks = self.panel.snapshots().into_iter().zip(self.panel.findings());
+        let checks = checks.map(|((check, snapshot), (_, finding))| {
+            (check, finding.canary, finding.stable, serde_json::to_string(&snapshot).ok())
+        });
+        let limits = self.guardrails.snapshots().into_iter().zip(self.guardrails.findings());
+        let limits =
+            limits.map(|((name, snapshot), finding)| (name, finding.canary, finding.stable, snapshot));
+        checks.chain(limits).collect()
     }
 
     fn names(&self) -> Vec<String> {
         names(&self.checks)
     }
+}
 
-    /// What an answer says to each test. Nothing where a check broke: what it would have said is not known. While the
-    /// canary answers copies, nobody waits for it, so that no arm is judged by its time.
-    fn outcomes(&self, answer: &SeenAnswer, mirror: Weight) -> Option<Vec<Option<Outcome>>> {
-        let mut outcomes = Vec::with_capacity(self.checks.len() + 1);
-        for WatchedCheck { name, judges } in &self.checks {
-            outcomes.push(match answer {
-                _ if *judges == Judges::Reception => None,
-                _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
-                // What was not there to be checked was not what it should be.
-                SeenAnswer::Broken => Some(Outcome::Failed),
-                SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
-            });
-        }
-        let finished = if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed };
-        outcomes.push(Some(finished));
-        Some(outcomes)
+/// What an answer says to each check and to [`FINISHED`]. Nothing where a check broke: what it would have said is not
+/// known. While the canary answers copies, nobody waits for it, so that no arm is judged by its time.
+pub(super) fn outcomes(
+    checks: &[WatchedCheck],
+    answer: &SeenAnswer,
+    mirror: Weight,
+) -> Option<Vec<Option<Outcome>>> {
+    let mut outcomes = Vec::with_capacity(checks.len() + 1);
+    for WatchedCheck { name, judges } in checks {
+        outcomes.push(match answer {
+            _ if *judges == Judges::Reception => None,
+            _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
+            // What was not there to be checked was not what it should be.
+            SeenAnswer::Broken => Some(Outcome::Failed),
+            SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
+        });
     }
+    let finished = if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed };
+    outcomes.push(Some(finished));
+    Some(outcomes)
 }
 
 fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<WatchedCheck> {
     models.get(model).map(|watched| watched.checks.clone()).unwrap_or_default()
 }
 
-fn names(checks: &[WatchedCheck]) -> Vec<String> {
+pub(super) fn names(checks: &[WatchedCheck]) -> Vec<String> {
     checks.iter().map(|check| check.name.to_string()).chain([FINISHED.to_owned()]).collect()
+}
+
+fn counts(counts: Counts) -> ArmCounts {
+    ArmCounts {
+        answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
+        failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
+    }
 }

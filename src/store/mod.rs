@@ -1,5 +1,5 @@
-//! What must outlive the process, in SQLite: route revisions, flags, rollouts with all their transitions, what their
-//! analyses have seen, the outbox of webhooks, and the audit log.
+//! What must outlive the process, in SQLite: route revisions, flags, rollouts with all their transitions, experiments,
+//! what their analyses have seen, the outbox of webhooks, and the audit log.
 //!
 //! In: typed rows. Out: typed rows. May import `ids`. Invariants: a route change or a flag and its audit line are one
 //! transaction, and so are a rollout's new state, its transition, its route, its audit line and the news of it in the
@@ -8,6 +8,7 @@
 
 mod audit;
 mod error;
+mod experiments;
 mod flags;
 mod notice;
 mod observations;
@@ -19,6 +20,7 @@ mod routes;
 
 pub use audit::{AuditRow, NewAudit};
 pub use error::StoreError;
+pub use experiments::{ExperimentChange, ExperimentRow};
 pub use flags::FlagRow;
 pub use notice::RolloutNotice;
 pub use observations::{ArmCounts, ObservationRow};

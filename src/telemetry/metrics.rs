@@ -4,11 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{
-    Counter, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+use super::samples::{EngineSample, ResidencySample, RouteSample, sampled};
 use crate::ids::{ModelName, VersionRef};
 
 /// How a request ended.
@@ -108,53 +106,6 @@ pub struct RequestSample {
     pub generated_tokens: u64,
 }
 
-/// One engine's numbers at a scrape.
-#[derive(Debug, Clone)]
-pub struct EngineSample {
-    /// Whose engine it is.
-    pub version: VersionRef,
-    /// Whether its thread is alive.
-    pub alive: bool,
-    /// Sequences that are being computed.
-    pub running: u64,
-    /// Sequences that wait for a place.
-    pub waiting: u64,
-    /// KV blocks in use.
-    pub blocks_used: u64,
-    /// KV blocks there are.
-    pub blocks_total: u64,
-    /// Sequences that were put back for want of blocks, since the start.
-    pub preemptions: u64,
-    /// Forward steps since the start.
-    pub steps: u64,
-    /// Prompt tokens that the prefix cache saved, since the start.
-    pub prefix_hit_tokens: u64,
-}
-
-/// Where one version is, at a scrape.
-#[derive(Debug, Clone)]
-pub struct ResidencySample {
-    /// The version.
-    pub version: VersionRef,
-    /// `cold`, `loading`, `hot`, `draining` or `failed`.
-    pub state: &'static str,
-    /// Bytes of its weights in memory.
-    pub weight_bytes: u64,
-    /// Of these, bytes that another version had loaded already.
-    pub shared_bytes: u64,
-}
-
-/// One version's share of its model's route, at a scrape.
-#[derive(Debug, Clone)]
-pub struct RouteSample {
-    /// The version.
-    pub version: VersionRef,
-    /// Its weight as a percentage.
-    pub percent: f64,
-    /// The route's revision.
-    pub revision: u64,
-}
-
 /// The metrics of one server; cheap to clone. Each server has its own registry, so that tests may run many.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -184,7 +135,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-const VERSION: [&str; 2] = ["model", "version"];
+pub(super) const VERSION: [&str; 2] = ["model", "version"];
 /// Seconds; a small model answers in milliseconds, a long answer takes minutes.
 const LATENCY: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0];
@@ -377,75 +328,8 @@ impl Metrics {
     }
 }
 
-fn labels(version: &VersionRef) -> [&str; 2] {
+pub(super) fn labels(version: &VersionRef) -> [&str; 2] {
     [version.model.as_str(), version.version.as_str()]
-}
-
-/// A registry of one scrape: built anew, so that a version that is gone leaves no stale series.
-fn sampled(
-    engines: &[EngineSample],
-    residency: &[ResidencySample],
-    routes: &[RouteSample],
-    background: Duration,
-) -> Result<Registry, prometheus::Error> {
-    let registry = Registry::new_custom(Some("switchback".into()), None)?;
-    let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
-        let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        registry.register(Box::new(vec.clone()))?;
-        Ok(vec)
-    };
-    let totals = |name: &str, help: &str| -> Result<IntCounterVec, prometheus::Error> {
-        let vec = IntCounterVec::new(Opts::new(name, help), &VERSION)?;
-        registry.register(Box::new(vec.clone()))?;
-        Ok(vec)
-    };
-
-    let alive = gauges("engine_alive", "1 if the engine's thread is alive.", &VERSION)?;
-    let running = gauges("engine_running", "Sequences being computed.", &VERSION)?;
-    let waiting = gauges("engine_waiting", "Sequences waiting for a place.", &VERSION)?;
-    let used = gauges("engine_kv_blocks_used", "KV blocks in use.", &VERSION)?;
-    let blocks = gauges("engine_kv_blocks", "KV blocks there are.", &VERSION)?;
-    let preemptions = totals("engine_preemptions_total", "Sequences put back for want of KV blocks.")?;
-    let steps = totals("engine_steps_total", "Forward steps.")?;
-    let hits = totals("engine_prefix_hit_tokens_total", "Prompt tokens that the prefix cache saved.")?;
-    for engine in engines {
-        let labels = labels(&engine.version);
-        alive.with_label_values(&labels).set(i64::from(engine.alive));
-        running.with_label_values(&labels).set(engine.running as i64);
-        waiting.with_label_values(&labels).set(engine.waiting as i64);
-        used.with_label_values(&labels).set(engine.blocks_used as i64);
-        blocks.with_label_values(&labels).set(engine.blocks_total as i64);
-        preemptions.with_label_values(&labels).inc_by(engine.preemptions);
-        steps.with_label_values(&labels).inc_by(engine.steps);
-        hits.with_label_values(&labels).inc_by(engine.prefix_hit_tokens);
-    }
-
-    let state = gauges("residency", "1 for the state a version is in.", &["model", "version", "state"])?;
-    let bytes = gauges("weight_bytes", "Bytes of a hot version's weights.", &VERSION)?;
-    let shared = gauges("weight_shared_bytes", "Of these, shared with a version loaded before.", &VERSION)?;
-    for sample in residency {
-        let labels = labels(&sample.version);
-        for name in ["cold", "loading", "hot", "draining", "failed"] {
-            state.with_label_values(&[labels[0], labels[1], name]).set(i64::from(name == sample.state));
-        }
-        bytes.with_label_values(&labels).set(sample.weight_bytes as i64);
-        shared.with_label_values(&labels).set(sample.shared_bytes as i64);
-    }
-
-    let weight =
-        GaugeVec::new(Opts::new("route_weight_percent", "A version's share of its model."), &VERSION)?;
-    registry.register(Box::new(weight.clone()))?;
-    let revision = gauges("route_revision", "The revision of a model's route.", &["model"])?;
-    for route in routes {
-        weight.with_label_values(&labels(&route.version)).set(route.percent);
-        revision.with_label_values(&[route.version.model.as_str()]).set(route.revision as i64);
-    }
-
-    let help = "Time that engines spent on work nobody waits for, such as copies of requests.";
-    let seconds = Counter::new("background_seconds_total", help)?;
-    seconds.inc_by(background.as_secs_f64());
-    registry.register(Box::new(seconds))?;
-    Ok(registry)
 }
 
 #[cfg(test)]

@@ -8,9 +8,8 @@
 
 mod logging;
 mod metrics;
+mod samples;
 
 pub use logging::{LogFormat, LoggingError, init as init_logging};
-pub use metrics::{
-    EngineSample, Metrics, MirrorOutcome, Outcome, RequestSample, ResidencySample, RouteSample,
-    WebhookOutcome,
-};
+pub use metrics::{Metrics, MirrorOutcome, Outcome, RequestSample, WebhookOutcome};
+pub use samples::{EngineSample, ResidencySample, RouteSample};

@@ -18,7 +18,7 @@ use super::types::{
     AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
     VersionAnswer,
 };
-use super::{flags, rollouts, webhooks};
+use super::{experiments, flags, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
@@ -58,6 +58,12 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/models/{model}/rollout", get(rollouts::get_rollout).post(rollouts::begin_rollout))
         .route("/admin/models/{model}/rollout/history", get(rollouts::rollout_history))
         .route("/admin/models/{model}/rollout/{command}", post(rollouts::command_rollout))
+        .route(
+            "/admin/models/{model}/experiment",
+            get(experiments::get_experiment).post(experiments::begin_experiment),
+        )
+        .route("/admin/models/{model}/experiment/history", get(experiments::experiment_history))
+        .route("/admin/models/{model}/experiment/stop", post(experiments::stop_experiment))
         .route("/admin/audit", get(audit))
         .route("/admin/webhooks", get(webhooks::get_webhooks))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
@@ -316,6 +322,13 @@ impl From<AdminError> for ApiError {
                 conflict("nothing_to_roll_back_to")
             }
             AdminError::Release(ReleaseError::RolloutRuns { .. }) => conflict("rollout_runs"),
+            AdminError::Release(ReleaseError::ExperimentRuns { .. }) => conflict("experiment_runs"),
+            AdminError::Release(ReleaseError::NoExperiment { .. }) => conflict("no_experiment_runs"),
+            AdminError::Release(ReleaseError::NotControl { .. }) => conflict("version_is_not_stable"),
+            AdminError::NothingToCompare(_) => conflict("nothing_to_compare"),
+            AdminError::Release(ReleaseError::SameArms { .. }) => {
+                Self::parameter("invalid_value", "treatment", message)
+            }
             AdminError::Release(ReleaseError::RouteIsSplit { .. }) => conflict("route_is_split"),
             AdminError::Release(ReleaseError::Refused(_) | ReleaseError::NoSuchRollout { .. })
             | AdminError::NoRollout(_) => conflict("rollout_not_in_that_state"),

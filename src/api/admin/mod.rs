@@ -1,5 +1,6 @@
 //! The operators' listener: versions, routes, rollback, and who changed what.
 
+mod experiments;
 mod flags;
 mod guard;
 mod handlers;
@@ -7,6 +8,9 @@ mod rollouts;
 mod types;
 mod webhooks;
 
+pub(super) use experiments::{
+    __path_begin_experiment, __path_experiment_history, __path_get_experiment, __path_stop_experiment,
+};
 pub(super) use flags::{
     __path_get_flags, __path_patch_model_flag, __path_patch_version_flag, __path_put_model_flag,
     __path_put_version_flag,
@@ -22,6 +26,10 @@ pub(super) use rollouts::{
 
 pub(super) use webhooks::__path_get_webhooks;
 
+pub use experiments::{
+    CurrentExperiment, ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference,
+    ExperimentHistory, ExperimentResult,
+};
 pub use flags::{FlagAnswer, FlagBody, FlagsAnswer};
 pub use handlers::admin_router;
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};

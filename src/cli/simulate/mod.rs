@@ -9,7 +9,9 @@ use super::error::CliError;
 use super::table::Table;
 use crate::config::{self, Chance, PercentagePoints, Policy};
 use crate::release::analysis::Terms;
-use crate::release::simulation::{Decisions, Report, Scenario, Schedule, Traffic, simulate};
+use crate::release::simulation::{
+    Breaches, Decisions, Guarded, Measures, Report, Scenario, Schedule, Traffic, simulate,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,6 +48,12 @@ pub(super) struct Args {
     /// How alike one user's answers are: the intra-class correlation, from 0 up to 1
     #[arg(long, default_value_t = 0.0, value_name = "CORRELATION")]
     icc: f64,
+    /// Play the policy's guardrails too, with a canary that takes so many times as long; times are log-normal
+    #[arg(long, value_name = "RATIO")]
+    latency_ratio: Option<f64>,
+    /// Play them too, with answers of the canary that are so many times as long
+    #[arg(long, value_name = "RATIO")]
+    length_ratio: Option<f64>,
     /// Minutes that a pause without an end is watched
     #[arg(long, default_value_t = 60, value_name = "MINUTES")]
     open_end: usize,
@@ -82,7 +90,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         return Err(usage("--runs of 0 shows nothing: give at least 1".to_owned()));
     }
     let progress = bar(args.runs as usize, "simulating");
-    let scenario = Scenario { schedule, terms, traffic };
+    let guarded = guarded(args, policy)?;
+    let scenario = Scenario { schedule, terms, traffic, guarded };
     let report = simulate(&scenario, args.runs, args.seed, &|| progress.inc(1)).map_err(usage)?;
     progress.finish_and_clear();
     if let Some(file) = &args.plot {
@@ -94,6 +103,18 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         print!("{}", table(&report));
     }
     Ok(())
+}
+
+/// The guardrails, where something is said of what they watch.
+fn guarded(args: &Args, policy: Policy) -> Result<Option<Guarded>, CliError> {
+    if args.latency_ratio.or(args.length_ratio).is_none() {
+        return Ok(None);
+    }
+    if policy.guardrails.count() == 0 {
+        return Err(CliError::Usage(format!("{} has no guardrails that could be played", args.policy)));
+    }
+    let (latency_ratio, length_ratio) = (args.latency_ratio.unwrap_or(1.0), args.length_ratio.unwrap_or(1.0));
+    Ok(Some(Guarded { policy, measures: Measures { latency_ratio, length_ratio } }))
 }
 
 /// The policy that is meant, with what the arguments put in the place of its numbers.
@@ -114,19 +135,26 @@ fn policy(args: &Args) -> Result<Policy, CliError> {
 }
 
 fn table(report: &Report) -> Table {
-    let Report { analysis, threshold_rule, runs } = report;
+    let Report { analysis, threshold_rule, guardrails, runs } = report;
     let header = format!("of {runs} canaries");
-    let mut table = Table::new(&[&header, "sequential test", "threshold rule"]);
+    let mut headers = vec![header.as_str(), "sequential test", "threshold rule"];
+    headers.extend(guardrails.as_ref().map(|_| "guardrails"));
+    let mut table = Table::new(&headers);
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
     let minutes = |median: Option<usize>| median.map_or("-".to_owned(), |m| format!("{m} min"));
-    let mut row = |name: &str, cell: &dyn Fn(&Decisions) -> String| {
-        table.row([name.to_owned(), cell(analysis), cell(threshold_rule)]);
+    let mut row = |name: &str, cell: &dyn Fn(&Decisions) -> String, limits: &dyn Fn(&Breaches) -> String| {
+        let mut cells = vec![name.to_owned(), cell(analysis), cell(threshold_rule)];
+        cells.extend(guardrails.as_ref().map(limits));
+        table.row(cells);
     };
-    row("aborted", &|d| percent(d.abort));
-    row("promoted", &|d| percent(d.promote));
-    row("inconclusive", &|d| percent(d.inconclusive));
-    row("median time to abort", &|d| minutes(d.median_minutes_to_abort));
-    row("median time to promote", &|d| minutes(d.median_minutes_to_promote));
-    row("users exposed, mean", &|d| format!("{:.0}", d.users_exposed));
+    let never = |_: &Breaches| "-".to_owned();
+    row("aborted", &|d| percent(d.abort), &|b| percent(b.abort));
+    row("promoted", &|d| percent(d.promote), &never);
+    row("inconclusive", &|d| percent(d.inconclusive), &never);
+    row("median time to abort", &|d| minutes(d.median_minutes_to_abort), &|b| {
+        minutes(b.median_minutes_to_abort)
+    });
+    row("median time to promote", &|d| minutes(d.median_minutes_to_promote), &never);
+    row("users exposed, mean", &|d| format!("{:.0}", d.users_exposed), &never);
     table
 }

@@ -22,6 +22,14 @@ impl UserCell {
     pub const fn of(hash: u64) -> Self {
         Self((hash >> 44) as u32)
     }
+
+    pub(in crate::release) const fn number(self) -> u32 {
+        self.0
+    }
+
+    pub(super) const fn numbered(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 /// Users of an arm that a snapshot names: those with the most answers, who weigh most.

@@ -157,6 +157,11 @@ impl PassRate {
         self.judge();
     }
 
+    /// Whether the next answer begins a stratum: only then may what counts as failed change.
+    pub(super) fn is_between_strata(&self) -> bool {
+        self.open == Table::default()
+    }
+
     /// What is known now.
     pub fn finding(&self) -> Finding {
         let mut seen = self.closed;

@@ -113,7 +113,7 @@ impl fmt::Display for Finding {
 }
 
 /// Odds as people say them: `95`, `3.2`, `1e6`.
-fn show(odds: f64) -> String {
+pub(super) fn show(odds: f64) -> String {
     match odds {
         odds if odds >= 1e6 => format!("{odds:.0e}"),
         odds if odds >= 10.0 => format!("{odds:.0}"),

@@ -4,13 +4,15 @@
 //! promoted or left undecided, how soon, and how many users met it; the same for the rule that looks at a threshold.
 //! Pure but for its own random numbers: the same seed gives the same report on every machine.
 
+mod measures;
 mod report;
 mod run;
 mod schedule;
 mod threshold;
 mod traffic;
 
-pub use report::{Decisions, Report};
+pub use measures::{Guarded, Measures};
+pub use report::{Breaches, Decisions, Report};
 pub use run::{Scenario, simulate};
 pub use schedule::{Minute, Schedule, ScheduleError};
 pub use traffic::Traffic;

@@ -1,8 +1,10 @@
 //! Many runs in a few numbers.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::run::Ended;
+use super::run::{Ended, Guards};
 use crate::release::analysis::Verdict;
 
 /// How one run ended.
@@ -46,8 +48,22 @@ pub struct Report {
     pub analysis: Decisions,
     /// By the rule that looks at a threshold.
     pub threshold_rule: Decisions,
+    /// By the guardrails, where they were played too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guardrails: Option<Breaches>,
     /// How many runs there were.
     pub runs: usize,
+}
+
+/// How often guardrails were breached, whatever the checks said.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Breaches {
+    /// The share of all runs in which any was.
+    pub abort: f64,
+    /// Until the first was; none where none was.
+    pub median_minutes_to_abort: Option<usize>,
+    /// The share of all runs in which this one was.
+    pub by_guardrail: BTreeMap<&'static str, f64>,
 }
 
 impl Report {
@@ -55,8 +71,26 @@ impl Report {
         Self {
             analysis: Decisions::of(ended.iter().map(|run| run.analysis)),
             threshold_rule: Decisions::of(ended.iter().map(|run| run.threshold)),
+            guardrails: Breaches::of(ended),
             runs: ended.len(),
         }
+    }
+}
+
+impl Breaches {
+    fn of(ended: &[Ended]) -> Option<Self> {
+        let played: Vec<&Guards> = ended.iter().map(|run| run.guardrails.as_ref()).collect::<Option<_>>()?;
+        let runs = played.len().max(1) as f64;
+        let breached = played.iter().filter(|guards| !guards.breached.is_empty());
+        let mut minutes: Vec<usize> = breached.map(|guards| guards.minute).collect();
+        minutes.sort_unstable();
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for name in played.iter().flat_map(|guards| &guards.breached) {
+            *counts.entry(*name).or_default() += 1;
+        }
+        let by_guardrail = counts.into_iter().map(|(name, count)| (name, count as f64 / runs)).collect();
+        let abort = minutes.len() as f64 / runs;
+        Some(Self { abort, median_minutes_to_abort: median(&minutes), by_guardrail })
     }
 }
 

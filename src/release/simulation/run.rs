@@ -6,12 +6,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 
+use super::measures::{Guarded, Meter};
 use super::report::{Decision, Report};
-use super::schedule::Schedule;
+use super::schedule::{Minute, Schedule};
 use super::threshold::Threshold;
-use super::traffic::{Crowd, Traffic};
+use super::traffic::{Answer, Crowd, Traffic};
 use crate::ids::Weight;
-use crate::release::analysis::{Arm, PassRate, Terms, UserCell, Verdict};
+use crate::release::analysis::{Arm, Guardrails, LimitFinding, PassRate, Standing, Terms, UserCell, Verdict};
 
 /// What is simulated.
 #[derive(Debug, Clone)]
@@ -22,13 +23,23 @@ pub struct Scenario {
     pub terms: Terms,
     /// Who asks, and how well they are answered.
     pub traffic: Traffic,
+    /// How long answers take and are, where guardrails are played too.
+    pub guarded: Option<Guarded>,
 }
 
 /// How one run ended, by the analysis and by the threshold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Ended {
     pub(super) analysis: Decision,
     pub(super) threshold: Decision,
+    pub(super) guardrails: Option<Guards>,
+}
+
+/// What came of the guardrails of one run: those that were breached, and when the first was.
+#[derive(Debug, Clone)]
+pub(super) struct Guards {
+    pub(super) breached: Vec<&'static str>,
+    pub(super) minute: usize,
 }
 
 /// Plays a scenario `runs` times; run i depends on the seed and i alone. `done` is told of each that has ended. The
@@ -40,10 +51,11 @@ pub fn simulate(
     done: &(dyn Fn() + Sync),
 ) -> Result<Report, String> {
     scenario.traffic.check()?;
+    scenario.guarded.as_ref().map_or(Ok(()), |guarded| guarded.measures.check())?;
     let one = |run: u64| {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(run);
-        let ended = play(scenario, random);
+        let ended = play(scenario, random, &Meter::seed(seed, run));
         done();
         ended.ok_or_else(|| "no distribution has this pass rate and this icc".to_owned())
     };
@@ -51,8 +63,9 @@ pub fn simulate(
     Ok(Report::of(&ended))
 }
 
-fn play(scenario: &Scenario, random: ChaCha8Rng) -> Option<Ended> {
-    let Scenario { schedule, terms, traffic } = scenario;
+fn play(scenario: &Scenario, random: ChaCha8Rng, of_measures: &ChaCha8Rng) -> Option<Ended> {
+    let Scenario { schedule, terms, traffic, guarded } = scenario;
+    let mut guards = guarded.as_ref().map(|guarded| Watch::new(guarded, traffic.icc, of_measures.clone()));
     let mut crowd = Crowd::new(traffic, random)?;
     let (mut analysis, mut threshold) = (PassRate::new(*terms), Threshold::default());
     let mut exposed: HashSet<UserCell> = HashSet::new();
@@ -61,10 +74,16 @@ fn play(scenario: &Scenario, random: ChaCha8Rng) -> Option<Ended> {
     for (minute, gets) in minutes.iter().enumerate() {
         if minute > 0 && minutes[minute - 1] != *gets {
             analysis.cut();
+            if let Some(guards) = &mut guards {
+                guards.limits.cut();
+            }
         }
         crowd.minute(*gets, minute as f64 / minutes.len() as f64, |answer| {
             analysis.observe(answer.arm, answer.user, answer.outcome);
             threshold.observe(answer);
+            if let Some(guards) = &mut guards {
+                guards.observe(answer, *gets);
+            }
             // Nobody reads the answer to a copy.
             if answer.arm == Arm::Canary && gets.weight > Weight::ZERO {
                 exposed.insert(answer.user);
@@ -74,7 +93,10 @@ fn play(scenario: &Scenario, random: ChaCha8Rng) -> Option<Ended> {
         by_analysis = by_analysis.or_else(|| conclusive(analysis.look().verdict).map(decided));
         by_threshold =
             by_threshold.or_else(|| conclusive(threshold.look(terms.margin, terms.min_samples)).map(decided));
-        if by_analysis.is_some() && by_threshold.is_some() {
+        if let Some(guards) = &mut guards {
+            guards.look(minute + 1);
+        }
+        if by_analysis.is_some() && by_threshold.is_some() && guards.is_none() {
             break;
         }
     }
@@ -85,7 +107,40 @@ fn play(scenario: &Scenario, random: ChaCha8Rng) -> Option<Ended> {
         analysis: by_analysis.unwrap_or_else(|| over(analysis.finding().at_the_end().verdict)),
         // A threshold that was never passed promotes, whatever the traffic was.
         threshold: by_threshold.unwrap_or_else(|| over(Verdict::Promote)),
+        guardrails: guards.map(|guards| guards.seen),
     })
+}
+
+/// The guardrails beside an analysis. They look at the whole of a run: what the checks decide hides no breach.
+struct Watch {
+    meter: Meter,
+    limits: Guardrails,
+    seen: Guards,
+}
+
+impl Watch {
+    fn new(guarded: &Guarded, icc: f64, random: ChaCha8Rng) -> Self {
+        let meter = Meter::new(guarded.measures, icc, random);
+        let seen = Guards { breached: Vec::new(), minute: 0 };
+        Self { meter, limits: Guardrails::new(&guarded.policy), seen }
+    }
+
+    fn observe(&mut self, answer: Answer, gets: Minute) {
+        let measured = self.meter.measure(answer);
+        let measured = if gets.weight > Weight::ZERO { measured } else { measured.untimed() };
+        self.limits.observe(answer.arm, answer.user, &measured);
+    }
+
+    fn look(&mut self, minute: usize) {
+        self.limits.look();
+        let breached = |finding: &LimitFinding| finding.standing == Standing::Breached;
+        let names = self.limits.findings().into_iter().filter(breached).map(|finding| finding.name);
+        let names: Vec<_> = names.collect();
+        if self.seen.breached.is_empty() && !names.is_empty() {
+            self.seen.minute = minute;
+        }
+        self.seen.breached = names;
+    }
 }
 
 fn conclusive(verdict: Verdict) -> Option<Verdict> {
@@ -95,14 +150,17 @@ fn conclusive(verdict: Verdict) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ReadyMade;
-    use crate::release::simulation::Decisions;
+    use crate::config::{
+        Guardrails as Limits, Pause, Policy, Ratio, ReadyMade, RelativeChange, Step, TimeLimit, Timing,
+    };
+    use crate::ids::Weight;
+    use crate::release::simulation::{Breaches, Decisions, Measures};
 
     /// A tenth of what is claimed in `docs/rollouts.md`, with room for chance: the claims themselves take longer.
     fn decisions(traffic: Traffic, runs: u64) -> Decisions {
         let schedule = Schedule::of(&ReadyMade::CustomerFacing.policy(), 60).unwrap();
         let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
-        simulate(&Scenario { schedule, terms, traffic }, runs, 1, &|| {}).unwrap().analysis
+        simulate(&Scenario { schedule, terms, traffic, guarded: None }, runs, 1, &|| {}).unwrap().analysis
     }
 
     const TRAFFIC: Traffic =
@@ -124,6 +182,57 @@ mod tests {
         assert!(decisions(Traffic { drop: 0.05, ..TRAFFIC }, 400).abort >= 0.92);
         let thin = decisions(Traffic { rate: 5.0, ..TRAFFIC }, 200);
         assert!(thin.inconclusive >= 0.9 && thin.abort <= 0.02, "{thin:?}");
+    }
+
+    /// A quarter of an hour at 30 %: 40 requests a minute, of users who ask four times and are alike.
+    fn breaches(latency_ratio: f64, length_ratio: f64, runs: u64) -> Breaches {
+        let quantile = 0.5.try_into().unwrap();
+        let limit = TimeLimit { quantile, max_ratio: Ratio::new(1.5).unwrap() };
+        let guardrails = Limits {
+            alpha: 0.1.try_into().unwrap(),
+            times: [(Timing::TimePerOutputToken, limit)].into(),
+            output_length: RelativeChange::percent(50.0),
+        };
+        let steps = vec![
+            Step::SetWeight(Weight::from_percent(30.0).unwrap()),
+            Step::Pause(Pause::For(std::time::Duration::from_mins(15))),
+        ];
+        let policy = Policy { steps, guardrails, ..Policy::default() };
+        let schedule = Schedule::of(&policy, 0).unwrap();
+        let traffic = Traffic { rate: 40.0, requests_per_user: 4, icc: 0.3, ..TRAFFIC };
+        let terms = Terms::from(&policy);
+        let guarded = Some(Guarded { policy, measures: Measures { latency_ratio, length_ratio } });
+        let scenario = Scenario { schedule, terms, traffic, guarded };
+        simulate(&scenario, runs, 1, &|| {}).unwrap().guardrails.unwrap()
+    }
+
+    #[test]
+    fn guardrails_keep_their_alpha_at_the_very_limit_and_where_nothing_has_changed() {
+        // Exactly what is allowed, of both; half of alpha each.
+        let at_the_limit = breaches(1.5, 1.5, 2000);
+        assert!(at_the_limit.abort <= 0.1, "{at_the_limit:?}");
+        assert!(at_the_limit.by_guardrail.values().all(|share| *share <= 0.05), "{at_the_limit:?}");
+        assert!(at_the_limit.abort > 0.005, "a test that never errs is too timid: {at_the_limit:?}");
+        let unchanged = breaches(1.0, 1.0, 2000);
+        assert!(unchanged.abort <= 0.002, "{unchanged:?}");
+    }
+
+    #[test]
+    fn guardrails_find_what_they_are_for() {
+        let slow = breaches(2.2, 1.0, 200);
+        assert!(slow.by_guardrail["time_per_output_token"] > 0.95, "{slow:?}");
+        let long = breaches(1.0, 2.5, 200);
+        assert!(long.by_guardrail["output_length"] > 0.9, "{long:?}");
+    }
+
+    #[test]
+    fn guardrails_that_are_played_change_nothing_of_the_checks() {
+        let schedule = Schedule::of(&ReadyMade::CustomerFacing.policy(), 60).unwrap();
+        let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
+        let measures = Measures { latency_ratio: 1.5, length_ratio: 1.0 };
+        let guarded = Some(Guarded { policy: ReadyMade::CustomerFacing.policy(), measures });
+        let scenario = Scenario { schedule, terms, traffic: TRAFFIC, guarded };
+        assert_eq!(simulate(&scenario, 20, 1, &|| {}).unwrap().analysis, decisions(TRAFFIC, 20));
     }
 
     #[test]
