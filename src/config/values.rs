@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::raw::Value;
 use super::reader::{Problem, text};
 use super::units;
-use crate::ids::Weight;
+use crate::ids::{Digest, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
     let text = text(value)?;
@@ -86,5 +87,15 @@ pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Pro
     found.map(|(_, t)| *t).ok_or_else(|| {
         let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
         Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
+    })
+}
+
+/// `sha256:…`; `printed_by` is the command that knows it.
+pub(super) fn digest(value: &Value, printed_by: &str) -> Result<Digest, Problem> {
+    Digest::from_str(text(value)?).map_err(|_| {
+        Problem::new(
+            format!("{} is not a digest", value.describe()),
+            format!("write `sha256:` and 64 lower-case hexadecimal digits; `{printed_by}` prints it"),
+        )
     })
 }
