@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::error::CliError;
-use super::{bench, flag, images, models, pull, residency, rollback, rollout, route, serve, simulate};
+use super::{
+    bench, flag, images, models, prompt, pull, residency, rollback, rollout, route, serve, simulate,
+};
 
 /// An LLM inference server with versions, weights and instant rollback built in.
 #[derive(Debug, Parser)]
@@ -36,6 +38,8 @@ enum Command {
     Rollout(rollout::Args),
     /// List, verify and dedupe images
     Images(images::Args),
+    /// Check a prompt file, print its digest and show what it makes of a message
+    Prompt(prompt::Args),
     /// Bring an image from the Hugging Face Hub, pinned to a commit
     Pull(pull::Args),
     /// Show what a rollout policy would do, over thousands of simulated canaries
@@ -80,6 +84,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Unload(args) => residency::unload(args).await,
         Command::Rollout(args) => rollout::run(args).await,
         Command::Images(args) => Ok(images::run(args)?),
+        Command::Prompt(args) => prompt::run(&args),
         Command::Pull(args) => Ok(pull::run(args).await?),
         Command::Simulate(args) => simulate::run(&args),
         Command::Bench(args) => bench::run(args).await,

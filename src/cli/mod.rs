@@ -12,6 +12,7 @@ mod error;
 mod flag;
 mod images;
 mod models;
+mod prompt;
 mod pull;
 mod residency;
 mod rollback;
