@@ -159,6 +159,71 @@ fn an_unpinned_version_is_warned_about() {
     assert!(server.log.contains("loading version=desk@v1"), "{}", server.log);
 }
 
+#[test]
+fn a_prompt_file_is_checked_shown_and_pinned() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("v7.md");
+    let text = "---\nvariables: { shop: string, topics: { type: list, default: [tents] } }\n\
+        examples: [{ user: a, assistant: b }]\n---\nAnswer for {{ shop }} about {{ topics | join(', ') }}.\n";
+    std::fs::write(&file, text).unwrap();
+    let show = |arguments: &[&str]| {
+        let output = run(&[&["prompt", "show", file.to_str().unwrap()], arguments].concat());
+        let told =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&folder.path().display().to_string(), ".");
+        (output.status.code(), told(&output.stdout), told(&output.stderr))
+    };
+    let (status, shown, needed) = show(&[]);
+    assert_eq!((status, needed.as_str()), (Some(0), "to see it rendered, give --var shop=…\n"));
+    insta::assert_snapshot!(shown, @r#"
+    prompt: "./v7.md"
+    prompt_digest: "sha256:44e6c1a4d24038c73c0e6334bc8642154eabeeef7e4ad6600c298096b63f6aa5"
+    "#);
+    let (_, shown, _) =
+        show(&["--var", "shop=Acme", "--var", r#"topics=["tea", "tents"]"#, "--message", "Hi"]);
+    insta::assert_snapshot!(shown.lines().skip(2).collect::<Vec<_>>().join("\n"), @r"
+    [system]
+    Answer for Acme about tea, tents.
+
+    [user]
+    a
+
+    [assistant]
+    b
+
+    [user]
+    Hi
+    ");
+    let (_, json, _) = show(&["--json", "--var", "shop=Acme"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["messages"][0]["content"], "Answer for Acme about tents.");
+    for (arguments, why) in [
+        (&["--var", "shop=Acme", "--var", "topics=tea"][..], "--var topics: found \"tea\"; give a list"),
+        (&["--var", "shop=Acme", "--var", "tone=calm"], "it has: shop, topics"),
+        (&["--var", "shop"], "write `--var name=value`"),
+    ] {
+        let (status, _, error) = show(arguments);
+        assert!(status == Some(1) && error.contains(why), "{arguments:?}: {error}");
+    }
+    std::fs::write(&file, "Answer for {{ shop }}.").unwrap();
+    let (status, _, error) = show(&[]);
+    assert!(status == Some(1) && error.starts_with("error: ./v7.md:1: the template names `shop`"), "{error}");
+}
+
+#[test]
+fn models_shows_which_prompt_a_version_has() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("v7.md"), "Be kind.\n").unwrap();
+    let config = demo_config(folder.path());
+    let text = std::fs::read_to_string(&config).unwrap().replace("/v2 }", "/v2, prompt: v7.md }");
+    std::fs::write(&config, text).unwrap();
+    let desk = Desk { server: Process::serve(&config), _folder: folder };
+    let table = desk.text(&["models"]);
+    let ends: Vec<_> =
+        table.lines().map(|line| line.split_whitespace().rev().take(2).collect::<Vec<_>>()).collect();
+    assert_eq!(ends[0], ["PROMPT", "DIGEST"]);
+    assert_eq!(ends[2], ["f32bf5e09516", "v7.md"]);
+}
+
 /// Runs a benchmark of the demo and gives its JSON document.
 fn bench(arguments: &[&str]) -> Value {
     let folder = tempfile::tempdir().unwrap();

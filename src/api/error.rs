@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gateway::GatewayError;
+use crate::gateway::{GatewayError, VariableFault};
 
 /// OpenAI's error body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -151,6 +151,14 @@ impl From<GatewayError> for ApiError {
                 ..server(StatusCode::FORBIDDEN, "permission_error", "not_enabled")
             },
             GatewayError::Invalid { param, .. } => Self::parameter("invalid_value", param, message),
+            GatewayError::Variable { name, fault, .. } => {
+                let code = match fault {
+                    VariableFault::Missing(_) => "missing_required_parameter",
+                    VariableFault::Unknown(_) => "unknown_parameter",
+                    VariableFault::Kind { .. } => "invalid_type",
+                };
+                Self::parameter(code, format!("prompt_variables.{name}"), message)
+            }
             GatewayError::TooLong { param, .. } => Self::parameter("context_length_exceeded", param, message),
             GatewayError::QueueFull { retry_after } => Self {
                 retry_after: Some(retry_after),

@@ -101,6 +101,7 @@ pub(super) const CHAT: Fields = Fields {
             "top_logprobs",
             "add_generation_prompt",
             "chat_template_kwargs",
+            "prompt_variables",
         ],
     ],
     unsupported: &[
@@ -162,6 +163,7 @@ pub(super) const TOKENIZE: Fields = Fields {
         "add_generation_prompt",
         "return_token_strs",
         "chat_template_kwargs",
+        "prompt_variables",
     ]],
     unsupported: &[&[unless_empty("tools"), never("continue_final_message"), never("chat_template")]],
 };

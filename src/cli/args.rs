@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 
 use super::error::CliError;
 use super::{
-    bench, experiment, flag, images, models, pull, residency, rollback, rollout, route, serve, simulate,
+    bench, experiment, flag, images, models, prompt, pull, residency, rollback, rollout, route, serve,
+    simulate,
 };
 
 /// An LLM inference server with versions, weights and instant rollback built in.
@@ -40,6 +41,8 @@ enum Command {
     Experiment(experiment::Args),
     /// List, verify and dedupe images
     Images(images::Args),
+    /// Check a prompt file, print its digest and show what it makes of a message
+    Prompt(prompt::Args),
     /// Bring an image from the Hugging Face Hub, pinned to a commit
     Pull(pull::Args),
     /// Show what a rollout policy would do, over thousands of simulated canaries
@@ -85,6 +88,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Rollout(args) => rollout::run(args).await,
         Command::Experiment(args) => experiment::run(args).await,
         Command::Images(args) => Ok(images::run(args)?),
+        Command::Prompt(args) => prompt::run(&args),
         Command::Pull(args) => Ok(pull::run(args).await?),
         Command::Simulate(args) => simulate::run(&args),
         Command::Bench(args) => bench::run(args).await,

@@ -51,6 +51,12 @@ pub(super) enum CliError {
     /// Image work failed.
     #[error("{0}")]
     Image(#[from] crate::image::ImageError),
+    /// A prompt file cannot be used.
+    #[error("{0}")]
+    PromptFile(#[from] crate::prompt::PromptFileError),
+    /// A prompt does not take what it was given.
+    #[error("{0}")]
+    Prompt(String),
     /// A measurement could not be taken.
     #[error("{0}")]
     Bench(String),

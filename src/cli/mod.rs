@@ -13,6 +13,7 @@ mod experiment;
 mod flag;
 mod images;
 mod models;
+mod prompt;
 mod pull;
 mod residency;
 mod rollback;

@@ -1,5 +1,7 @@
 //! `switchback models`: what is served, where each version is, and its share of traffic.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::admin_client::{Target, print_json};
@@ -29,14 +31,14 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 
 /// Versions as the admin API gives them, each with the name of its model.
 pub(super) fn version_table<'a>(versions: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Table {
-    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest"]);
+    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest", "prompt"]);
     for (model, version) in versions {
         table.row(cells(model, version));
     }
     table
 }
 
-fn cells(model: &str, version: &Value) -> [String; 6] {
+fn cells(model: &str, version: &Value) -> [String; 7] {
     let name = version["version"].as_str().unwrap_or("?");
     let weight = version["weight"].as_f64().unwrap_or(0.0);
     let size = |key: &str| version[key].as_u64().map(bytes).unwrap_or_default();
@@ -48,5 +50,19 @@ fn cells(model: &str, version: &Value) -> [String; 6] {
         size("weight_bytes"),
         size("shared_bytes"),
         digest.chars().take(12).collect(),
+        prompt_cell(&version["prompt"]),
     ]
+}
+
+/// A prompt's file and the beginning of its digest; nothing where there is none.
+fn prompt_cell(prompt: &Value) -> String {
+    let Some(file) = prompt["file"].as_str() else { return String::new() };
+    let digest = prompt["digest"].as_str().unwrap_or("").trim_start_matches("sha256:");
+    prompt_name(file.as_ref(), &digest.chars().take(12).collect::<String>())
+}
+
+/// A prompt as tables show it: its file's name, and the beginning of its digest where that is known.
+pub(super) fn prompt_name(file: &Path, digest: &str) -> String {
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    format!("{name} {digest}").trim_end().to_owned()
 }

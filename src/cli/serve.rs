@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::error::CliError;
+use super::models::prompt_name;
 use super::table::{Table, bytes};
 use crate::api::{App, RunningApp};
 use crate::config::{Config, ModelConfig};
@@ -92,7 +93,7 @@ fn unpinned(config: &Config) -> BTreeSet<VersionRef> {
 
 /// What is being served, where, and what it takes; for the person who just started it.
 fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
-    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest"]);
+    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest", "prompt"]);
     let mut failures = Vec::new();
     for version in app.gateway.models().into_iter().flat_map(|model| model.versions) {
         if let Some(why) = version.state.failure() {
@@ -109,6 +110,10 @@ fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
             size(info.as_ref().map(|i| i.weight_bytes)),
             size(info.as_ref().map(|i| i.shared_bytes)),
             format!("{digest}{mark}").trim_start().to_owned(),
+            version
+                .prompt
+                .map(|p| prompt_name(&p.file, &p.digest.map(|d| d.short()).unwrap_or_default()))
+                .unwrap_or_default(),
         ]);
     }
     eprintln!(

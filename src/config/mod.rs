@@ -1,29 +1,33 @@
 //! What the operator wrote, as a type that cannot be wrong.
 //!
-//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys` and `{env: NAME}` in `webhooks`).
-//! Out: [`Config`], or [`ConfigErrors`]: every mistake at once, each with its line and its fix.
+//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys` and `{env: NAME}` in `webhooks`); the
+//! text of a prompt file.
+//! Out: [`Config`] or [`PromptSpec`], or [`ConfigErrors`]: every mistake at once, each with its line and its fix.
 //! May import: `ids`.
 //! Invariants: a [`Config`] has at least one model; each route sums to 100 % and gives weight only to
 //! declared, hot versions; every hub reference is pinned to a commit; paths are resolved against the
-//! folder of the file; outside `mode: dev` every version has a digest; a policy's weights never fall, and its
-//! alpha is below its power; a model's checks have different names, and each webhook another URL; there is an embedding
-//! model if, and only if, a check compares by meaning. Secrets show in no `Debug`. What only a library can tell of a
-//! check (that its
-//! regex and its schema compile) is `quality`'s to say, at start.
+//! folder of the file; outside `mode: dev` every version has a digest, and its prompt too; a policy's weights never
+//! fall, and its alpha is below its power; a model's checks have different names, and each webhook another URL; there is
+//! an embedding model if, and only if, a check compares by meaning. Secrets show in no `Debug`. What only a library can
+//! tell of a check (that its regex and its schema compile) is `quality`'s to say, at start; of a prompt's template,
+//! `prompt`'s.
 
 mod checks;
 mod error;
 mod flag;
 mod guardrails;
 mod policy;
+mod prompt;
 mod raw;
 mod read_checks;
 mod read_embedding;
 mod read_flag;
 mod read_guardrails;
 mod read_policy;
+mod read_prompt;
 mod read_webhooks;
 mod reader;
+pub mod sampling;
 mod units;
 mod valid;
 mod validate;
@@ -34,6 +38,8 @@ mod webhook;
 mod check_tests;
 #[cfg(test)]
 mod flag_tests;
+#[cfg(test)]
+mod prompt_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -50,10 +56,12 @@ pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
     UnknownPolicy,
 };
+pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
+pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
     ApiKey, Commit, Config, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode,
-    ModelConfig, Pinning, Residency, ServerConfig, VersionConfig,
+    ModelConfig, Pinning, PromptRef, Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{RolloutEvent, Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

@@ -351,7 +351,7 @@ fn schema_in(file: &Path) -> Result<Json, Problem> {
 }
 
 /// A YAML value as JSON.
-fn json(value: &Value) -> Result<Json, Problem> {
+pub(super) fn json(value: &Value) -> Result<Json, Problem> {
     let no_number =
         |shown: String| Problem::new(format!("{shown} is no JSON number"), "write one that JSON knows");
     Ok(match value {

@@ -74,6 +74,28 @@ models:
 }
 
 #[test]
+fn a_version_with_a_prompt_is_pinned_by_two_digests() {
+    let text = r#"
+models:
+  m:
+    versions:
+      v1: { image: a, digest: "DIGEST", prompt: prompts/v1.md, prompt_digest: "DIGEST" }
+    route: { v1: 100 }
+"#;
+    let config = read(text).unwrap();
+    let version = &config.models[&"m".parse().unwrap()].versions[&"v1".parse().unwrap()];
+    let file = Path::new("/etc/prompts/v1.md").to_owned();
+    assert_eq!(version.prompt, Some(PromptRef { file, digest: DIGEST.parse().ok() }));
+    assert_eq!(version.pinning(), Pinning::Pinned);
+    let loose = text.replace(", prompt_digest: \"DIGEST\"", "");
+    assert_snapshot!(errors(&loose), @"/etc/sb.yaml:5: models.m.versions.v1.prompt_digest: missing; add the digest that `switchback prompt show` prints, or set server.mode to dev");
+    let config = read(&format!("server: {{ mode: dev }}{loose}")).unwrap();
+    assert_eq!(config.models[&"m".parse().unwrap()].unpinned().count(), 1);
+    assert_snapshot!(errors(&text.replace("prompt: prompts/v1.md, ", "")), @"/etc/sb.yaml:5: models.m.versions.v1.prompt_digest: the version has no prompt; add `prompt:` or remove this");
+    assert_snapshot!(errors(&text.replace("prompt_digest: \"DIGEST\"", "prompt_digest: 7")), @"/etc/sb.yaml:5: models.m.versions.v1.prompt_digest: found the number 7; write a text, in quotes");
+}
+
+#[test]
 fn version_names_that_look_like_numbers_stay_as_written() {
     let config = read("server: { mode: dev }\nmodels: { m: { versions: { 1.10: { image: a }, 2: { image: b } }, route: { 1.10: 100 } } }").unwrap();
     let model = &config.models[&"m".parse().unwrap()];

@@ -124,13 +124,15 @@ impl ModelConfig {
     }
 }
 
-/// One version: which image, and whether it is loaded at start.
+/// One version: which image, with which prompt, and whether it is loaded at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionConfig {
     /// Where its files are.
     pub image: ImageRef,
     /// What they must be; always present outside dev mode.
     pub digest: Option<Digest>,
+    /// The prompt around its conversations, if it has one.
+    pub prompt: Option<PromptRef>,
     /// Loaded at start or on demand.
     pub residency: Residency,
     /// The gate over the version, until an operator sets another.
@@ -155,12 +157,21 @@ impl EmbeddingConfig {
     }
 }
 
+/// A prompt file, and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptRef {
+    /// Where it is.
+    pub file: PathBuf,
+    /// The sha256 of its bytes; always present outside dev mode.
+    pub digest: Option<Digest>,
+}
+
 /// Whether what a version serves can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinning {
-    /// A digest, or a commit on the Hub, says what its files are.
+    /// A digest, or a commit on the Hub, says what its files are, and another digest what its prompt is.
     Pinned,
-    /// It serves what lies in its folder when it is loaded.
+    /// It serves what lies in its folder, or in its prompt file, when it is loaded.
     Unpinned,
 }
 
@@ -175,8 +186,9 @@ impl Pinning {
 
 impl VersionConfig {
     /// Whether what it serves can change.
-    pub const fn pinning(&self) -> Pinning {
-        Pinning::of(&self.image, self.digest)
+    pub fn pinning(&self) -> Pinning {
+        let prompt_may_change = self.prompt.as_ref().is_some_and(|prompt| prompt.digest.is_none());
+        if prompt_may_change { Pinning::Unpinned } else { Pinning::of(&self.image, self.digest) }
     }
 }
 

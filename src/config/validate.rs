@@ -13,13 +13,14 @@ use super::read_checks::{read_check_sample, read_checks};
 use super::read_embedding::read_embedding;
 use super::read_flag::read_flag;
 use super::read_policy::{read_policies, read_policy_name};
+use super::read_prompt::read_prompt_ref;
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::valid::{
     ApiKey, Config, EngineSettings, ImageRef, ImageRefError, Mode, ModelConfig, Residency, ServerConfig,
     VersionConfig,
 };
-use super::values::{address, duration, folder, header_name, percentage, size, word};
+use super::values::{address, digest, duration, folder, header_name, percentage, size, word};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
@@ -38,6 +39,8 @@ const SERVER: &[&str] = &[
 ];
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
+
+const VERSION: &[&str] = &["image", "digest", "prompt", "prompt_digest", "residency", "flag"];
 
 const MODEL: &[&str] =
     &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
@@ -298,13 +301,15 @@ fn read_version(
     base: &Path,
     mode: Mode,
 ) -> Option<VersionConfig> {
-    let s = r.section(node, listed.path_of(&key.name), &["image", "digest", "residency", "flag"]);
+    let s = r.section(node, listed.path_of(&key.name), VERSION);
     let (image, digest) = read_image(r, &s, key.line, base, mode);
+    let prompt = read_prompt_ref(r, &s, key.line, base, mode);
     let residency =
         r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
     let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
     let flag = read_flag(r, &s, &declared, Some(&key.name));
-    Some(VersionConfig { image: image?, digest, residency: residency.unwrap_or(Residency::Hot), flag })
+    let residency = residency.unwrap_or(Residency::Hot);
+    Some(VersionConfig { image: image?, digest, prompt, residency, flag })
 }
 
 /// `image` and `digest`: which files, and what they must be.
@@ -324,14 +329,7 @@ pub(super) fn read_image(
         let problem = Problem::new("missing", "give a folder or `hf://org/name@<commit>`");
         r.push(line, s.path_of("image"), problem);
     }
-    let digest = r.field(s, "digest", |v| {
-        Digest::from_str(text(v)?).map_err(|_| {
-            Problem::new(
-                format!("{} is not a digest", v.describe()),
-                "write `sha256:` and 64 lower-case hexadecimal digits; `switchback images add` prints it",
-            )
-        })
-    });
+    let digest = r.field(s, "digest", |v| digest(v, "switchback images add"));
     if missing("digest") && mode == Mode::Production {
         let problem = Problem::new(
             "missing",

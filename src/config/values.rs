@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::policy::Chance;
 use super::raw::Value;
 use super::reader::{Problem, text};
 use super::units;
-use crate::ids::Weight;
+use crate::ids::{Digest, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
     let text = text(value)?;
@@ -94,5 +95,15 @@ pub(super) fn chance(value: &Value) -> Result<Chance, Problem> {
     number(value).and_then(Chance::new).ok_or_else(|| {
         let found = format!("{} is not a probability", value.describe());
         Problem::new(found, "give a number above 0 and below 1, such as 0.01")
+    })
+}
+
+/// `sha256:…`; `printed_by` is the command that knows it.
+pub(super) fn digest(value: &Value, printed_by: &str) -> Result<Digest, Problem> {
+    Digest::from_str(text(value)?).map_err(|_| {
+        Problem::new(
+            format!("{} is not a digest", value.describe()),
+            format!("write `sha256:` and 64 lower-case hexadecimal digits; `{printed_by}` prints it"),
+        )
     })
 }

@@ -1,14 +1,16 @@
 //! What operators ask and change: residency, routes, and who changed what.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::residency::{ResidencyError, State};
 use super::{Gateway, StickyKey};
-use crate::config::{ImageRef, UnknownPolicy};
+use crate::config::{ImageRef, PromptRef, UnknownPolicy};
 use crate::ids::{Digest, ModelName, VersionName, VersionRef, Weight};
+use crate::prompt::{Prompt, version_digest};
 use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Traits, Withdrawn};
 
 /// Why an operator's wish was not carried out.
@@ -56,10 +58,21 @@ pub struct VersionStatus {
     pub image: ImageRef,
     /// The digest of its image: as loaded, else as configured.
     pub digest: Option<Digest>,
+    /// The prompt around its conversations, if it has one.
+    pub prompt: Option<PromptStatus>,
     /// Where it is.
     pub state: State,
     /// Its share of the model's traffic.
     pub weight: Weight,
+}
+
+/// A version's prompt as operators see it.
+#[derive(Debug, Clone)]
+pub struct PromptStatus {
+    /// Its file.
+    pub file: PathBuf,
+    /// The file's digest: as loaded, else as configured.
+    pub digest: Option<Digest>,
 }
 
 /// A version after it was unloaded.
@@ -76,6 +89,14 @@ impl VersionStatus {
     pub fn max_context(&self) -> Option<usize> {
         self.state.backend().map(|backend| backend.max_context())
     }
+
+    /// The digest of all that decides its answers, where those of its parts are known.
+    pub fn version_digest(&self) -> Option<Digest> {
+        match &self.prompt {
+            None => self.digest,
+            Some(prompt) => Some(version_digest(self.digest?, prompt.digest?)),
+        }
+    }
 }
 
 impl Gateway {
@@ -91,7 +112,10 @@ impl Gateway {
         let versions = config.versions.iter().map(|(name, settings)| {
             let version = VersionRef { model: model.clone(), version: name.clone() };
             let state = table.get(&version).cloned().unwrap_or(State::Cold);
+            let loaded = state.backend().and_then(|backend| backend.prompt.as_ref()).map(Prompt::digest);
+            let status = |p: &PromptRef| PromptStatus { file: p.file.clone(), digest: loaded.or(p.digest) };
             VersionStatus {
+                prompt: settings.prompt.as_ref().map(status),
                 image: settings.image.clone(),
                 digest: state.backend().map(|b| b.digest).or(settings.digest),
                 weight: weights.get(name).copied().unwrap_or(Weight::ZERO),

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::engine::Engine;
 use crate::ids::{Digest, VersionRef};
 use crate::model::{GenerationDefaults, ModelInfo, Tokenizer};
-use crate::prompt::ChatTemplate;
+use crate::prompt::{ChatTemplate, Prompt, version_digest};
 
 /// A hot version. Immutable; requests share it by `Arc`.
 pub struct Backend {
@@ -13,6 +13,8 @@ pub struct Backend {
     pub version: VersionRef,
     /// The digest of its image.
     pub digest: Digest,
+    /// Its prompt as it was read when the version was loaded.
+    pub(super) prompt: Option<Prompt>,
     /// The size of its image on disk.
     pub image_bytes: u64,
     /// What was loaded.
@@ -27,7 +29,12 @@ pub struct Backend {
 impl Backend {
     /// `system_fingerprint`: names what decides the answers, so it changes with the version and with nothing else.
     pub fn fingerprint(&self) -> String {
-        format!("fp_{}", self.digest.short())
+        format!("fp_{}", self.version_digest().short())
+    }
+
+    /// The digest of all that decides the answers: the image's, and with a prompt, that of both.
+    pub fn version_digest(&self) -> Digest {
+        self.prompt.as_ref().map_or(self.digest, |prompt| version_digest(self.digest, prompt.digest()))
     }
 
     /// The most tokens of a prompt and its answer together.

@@ -1,11 +1,13 @@
 //! What a client asks for, after the edge has checked it and before a version has been chosen.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use serde_json::{Map, Value as Json};
 
 use super::GatewayError;
+use crate::config::PromptSampling;
+use crate::config::sampling::TopK;
 use crate::ids::{ModelName, VersionRef};
 use crate::model::SpecialText;
 use crate::prompt::GenerationPrompt;
@@ -55,15 +57,6 @@ pub struct Address {
     pub traits: Traits,
 }
 
-/// How many of the likeliest tokens are sampled from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TopK {
-    /// All of them.
-    All,
-    /// This many.
-    Best(NonZeroU32),
-}
-
 /// What to do with a stop string that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StopText {
@@ -98,15 +91,15 @@ pub struct Decoding {
     /// Above 1 discourages tokens seen before.
     pub repetition_penalty: Option<f32>,
     /// Subtracted once from tokens generated before.
-    pub presence_penalty: f32,
+    pub presence_penalty: Option<f32>,
     /// Subtracted for each time that a token was generated before.
-    pub frequency_penalty: f32,
+    pub frequency_penalty: Option<f32>,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
     /// The same seed gives the same answer from the same version; none draws one.
     pub seed: Option<u64>,
     /// Texts that end the answer.
-    pub stop: Vec<String>,
+    pub stop: Option<Vec<String>>,
     /// Tokens that end the answer.
     pub stop_token_ids: Vec<u32>,
     /// Whether a found stop text stays.
@@ -134,11 +127,11 @@ impl Default for Decoding {
             top_k: None,
             min_p: None,
             repetition_penalty: None,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
+            presence_penalty: None,
+            frequency_penalty: None,
             logit_bias: Vec::new(),
             seed: None,
-            stop: Vec::new(),
+            stop: None,
             stop_token_ids: Vec::new(),
             stop_text: StopText::default(),
             end_of_text: EndOfText::default(),
@@ -151,17 +144,44 @@ impl Default for Decoding {
     }
 }
 
+impl Decoding {
+    /// The client's word, and where there is none, that of the version's prompt. `max_tokens` stays the client's: a
+    /// prompt's limit gives way where the context is shorter, and his does not.
+    pub(super) fn or(&self, prompt: &PromptSampling) -> Self {
+        Self {
+            temperature: self.temperature.or(prompt.temperature),
+            top_p: self.top_p.or(prompt.top_p),
+            top_k: self.top_k.or(prompt.top_k),
+            min_p: self.min_p.or(prompt.min_p),
+            repetition_penalty: self.repetition_penalty.or(prompt.repetition_penalty),
+            presence_penalty: self.presence_penalty.or(prompt.presence_penalty),
+            frequency_penalty: self.frequency_penalty.or(prompt.frequency_penalty),
+            stop: self.stop.clone().or_else(|| prompt.stop.clone()),
+            ..self.clone()
+        }
+    }
+}
+
+/// Messages, and what the templates around them read.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    /// The messages as the template reads them.
+    pub messages: Vec<Json>,
+    /// Variables of the version's prompt.
+    pub variables: Map<String, Json>,
+    /// Further variables for the chat template.
+    pub template: Map<String, Json>,
+    /// Whether the assistant's turn is opened.
+    pub generation: GenerationPrompt,
+}
+
 /// A conversation to go on with.
 #[derive(Debug, Clone)]
 pub struct ChatCommand {
     /// Which model, for whom.
     pub address: Address,
-    /// The messages as the template reads them.
-    pub messages: Vec<Json>,
-    /// Further variables for the template.
-    pub template: Map<String, Json>,
-    /// Whether the assistant's turn is opened.
-    pub generation: GenerationPrompt,
+    /// What is said so far.
+    pub conversation: Conversation,
     /// How to answer.
     pub decoding: Decoding,
 }

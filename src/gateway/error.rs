@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::engine::Failure;
 use crate::ids::{ModelName, VersionRef};
+use crate::prompt::VariableFault;
 
 /// Why a request has no answer, in words for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,16 @@ pub enum GatewayError {
         param: String,
         /// What is wrong with it.
         message: String,
+    },
+    /// A variable of the version's prompt that is missing, unknown or of another kind.
+    #[error("`prompt_variables.{name}`: {fault} (`{version}`)")]
+    Variable {
+        /// Whose prompt it is.
+        version: VersionRef,
+        /// The variable.
+        name: String,
+        /// What is wrong.
+        fault: VariableFault,
     },
     /// The prompt, or prompt and answer together, pass the context.
     #[error(

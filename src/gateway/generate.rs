@@ -1,15 +1,18 @@
 //! Chat and completion: from a command to an [`Answer`].
 
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
 use super::command::{
-    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
+    Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, PromptInput, StopText,
+    Target,
 };
 use super::mirror::Copy;
 use super::resolve::Chosen;
@@ -17,11 +20,13 @@ use super::start::random_u128;
 use super::tokens::{LONG_TEXT, blocking, decode, encode, in_vocabulary, render};
 use super::{Gateway, GatewayError};
 use crate::config::ModelConfig;
+use crate::config::sampling::TopK;
 use crate::engine::{
     EosPolicy, GenerateRequest, Generation, Priority, SamplingParams, StopInclusion, StopParams, SubmitError,
 };
 use crate::ids::{ResponseId, VersionRef, Weight};
 use crate::model::SpecialTokens;
+use crate::prompt::Prompt;
 use crate::quality::{Watch, Way};
 use crate::release::{Answered, ChosenBy, Message, user_number};
 use crate::telemetry::Outcome;
@@ -38,7 +43,7 @@ pub(super) enum Work {
     Completion(CompletionCommand),
 }
 
-pub(super) struct Prompt {
+pub(super) struct PromptTokens {
     tokens: Vec<u32>,
     text: Option<String>,
 }
@@ -223,7 +228,7 @@ impl Work {
     /// A measure of the work that rendering and tokenizing will be: about the bytes of the prompt.
     fn text_bytes(&self) -> usize {
         match self {
-            Self::Chat(chat) => chat_bytes(&chat.messages, &chat.template),
+            Self::Chat(chat) => chat_bytes(&chat.conversation),
             Self::Completion(completion) => completion
                 .prompts
                 .iter()
@@ -235,12 +240,12 @@ impl Work {
         }
     }
 
-    fn prompts(&self, backend: &Backend) -> Result<Vec<Prompt>, GatewayError> {
+    fn prompts(&self, backend: &Backend) -> Result<Vec<PromptTokens>, GatewayError> {
         match self {
             Self::Chat(chat) => {
-                let text = render(backend, &chat.messages, &chat.template, chat.generation)?;
+                let text = render(backend, &chat.conversation)?;
                 let tokens = encode(backend, &text, SpecialTokens::Parse, "messages")?;
-                Ok(vec![Prompt { tokens, text: None }])
+                Ok(vec![PromptTokens { tokens, text: None }])
             }
             Self::Completion(completion) => {
                 let several = completion.prompts.len() > 1;
@@ -261,7 +266,7 @@ fn completion_prompt(
     input: &PromptInput,
     echo: Echo,
     param: &str,
-) -> Result<Prompt, GatewayError> {
+) -> Result<PromptTokens, GatewayError> {
     let tokens = match input {
         PromptInput::Text(text) => encode(backend, text, SpecialTokens::Add, param)?,
         PromptInput::Tokens(tokens) => {
@@ -274,21 +279,26 @@ fn completion_prompt(
         (Echo::Repeat, PromptInput::Text(text)) => Some(text.clone()),
         (Echo::Repeat, PromptInput::Tokens(tokens)) => Some(decode(backend, tokens, param)?),
     };
-    Ok(Prompt { tokens, text })
+    Ok(PromptTokens { tokens, text })
 }
 
-pub(super) async fn prompts(backend: &Arc<Backend>, work: &Arc<Work>) -> Result<Vec<Prompt>, GatewayError> {
-    if work.text_bytes() < LONG_TEXT {
+pub(super) async fn prompts(
+    backend: &Arc<Backend>,
+    work: &Arc<Work>,
+) -> Result<Vec<PromptTokens>, GatewayError> {
+    let around = backend.prompt.as_ref().map_or(0, Prompt::bytes);
+    if work.text_bytes() + around < LONG_TEXT {
         return work.prompts(backend);
     }
     let (backend, work) = (Arc::clone(backend), Arc::clone(work));
     blocking(move || work.prompts(&backend)).await
 }
 
-/// About the bytes that a template makes of a conversation.
-fn chat_bytes(messages: &[Json], variables: &Map<String, Json>) -> usize {
+/// About the bytes that templates make of a conversation.
+fn chat_bytes(conversation: &Conversation) -> usize {
+    let Conversation { messages, variables, template, .. } = conversation;
     let messages: usize = messages.iter().map(|message| MESSAGE_BYTES + json_bytes(message)).sum();
-    messages + variables.values().map(json_bytes).sum::<usize>()
+    messages + variables.values().chain(template.values()).map(json_bytes).sum::<usize>()
 }
 
 /// About the bytes that a template may make of a value.
@@ -302,15 +312,38 @@ fn json_bytes(value: &Json) -> usize {
     8 + inside
 }
 
+/// How to decode on this version: the client's word, and in a conversation then the prompt's. A completion's text is
+/// all the client's own, and a prompt has no say in it.
+fn settled<'a>(backend: &Backend, work: &'a Work) -> Settled<'a> {
+    match (work, &backend.prompt) {
+        (Work::Chat(chat), Some(prompt)) => {
+            let sampling = &prompt.spec().sampling;
+            Settled {
+                decoding: Cow::Owned(chat.decoding.or(sampling)),
+                most: sampling.max_tokens.or(backend.defaults.max_new_tokens),
+            }
+        }
+        _ => Settled { decoding: Cow::Borrowed(work.decoding()), most: backend.defaults.max_new_tokens },
+    }
+}
+
+/// How to decode, once the version is known.
+struct Settled<'a> {
+    decoding: Cow<'a, Decoding>,
+    /// The most tokens of an answer whose client names no end.
+    most: Option<NonZeroUsize>,
+}
+
 /// The engine requests of all choices, prompt by prompt.
 pub(super) fn requests(
     backend: &Backend,
     work: &Work,
-    prompts: &[Prompt],
+    prompts: &[PromptTokens],
     seed: u64,
     priority: Priority,
 ) -> Result<Vec<GenerateRequest>, GatewayError> {
-    let decoding = work.decoding();
+    let Settled { decoding, most } = settled(backend, work);
+    let decoding = &*decoding;
     let biased: Vec<u32> = decoding.logit_bias.iter().map(|(token, _)| *token).collect();
     in_vocabulary(backend, &biased, "logit_bias")?;
     in_vocabulary(backend, &decoding.stop_token_ids, "stop_token_ids")?;
@@ -325,7 +358,7 @@ pub(super) fn requests(
         // A request for no tokens makes one and throws it away.
         let asked = decoding.max_tokens.map(|max| max.max(1));
         let room = limit.saturating_sub(length);
-        let max_tokens = asked.unwrap_or_else(|| match backend.defaults.max_new_tokens {
+        let max_tokens = asked.unwrap_or_else(|| match most {
             // the client's least is his word, too, and goes before the version's most
             Some(most) => most.get().max(decoding.min_tokens).min(room),
             None => room,
@@ -351,7 +384,7 @@ pub(super) fn requests(
     Ok(requests)
 }
 
-/// The client's word first, then the version's own defaults, then the neutral value.
+/// The client's word first, or the prompt's, then the image's own defaults, then the neutral value.
 fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams {
     let defaults = &backend.defaults;
     SamplingParams {
@@ -364,8 +397,8 @@ fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams
         top_p: decoding.top_p.or(defaults.top_p).unwrap_or(1.0),
         min_p: decoding.min_p.or(defaults.min_p).unwrap_or(0.0),
         repetition_penalty: decoding.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
-        presence_penalty: decoding.presence_penalty,
-        frequency_penalty: decoding.frequency_penalty,
+        presence_penalty: decoding.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: decoding.frequency_penalty.unwrap_or(0.0),
         logit_bias: decoding.logit_bias.clone(),
         seed,
     }
@@ -373,7 +406,7 @@ fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams
 
 fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
     StopParams {
-        strings: decoding.stop.clone(),
+        strings: decoding.stop.clone().unwrap_or_default(),
         token_ids: decoding.stop_token_ids.clone(),
         eos: match decoding.end_of_text {
             EndOfText::Obey => EosPolicy::Stop(backend.eos.clone()),
@@ -388,19 +421,32 @@ fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
+    use crate::prompt::GenerationPrompt;
 
     #[test]
     fn a_chat_is_long_by_text_by_many_messages_or_by_variables() {
         let user = |text: &str| json!({"role": "user", "content": text});
-        let none = Map::new();
-        assert!(chat_bytes(&[user("hello")], &none) < LONG_TEXT / 100);
-        assert!(chat_bytes(&[user(&"x".repeat(LONG_TEXT))], &none) > LONG_TEXT);
-        assert!(chat_bytes(&vec![user(""); 1000], &none) > LONG_TEXT);
-        let mut variables = none;
-        variables.insert("documents".into(), json!(vec![json!({"text": "x".repeat(100)}); 200]));
-        assert!(chat_bytes(&[user("hello")], &variables) > LONG_TEXT);
+        let chat = |messages| Conversation {
+            messages,
+            variables: Map::new(),
+            template: Map::new(),
+            generation: GenerationPrompt::Add,
+        };
+        assert!(chat_bytes(&chat(vec![user("hello")])) < LONG_TEXT / 100);
+        assert!(chat_bytes(&chat(vec![user(&"x".repeat(LONG_TEXT))])) > LONG_TEXT);
+        assert!(chat_bytes(&chat(vec![user(""); 1000])) > LONG_TEXT);
+        let documents = json!({"documents": vec![json!({"text": "x".repeat(100)}); 200]});
+        let documents = documents.as_object().unwrap();
+        assert!(
+            chat_bytes(&Conversation { template: documents.clone(), ..chat(vec![user("hello")]) })
+                > LONG_TEXT
+        );
+        assert!(
+            chat_bytes(&Conversation { variables: documents.clone(), ..chat(vec![user("hello")]) })
+                > LONG_TEXT
+        );
     }
 }

@@ -34,11 +34,12 @@ mod webhooks;
 #[cfg(test)]
 mod testing;
 
-pub use admin::{AdminError, ModelStatus, Unloaded, VersionStatus};
+pub use admin::{AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
 pub use backend::Backend;
 pub use command::{
-    Address, ChatCommand, CompletionCommand, Decoding, Echo, EndOfText, PromptInput, StopText, Target, TopK,
+    Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, PromptInput, StopText,
+    Target,
 };
 pub use error::GatewayError;
 pub use rehearsal::Rehearsal;
@@ -49,7 +50,7 @@ pub use tokens::TokenizeInput;
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::notify::ReceiverStatus;
-pub use crate::prompt::GenerationPrompt;
+pub use crate::prompt::{GenerationPrompt, VariableFault};
 pub use crate::release::analysis::{ArmMeasure, Bounds, Difference, Unit};
 pub use crate::release::experiment::{Experiment, ExperimentReport, NewExperiment};
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};

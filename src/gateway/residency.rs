@@ -12,12 +12,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use super::backend::Backend;
-use crate::config::ImageRef;
+use crate::config::{ImageRef, PromptRef};
 use crate::engine::{Device, DrainOutcome, Engine, EngineConfig};
 use crate::ids::{Digest, VersionRef};
 use crate::image;
 use crate::model::{self, WeightPool};
-use crate::prompt::ChatTemplate;
+use crate::prompt::{ChatTemplate, Prompt};
 use crate::telemetry::Metrics;
 
 /// Where one version is.
@@ -135,6 +135,7 @@ pub enum ResidencyError {
 pub(super) struct Blueprint {
     pub(super) image: ImageRef,
     pub(super) digest: Option<Digest>,
+    pub(super) prompt: Option<PromptRef>,
     pub(super) engine: EngineConfig,
 }
 
@@ -236,10 +237,14 @@ impl Residency {
         }
     }
 
-    /// The way into memory: find and verify the image, read the model, compile its template, start its engine.
+    /// The way into memory: read the prompt, find and verify the image, read the model, compile its template, start
+    /// its engine.
     fn load_blocking(&self, version: &VersionRef, progress: &Progress) -> Result<Backend, String> {
         let plan = self.0.blueprints.get(version).ok_or("it is not in the configuration")?;
         tracing::info!(%version, "loading");
+        // The small file first: what is wrong with it shows before gigabytes are read.
+        let prompt = plan.prompt.as_ref().map(|prompt| Prompt::read(&prompt.file, prompt.digest));
+        let prompt = prompt.transpose().map_err(|e| e.to_string())?;
         // Every byte is read twice, to verify and to load; the first pass takes the second to be as long.
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
@@ -258,6 +263,7 @@ impl Residency {
         Ok(Backend {
             version: version.clone(),
             digest: image.digest,
+            prompt,
             image_bytes: image.bytes,
             info: loaded.info,
             engine,

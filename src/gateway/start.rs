@@ -198,7 +198,7 @@ impl Gateway {
     pub async fn load_initial(&self) {
         for (model, config) in &self.0.models {
             for version in config.unpinned() {
-                tracing::warn!(%model, %version, "unpinned: serves whatever its folder holds; add its `digest`");
+                tracing::warn!(%model, %version, "unpinned: serves whatever its files hold; add `digest`, and `prompt_digest` if it has a prompt");
             }
         }
         for version in self.wanted_hot() {
@@ -334,8 +334,9 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
     for (model, settings) in &config.models {
         for (name, version) in &settings.versions {
             let reference = VersionRef { model: model.clone(), version: name.clone() };
-            let (image, digest) = (version.image.clone(), version.digest);
-            all.insert(reference, Blueprint { image, digest, engine: engine_config(&settings.engine) });
+            let (image, digest, prompt) = (version.image.clone(), version.digest, version.prompt.clone());
+            let engine = engine_config(&settings.engine);
+            all.insert(reference, Blueprint { image, digest, prompt, engine });
         }
     }
     all

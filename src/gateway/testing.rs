@@ -42,6 +42,7 @@ impl Gateway {
         let broken = Backend {
             version: sound.version.clone(),
             digest: sound.digest,
+            prompt: sound.prompt.clone(),
             image_bytes: sound.image_bytes,
             info: sound.info.clone(),
             engine,

@@ -1,20 +1,24 @@
 //! Text to tokens and back, as one version does it; and what is long goes to threads that may take their time.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::backend::Backend;
-use super::command::Address;
+use super::command::{Address, Conversation};
 use super::{Gateway, GatewayError};
 use crate::model::{SpecialText, SpecialTokens};
-use crate::prompt::{GenerationPrompt, PromptError};
+use crate::prompt::{PromptError, WrapError};
 
 /// Text from this size is tokenized off the request threads: it takes milliseconds.
 pub(super) const LONG_TEXT: usize = 16 * 1024;
 
 /// And so many tokens are turned into text there: one is some four bytes.
 const LONG_TOKENS: usize = LONG_TEXT / 4;
+
+/// As much of a variable's name as a message shows.
+const LONGEST_NAME: usize = 80;
 
 /// What to tokenize.
 #[derive(Debug, Clone)]
@@ -26,14 +30,10 @@ pub enum TokenizeInput {
         /// Whether the model's special tokens are put around it.
         special: SpecialTokens,
     },
-    /// A conversation, through the version's template.
+    /// A conversation, through the version's prompt and template.
     Messages {
         /// The messages.
-        messages: Vec<Json>,
-        /// Further variables for the template.
-        template: Map<String, Json>,
-        /// Whether the assistant's turn is opened.
-        generation: GenerationPrompt,
+        conversation: Conversation,
         /// Whether the model's special tokens are put around what the template gave.
         special: SpecialTokens,
     },
@@ -50,8 +50,8 @@ impl Gateway {
         let on = Arc::clone(&backend);
         let tokens = blocking(move || match input {
             TokenizeInput::Text { text, special } => encode(&on, &text, special, "prompt"),
-            TokenizeInput::Messages { messages, template, generation, special } => {
-                let text = render(&on, &messages, &template, generation)?;
+            TokenizeInput::Messages { conversation, special } => {
+                let text = render(&on, &conversation)?;
                 encode(&on, &text, special, "messages")
             }
         })
@@ -98,22 +98,40 @@ pub(super) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|e| Err(GatewayError::Internal { why: format!("tokenizing failed: {e}") }))
 }
 
-pub(super) fn render(
-    backend: &Backend,
-    messages: &[Json],
-    variables: &Map<String, Json>,
-    generation: GenerationPrompt,
-) -> Result<String, GatewayError> {
+/// The text of a conversation: the version's prompt around it, then its chat template.
+pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<String, GatewayError> {
     let Some(template) = &backend.template else {
         let message = format!("`{}` has no chat template; use /v1/completions", backend.version);
         return Err(GatewayError::invalid("messages", message));
     };
-    template.render(messages, variables, generation).map_err(|error| match error {
+    let messages = wrapped(backend, conversation)?;
+    template.render(&messages, &conversation.template, conversation.generation).map_err(|error| match error {
         // The messages are what varies: a template that no messages suit would not have been released.
         PromptError::Refused(why) => {
             GatewayError::invalid("messages", format!("the chat template refuses these messages: {why}"))
         }
         other => GatewayError::invalid("messages", other.to_string()),
+    })
+}
+
+/// The messages with the version's prompt around them.
+fn wrapped<'a>(backend: &Backend, conversation: &'a Conversation) -> Result<Cow<'a, [Json]>, GatewayError> {
+    let Conversation { messages, variables, .. } = conversation;
+    let Some(prompt) = &backend.prompt else {
+        if variables.is_empty() {
+            return Ok(Cow::Borrowed(messages));
+        }
+        let message = format!("`prompt_variables`: `{}` has no prompt; leave them out", backend.version);
+        return Err(GatewayError::invalid("prompt_variables", message));
+    };
+    prompt.wrap(messages, variables).map(Cow::Owned).map_err(|error| match error {
+        WrapError::Variable { name, fault } => {
+            let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+            GatewayError::Variable { version: backend.version.clone(), name, fault }
+        }
+        WrapError::Refused(_) | WrapError::Failed(_) => {
+            GatewayError::invalid("prompt_variables", format!("`{}`: {error}", backend.version))
+        }
     })
 }
 

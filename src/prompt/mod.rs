@@ -1,13 +1,25 @@
-//! From messages to the text that a model reads: a version's chat template, rendered as Hugging Face does.
+//! From messages to the text that a model reads: a version's prompt around a conversation, and its chat template over
+//! both, rendered as Hugging Face does.
 //!
-//! In: the template's source and the special tokens' text, once per version; messages per request.
-//! Out: a prompt, or a [`PromptError`] that tells a broken template from messages it refuses.
-//! May import: `model` (for [`SpecialTokenText`](crate::model::SpecialTokenText)). Knows no HTTP, no tokens.
+//! In: a prompt file and the chat template's source, once per version; messages and variables per request.
+//! Out: messages with the prompt around them; a text, or a [`PromptError`] that tells a broken template from messages
+//! it refuses; of a prompt, its digest.
+//! May import: `model` (for [`SpecialTokenText`](crate::model::SpecialTokenText)), `config` (what a prompt file says).
+//! Knows no HTTP, no tokens.
 //!
 //! Invariants: rendering reads no file and no environment, and its work is bounded by fuel, so that a template
-//! that loops for ever is an error and not a hang.
+//! that loops for ever is an error and not a hang; a [`Prompt`] is read once and never changes; its digest says every
+//! byte of its file.
 
+mod file;
 mod python;
+mod sandbox;
 mod template;
+mod wrap;
 
+#[cfg(test)]
+mod tests;
+
+pub use file::{Prompt, PromptFileError, version_digest};
 pub use template::{ChatTemplate, GenerationPrompt, PromptError};
+pub use wrap::{VariableFault, WrapError};

@@ -1,14 +1,12 @@
 //! A version's chat template, compiled once and rendered per request.
 
-use std::error::Error as _;
 use std::sync::Arc;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{Environment, Value};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::python;
+use super::sandbox::{self, Stopped, describe, stopped};
 use crate::model::SpecialTokenText;
 
 /// The work one rendering may do: about this many template instructions, or 64 times as many bytes of text.
@@ -55,11 +53,7 @@ impl ChatTemplate {
     /// Compiles a template as `transformers` would: `trim_blocks`, `lstrip_blocks`, Python's methods.
     pub fn compile(source: &str, special: &SpecialTokenText) -> Result<Self, PromptError> {
         let broken = |e: minijinja::Error| PromptError::Template(describe(&e));
-        let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?;
-        env.set_syntax(syntax);
-        env.set_fuel(Some(FUEL));
-        python::install(&mut env);
+        let mut env = sandbox::environment(FUEL).map_err(broken)?;
         env.add_global("bos_token", special.bos.clone().unwrap_or_default());
         env.add_global("eos_token", special.eos.clone().unwrap_or_default());
         env.add_template_owned(NAME, without_generation_marks(source)).map_err(broken)?;
@@ -83,29 +77,11 @@ impl ChatTemplate {
 }
 
 fn classify(error: &minijinja::Error) -> PromptError {
-    let mut link: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = link {
-        if let Some(raised) = cause.downcast_ref::<python::Raised>() {
-            return PromptError::Refused(raised.0.clone());
-        }
-        if cause.downcast_ref::<minijinja::Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
-            return PromptError::OutOfFuel;
-        }
-        link = cause.source();
+    match stopped(error) {
+        Stopped::Raised(why) => PromptError::Refused(why),
+        Stopped::OutOfFuel => PromptError::OutOfFuel,
+        Stopped::Failed(why) => PromptError::Failed(why),
     }
-    PromptError::Failed(describe(error))
-}
-
-/// The error with its causes, on one line.
-fn describe(error: &minijinja::Error) -> String {
-    let mut text = error.to_string();
-    let mut link = error.source();
-    while let Some(cause) = link {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        link = cause.source();
-    }
-    text
 }
 
 /// Turns `{% generation %}` and `{% endgeneration %}` into comments. They mark the assistant's words for

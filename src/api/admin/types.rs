@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gateway::{ModelStatus, State, Unloaded, VersionStatus};
+use crate::gateway::{ModelStatus, PromptStatus, State, Unloaded, VersionStatus};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// All models.
@@ -43,6 +43,12 @@ pub struct VersionAnswer {
     pub digest: Option<Digest>,
     /// Where its image comes from.
     pub image: String,
+    /// The prompt around its conversations; null where it has none.
+    pub prompt: Option<PromptAnswer>,
+    /// The digest of all that decides its answers, the image's and the prompt's; `system_fingerprint` shows its
+    /// beginning. Without a prompt it is the image's.
+    #[schema(value_type = Option<String>)]
+    pub version_digest: Option<Digest>,
     /// Bytes of its image on disk, once loaded.
     pub image_bytes: Option<u64>,
     /// Bytes of its weights in memory.
@@ -51,6 +57,16 @@ pub struct VersionAnswer {
     pub shared_bytes: Option<u64>,
     /// The most tokens of prompt and answer.
     pub max_context: Option<usize>,
+}
+
+/// A version's prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromptAnswer {
+    /// Its file.
+    pub file: String,
+    /// The sha256 of the file: as loaded, else as configured.
+    #[schema(value_type = Option<String>)]
+    pub digest: Option<Digest>,
 }
 
 /// A version after it was unloaded.
@@ -182,8 +198,16 @@ impl From<VersionStatus> for VersionAnswer {
             weight_bytes: backend.map(|b| b.info.weight_bytes),
             shared_bytes: backend.map(|b| b.info.shared_bytes),
             max_context: status.max_context(),
+            version_digest: status.version_digest(),
+            prompt: status.prompt.map(PromptAnswer::from),
             version: status.version.version,
         }
+    }
+}
+
+impl From<PromptStatus> for PromptAnswer {
+    fn from(status: PromptStatus) -> Self {
+        Self { file: status.file.display().to_string(), digest: status.digest }
     }
 }
 

@@ -37,13 +37,7 @@ pub(in crate::api) async fn chat_completions(
     let logprobs = Logprobs::of(&request.decoding);
     let answer = state
         .gateway
-        .chat(ChatCommand {
-            address,
-            messages: request.messages,
-            template: request.template,
-            generation: request.generation,
-            decoding: request.decoding,
-        })
+        .chat(ChatCommand { address, conversation: request.conversation, decoding: request.decoding })
         .await?;
     let version = answer.version.clone();
     let envelope = Envelope::new("chatcmpl", &model, &answer);

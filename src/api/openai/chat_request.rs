@@ -11,7 +11,7 @@ use super::decoding::{DecodingBody, Delivery, logprob_count, token_count};
 use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::{CHAT, MESSAGE, PART};
-use crate::gateway::{Decoding, GenerationPrompt};
+use crate::gateway::{Conversation, Decoding, GenerationPrompt};
 
 /// The parameters that only chat has.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -29,6 +29,9 @@ pub struct ChatBody {
     /// Further variables for the chat template.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Json>>,
+    /// Variables of the version's prompt.
+    #[schema(value_type = Option<Object>)]
+    pub prompt_variables: Option<Map<String, Json>>,
 }
 
 /// One message.
@@ -98,9 +101,7 @@ impl<'de> Deserialize<'de> for Content {
 #[derive(Debug)]
 pub(super) struct ChatRequest {
     pub(super) shared: DecodingBody,
-    pub(super) messages: Vec<Json>,
-    pub(super) template: Map<String, Json>,
-    pub(super) generation: GenerationPrompt,
+    pub(super) conversation: Conversation,
     pub(super) decoding: Decoding,
     pub(super) delivery: Delivery,
 }
@@ -126,11 +127,14 @@ impl ChatRequest {
                 return Err(ApiError::parameter("invalid_value", "top_logprobs", message));
             }
         };
-        let template = template_variables(body.chat_template_kwargs)?;
-        Ok(Self {
+        let conversation = Conversation {
             messages,
-            template,
+            variables: body.prompt_variables.unwrap_or_default(),
+            template: template_variables(body.chat_template_kwargs)?,
             generation: generation(body.add_generation_prompt),
+        };
+        Ok(Self {
+            conversation,
             decoding: shared.decoding(max_tokens, logprobs)?,
             delivery: shared.delivery()?,
             shared,

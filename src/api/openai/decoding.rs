@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -11,24 +12,21 @@ use utoipa::ToSchema;
 
 use crate::api::body::{must_be_object, typed};
 use crate::api::error::ApiError;
-use crate::gateway::{Decoding, EndOfText, SpecialText, StopText, TopK};
+use crate::config::sampling::{
+    MAX_STOP_BYTES, MAX_STOPS, MIN_P, PENALTY, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, TopK,
+};
+use crate::gateway::{Decoding, EndOfText, SpecialText, StopText};
 
 /// The most answers that one request may ask for, over all its prompts.
 pub(super) const MAX_CHOICES: usize = 128;
 /// The most log-probabilities for each position.
 const MAX_LOGPROBS: i64 = 20;
-/// The most stop texts; OpenAI takes 4, vLLM any number.
-const MAX_STOPS: usize = 16;
-/// The longest stop text in bytes: while one may still match, its text is held back.
-const MAX_STOP_BYTES: usize = 1024;
 /// The most stop tokens.
 const MAX_STOP_TOKENS: usize = 256;
+/// What may be added to a logit.
+const BIAS: RangeInclusive<f64> = -100.0..=100.0;
 /// The most biased tokens.
 const MAX_BIASED: usize = 1024;
-/// The least repetition penalty: logits are divided by it, and must stay numbers.
-const MIN_REPETITION_PENALTY: f64 = 0.01;
-/// The greatest repetition penalty.
-const MAX_REPETITION_PENALTY: f64 = 10.0;
 
 /// Parameters that say how an answer is decoded; the same for chat and completions.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
@@ -204,19 +202,13 @@ impl DecodingBody {
         }
         let choices = whole("n", self.n, 1, MAX_CHOICES as i64)?.unwrap_or(1) as usize;
         Ok(Decoding {
-            temperature: within("temperature", self.temperature, 0.0, 2.0)?,
-            top_p: positive("top_p", self.top_p, 1.0)?,
-            top_k: whole("top_k", self.top_k, -1, i64::from(u32::MAX))?
-                .map(|k| u32::try_from(k).ok().and_then(NonZeroU32::new).map_or(TopK::All, TopK::Best)),
-            min_p: within("min_p", self.min_p, 0.0, 1.0)?,
-            repetition_penalty: within(
-                "repetition_penalty",
-                self.repetition_penalty,
-                MIN_REPETITION_PENALTY,
-                MAX_REPETITION_PENALTY,
-            )?,
-            presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0)?.unwrap_or(0.0),
-            frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?.unwrap_or(0.0),
+            temperature: within("temperature", self.temperature, TEMPERATURE)?,
+            top_p: positive("top_p", self.top_p, TOP_P)?,
+            top_k: whole("top_k", self.top_k, *TOP_K.start(), *TOP_K.end())?.map(TopK::written),
+            min_p: within("min_p", self.min_p, MIN_P)?,
+            repetition_penalty: within("repetition_penalty", self.repetition_penalty, REPETITION_PENALTY)?,
+            presence_penalty: within("presence_penalty", self.presence_penalty, PENALTY)?,
+            frequency_penalty: within("frequency_penalty", self.frequency_penalty, PENALTY)?,
             logit_bias: self.biases()?,
             seed: self.seed.map(i64::cast_unsigned),
             stop: self.stops()?,
@@ -255,15 +247,15 @@ impl DecodingBody {
                         ),
                     )
                 })?;
-                let bias = within(&param, Some(*bias), -100.0, 100.0)?.unwrap_or(0.0);
+                let bias = within(&param, Some(*bias), BIAS)?.unwrap_or(0.0);
                 Ok((token, bias))
             })
             .collect()
     }
 
-    fn stops(&self) -> Result<Vec<String>, ApiError> {
+    fn stops(&self) -> Result<Option<Vec<String>>, ApiError> {
         let texts = match &self.stop {
-            None => return Ok(Vec::new()),
+            None => return Ok(None),
             Some(Stop::One(text)) => std::slice::from_ref(text),
             Some(Stop::Many(texts)) => texts.as_slice(),
         };
@@ -277,7 +269,7 @@ impl DecodingBody {
                 return Err(ApiError::parameter("invalid_value", param, message));
             }
         }
-        Ok(texts.to_vec())
+        Ok(Some(texts.to_vec()))
     }
 
     fn stop_tokens(&self) -> Result<Vec<u32>, ApiError> {
@@ -318,8 +310,9 @@ fn whole(param: &str, value: Option<i64>, least: i64, most: i64) -> Result<Optio
     Err(ApiError::parameter(code, param, message))
 }
 
-fn within(param: &str, value: Option<f64>, least: f64, most: f64) -> Result<Option<f32>, ApiError> {
+fn within(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
     let Some(found) = value else { return Ok(None) };
+    let (least, most) = range.into_inner();
     let code = if found < least {
         "decimal_below_min_value"
     } else if found > most {
@@ -332,8 +325,9 @@ fn within(param: &str, value: Option<f64>, least: f64, most: f64) -> Result<Opti
 }
 
 /// Above zero, also after rounding to the `f32` that the sampler works in.
-fn positive(param: &str, value: Option<f64>, most: f64) -> Result<Option<f32>, ApiError> {
-    let Some(found) = within(param, value, 0.0, most)? else { return Ok(None) };
+fn positive(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
+    let most = *range.end();
+    let Some(found) = within(param, value, range)? else { return Ok(None) };
     if found == 0.0 {
         let message = format!("`{param}` must be above 0 and at most {most}; found {}", value.unwrap_or(0.0));
         return Err(ApiError::parameter("decimal_below_min_value", param, message));

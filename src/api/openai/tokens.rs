@@ -15,7 +15,7 @@ use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::Object;
 use crate::api::fields::{DETOKENIZE, TOKENIZE};
 use crate::api::public::PublicState;
-use crate::gateway::{Gateway, SpecialTokens, TokenizeInput};
+use crate::gateway::{Conversation, Gateway, SpecialTokens, TokenizeInput};
 
 /// What to tokenize: `prompt` or `messages`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -35,6 +35,9 @@ pub struct TokenizeBody {
     /// Further variables for the chat template.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Json_>>,
+    /// Variables of the version's prompt.
+    #[schema(value_type = Option<Object>)]
+    pub prompt_variables: Option<Map<String, Json_>>,
 }
 
 /// Tokens of a text.
@@ -90,11 +93,18 @@ pub(in crate::api) async fn tokenize(
         if body.add_special_tokens.unwrap_or(default) { SpecialTokens::Add } else { SpecialTokens::Parse }
     };
     let input = match (&body.prompt, &body.messages) {
+        (Some(_), None) if body.prompt_variables.as_ref().is_some_and(|given| !given.is_empty()) => {
+            let message = "`prompt_variables` are for `messages`; a text is tokenized as it is";
+            return Err(ApiError::parameter("invalid_value", "prompt_variables", message));
+        }
         (Some(text), None) => TokenizeInput::Text { text: text.clone(), special: special(true) },
         (None, Some(given)) => TokenizeInput::Messages {
-            messages: messages(given)?,
-            template: template_variables(body.chat_template_kwargs.clone())?,
-            generation: generation(body.add_generation_prompt),
+            conversation: Conversation {
+                messages: messages(given)?,
+                variables: body.prompt_variables.clone().unwrap_or_default(),
+                template: template_variables(body.chat_template_kwargs.clone())?,
+                generation: generation(body.add_generation_prompt),
+            },
             special: special(false),
         },
         (None, None) => {

@@ -1,0 +1,267 @@
+//! A prompt file, read once: its digest, what it says, and its template compiled.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+use sha2::{Digest as _, Sha256};
+
+use super::sandbox::{self, Stopped, describe, stopped};
+use crate::config::{ConfigError, ConfigErrors, PromptSpec, VariableKind, parse_prompt};
+use crate::ids::Digest;
+
+/// The largest prompt file.
+const MOST_BYTES: u64 = 64 << 10;
+
+/// The work one rendering may do: a prompt is far smaller than a conversation, and a request waits for it.
+const FUEL: u64 = 200_000;
+
+/// The name of the template in error messages.
+pub(super) const NAME: &str = "prompt";
+
+/// A prompt, ready to be put around conversations. Immutable; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    pub(super) spec: Arc<PromptSpec>,
+    pub(super) env: Arc<Environment<'static>>,
+    digest: Digest,
+    bytes: usize,
+}
+
+/// Why a prompt file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptFileError {
+    /// The file system refused.
+    #[error("cannot read the prompt {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A folder, a device, or a file that is too large.
+    #[error("the prompt {} {what}; name a file of at most {} KiB", path.display(), MOST_BYTES >> 10)]
+    Unfit {
+        /// What was named.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Mistakes in it.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+    /// The content is not what was asked for.
+    #[error(
+        "the prompt {} is not the one that was asked for\n  expected {expected}\n  found    {found}\n  a changed prompt is a new version: give it a file and a version of its own, or set `prompt_digest` to what was found",
+        path.display()
+    )]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The digest asked for.
+        expected: Digest,
+        /// The digest of what is there.
+        found: Digest,
+    },
+}
+
+impl Prompt {
+    /// Reads a prompt file, checks that it is what was asked for, and compiles it. Blocks.
+    pub fn read(path: &Path, expected: Option<Digest>) -> Result<Self, PromptFileError> {
+        let unreadable = |source| PromptFileError::Unreadable { path: path.to_owned(), source };
+        let unfit = |what| PromptFileError::Unfit { path: path.to_owned(), what };
+        // A device or a pipe might never end.
+        if !path.metadata().map_err(unreadable)?.is_file() {
+            return Err(unfit("is no file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(unfit("is too large"));
+        }
+        let found = Digest::from_bytes(Sha256::digest(&bytes).into());
+        match expected {
+            Some(expected) if expected != found => {
+                Err(PromptFileError::Mismatch { path: path.to_owned(), expected, found })
+            }
+            _ => Ok(Self::parse(&bytes, path)?),
+        }
+    }
+
+    /// A prompt from a file's bytes; `file` names it in errors.
+    pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, ConfigErrors> {
+        let refused = |error| ConfigErrors { file: file.to_owned(), errors: vec![error] };
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| refused(mistake(0, format!("the file is not UTF-8: {e}"), "save it as UTF-8")))?;
+        let spec = parse_prompt(text, file)?;
+        let env = compiled(&spec).map_err(|errors| ConfigErrors { file: file.to_owned(), errors })?;
+        let digest = Digest::from_bytes(Sha256::digest(bytes).into());
+        let prompt = Self { spec: Arc::new(spec), env: Arc::new(env), digest, bytes: bytes.len() };
+        prompt.try_out().map_err(refused)?;
+        Ok(prompt)
+    }
+
+    /// The sha256 of the file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it says.
+    pub fn spec(&self) -> &PromptSpec {
+        &self.spec
+    }
+
+    /// A measure of the work that rendering it is: the bytes of its file.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Renders it once, so that a template that no request could use is refused before it serves. Variables without
+    /// a default get a value of their kind; what such a value does wrong is not held against the template.
+    fn try_out(&self) -> Result<(), ConfigError> {
+        let stand_in = |kind| match kind {
+            VariableKind::String => Json::from("text"),
+            VariableKind::Number => Json::from(1),
+            VariableKind::Boolean => Json::from(true),
+            VariableKind::List => Json::from(vec!["text"]),
+        };
+        let mut values = Map::new();
+        let mut guessed = false;
+        for (name, variable) in &self.spec.variables {
+            guessed |= variable.default.is_none();
+            let value = variable.default.clone().unwrap_or_else(|| stand_in(variable.kind));
+            values.insert(name.clone(), value);
+        }
+        match self.rendered(values) {
+            Err(error) if !guessed || is_the_templates_own(&error) => Err(refusal(&error)),
+            Ok(text) if !guessed => match super::wrap::too_long(&text) {
+                Some(why) => Err(mistake(self.spec.body_line, why, "shorten it")),
+                None => Ok(()),
+            },
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The text, without the blank space around it: the empty lines that stand for the front matter, and the file's
+    /// last line break.
+    pub(super) fn rendered(&self, values: Map<String, Json>) -> Result<String, Error> {
+        let context = Value::deserialize(Json::Object(values)).map_err(|e| {
+            Error::new(ErrorKind::CannotDeserialize, "the variables are no values of a template")
+                .with_source(e)
+        })?;
+        self.env.get_template(NAME).and_then(|template| template.render(context)).map(|t| t.trim().to_owned())
+    }
+}
+
+/// The digest of a version with a prompt, of the digests of its image and of its prompt file: the sha256 of
+///
+/// ```text
+/// switchback-version-v1
+/// image <64 hex digits>
+/// prompt <64 hex digits>
+/// ```
+///
+/// each line ended by a line feed.
+pub fn version_digest(image: Digest, prompt: Digest) -> Digest {
+    let lines = format!("switchback-version-v1\nimage {}\nprompt {}\n", image.hex(), prompt.hex());
+    Digest::from_bytes(Sha256::digest(lines).into())
+}
+
+fn mistake(line: u64, found: impl Into<String>, fix: &str) -> ConfigError {
+    ConfigError { line, path: String::new(), found: found.into(), fix: fix.to_owned() }
+}
+
+/// The template in its box; every name in it is a variable or one of the language's functions.
+fn compiled(spec: &PromptSpec) -> Result<Environment<'static>, Vec<ConfigError>> {
+    let broken = |e: &Error| vec![refusal(e)];
+    let mut env = sandbox::environment(FUEL).map_err(|e| broken(&e))?;
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    // Empty lines in the place of the front matter, so that the template's lines are numbered as the file's; what
+    // they print is trimmed off again.
+    let before = usize::try_from(spec.body_line).unwrap_or(1).saturating_sub(1);
+    let source = format!("{}{}", "\n".repeat(before), spec.body);
+    env.add_template_owned(NAME, source).map_err(|e| broken(&e))?;
+    let used = env.get_template(NAME).map_err(|e| broken(&e))?.undeclared_variables(false);
+    let known = |name: &String| spec.variables.contains_key(name) || env.globals().any(|(g, _)| g == name);
+    let mut unknown: Vec<_> = used.into_iter().filter(|name| !known(name)).collect();
+    unknown.sort();
+    if unknown.is_empty() {
+        Ok(env)
+    } else {
+        Err(unknown.iter().map(|name| undeclared(spec, name)).collect())
+    }
+}
+
+fn undeclared(spec: &PromptSpec, name: &str) -> ConfigError {
+    let declared: Vec<_> = spec.variables.keys().map(String::as_str).collect();
+    let fix = if declared.is_empty() {
+        format!("declare it in the front matter: `variables: {{ {name}: string }}`")
+    } else {
+        format!("declare it under `variables:`, where there are: {}", declared.join(", "))
+    };
+    let line = spec.body_line + line_of(&spec.body, name);
+    mistake(line, format!("the template names `{name}`, which is no variable"), &fix)
+}
+
+/// How many lines of the template go before the one that names `name` in a tag.
+fn line_of(body: &str, name: &str) -> u64 {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut inside = false;
+    for (line, text) in (0..).zip(body.lines()) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (piece, after) = match rest.find(if inside { CLOSES } else { OPENS }) {
+                Some(at) => rest.split_at(at),
+                None => (rest, ""),
+            };
+            if inside && piece.split(|c| !is_letter(c)).any(|word| word == name) {
+                return line;
+            }
+            inside ^= !after.is_empty();
+            rest = after.get(1..).unwrap_or_default();
+        }
+    }
+    0
+}
+
+const OPENS: char = '{';
+const CLOSES: char = '}';
+
+/// Whether an error would be there whatever the variables' values are.
+fn is_the_templates_own(error: &Error) -> bool {
+    let kinds = [
+        ErrorKind::OutOfFuel,
+        ErrorKind::TemplateNotFound,
+        ErrorKind::UnknownFilter,
+        ErrorKind::UnknownTest,
+        ErrorKind::UnknownFunction,
+    ];
+    stopped(error) == Stopped::OutOfFuel || kinds.contains(&error.kind())
+}
+
+/// A template's error as a mistake in its file.
+fn refusal(error: &Error) -> ConfigError {
+    let line = error.line().map_or(0, |line| line as u64);
+    match stopped(error) {
+        Stopped::Raised(why) => mistake(
+            line,
+            format!("the template refuses its own defaults: {why}"),
+            "change the defaults, or what it raises",
+        ),
+        Stopped::OutOfFuel => mistake(
+            line,
+            "the template was stopped: it does not finish within its bounds of work and memory",
+            "end its loops and shorten what it writes",
+        ),
+        Stopped::Failed(_) if error.kind() == ErrorKind::TemplateNotFound => {
+            mistake(line, "the template asks for another file", "write all of it in this one")
+        }
+        Stopped::Failed(_) => mistake(line, describe(error), "mend the template"),
+    }
+}
