@@ -243,3 +243,16 @@ impl Desk {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_version_in_other_hands_takes_less_time_than_a_new_one() {
+    let desk = desk().await;
+    for (canary, minutes) in [("twin", 5), ("v2", 20)] {
+        let body = json!({"canary": canary, "on_conflict": "supersede"});
+        let (status, rollout) = desk.admin(Method::POST, "rollout", body).await;
+        assert_eq!(status, 200, "{rollout}");
+        let time = |name: &str| rollout[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let first_step = time("until").duration_since(time("started_at"));
+        assert_eq!(first_step.as_mins(), minutes, "{rollout}");
+    }
+}
