@@ -22,7 +22,7 @@ fn result<'e>(experiment: &'e Value, measure: &str) -> &'e Value {
 async fn an_experiment_finds_the_difference_keeps_it_over_a_restart_and_promotes_nobody() {
     let desk = desk().await;
     let body =
-        json!({"control": "v1", "treatment": "v3", "percent": 50, "duration": "100h", "name": "short"});
+        json!({"control": "v1", "treatment": "v3", "percentage": 50, "duration": "100h", "name": "short"});
     let (status, begun) = desk.admin(Method::POST, "experiment", body).await;
     assert_eq!((status.as_u16(), &begun["phase"]), (200, &json!("running")), "{begun}");
     assert_eq!(desk.weights().await, json!({"v1": 50, "v3": 50}));
@@ -68,17 +68,21 @@ async fn an_experiment_finds_the_difference_keeps_it_over_a_restart_and_promotes
 async fn a_version_and_its_twin_are_not_called_different_and_an_operators_route_ends_it() {
     let desk = desk().await;
     for (body, status, code) in [
-        (json!({"control": "v2", "treatment": "v1", "percent": 50}), 409, "version_is_not_stable"),
-        (json!({"control": "v1", "treatment": "v1", "percent": 50}), 400, "invalid_value"),
-        (json!({"control": "v1", "treatment": "v9", "percent": 50}), 404, "version_not_found"),
-        (json!({"control": "v1", "treatment": "v2", "percent": 100}), 400, "invalid_value"),
-        (json!({"control": "v1", "treatment": "v2", "percent": 5, "duration": "soon"}), 400, "invalid_value"),
-        (json!({"control": "v1", "treatment": "v2", "percent": 5, "confidence": 1}), 400, "invalid_value"),
+        (json!({"control": "v2", "treatment": "v1", "percentage": 50}), 409, "version_is_not_stable"),
+        (json!({"control": "v1", "treatment": "v1", "percentage": 50}), 400, "invalid_value"),
+        (json!({"control": "v1", "treatment": "v9", "percentage": 50}), 404, "version_not_found"),
+        (json!({"control": "v1", "treatment": "v2", "percentage": 100}), 400, "invalid_value"),
+        (
+            json!({"control": "v1", "treatment": "v2", "percentage": 5, "duration": "soon"}),
+            400,
+            "invalid_value",
+        ),
+        (json!({"control": "v1", "treatment": "v2", "percentage": 5, "confidence": 1}), 400, "invalid_value"),
     ] {
         let (found, error) = desk.admin(Method::POST, "experiment", body.clone()).await;
         assert_eq!((found.as_u16(), &error["error"]["code"]), (status, &json!(code)), "{body}: {error}");
     }
-    let body = json!({"control": "v1", "treatment": "twin", "percent": 40, "confidence": 0.999});
+    let body = json!({"control": "v1", "treatment": "twin", "percentage": 40, "confidence": 0.999});
     assert_eq!(desk.admin(Method::POST, "experiment", body.clone()).await.0, 200);
     assert_eq!(desk.admin(Method::POST, "experiment", body).await.1["error"]["code"], "experiment_runs");
     let enough = async || {

@@ -14,8 +14,8 @@ use switchback::release::analysis::Measured;
 use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
 use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
-    Begin, Change, Declared, Message, OnConflict, Readiness, ReleaseError, Releases, Seen, SeenAnswer,
-    StickyKey, SystemClock, Traits, Watched, Watcher, Withdrawn,
+    Begin, Change, Declared, Message, OnConflict, Readiness, ReleaseError, Releases, Request, Seen,
+    SeenAnswer, StickyKey, SystemClock, Traits, Watched, Watcher, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
 use tokio::sync::mpsc;
@@ -202,7 +202,10 @@ async fn watch(releases: &Releases, users: std::ops::Range<u64>, tokens: usize, 
         let version = VersionRef { model: model(), version: version.parse().unwrap() };
         let user = user.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let answer = SeenAnswer::Whole(Vec::new());
-        sender.send(Message::Seen(Seen { version, user, answer, measured })).await.unwrap();
+        sender
+            .send(Message::Seen(Seen { version, user, answer, request: Request::Original, measured }))
+            .await
+            .unwrap();
     }
     let waiting = async {
         while !once() {

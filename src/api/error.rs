@@ -70,6 +70,12 @@ impl ApiError {
         Self { kind: SERVER, ..Self::request(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message) }
     }
 
+    /// The server cannot do it at the moment: 503, and when to try again.
+    pub fn busy(code: &'static str, message: impl Into<String>) -> Self {
+        let retry_after = Some(Duration::from_secs(1));
+        Self { kind: SERVER, retry_after, ..Self::request(StatusCode::SERVICE_UNAVAILABLE, code, message) }
+    }
+
     /// A defect whose details are in the log.
     pub fn defect() -> Self {
         Self::internal("the server hit a defect of its own; its log says more")

@@ -41,6 +41,7 @@ pub struct FeedbackAnswer {
     (status = 200, description = "It was counted", body = FeedbackAnswer),
     (status = 404, description = "No such answer is remembered", body = ErrorBody),
     (status = 409, description = "The answer has had its feedback", body = ErrorBody),
+    (status = 503, description = "Too much comes at once; try again", body = ErrorBody),
     (status = "4XX", description = "The request is at fault", body = ErrorBody),
 ))]
 pub(super) async fn feedback(
@@ -79,11 +80,11 @@ fn invalid(name: &'static str, error: &IdError) -> ApiError {
 
 impl From<FeedbackError> for ApiError {
     fn from(error: FeedbackError) -> Self {
-        let (status, code) = match error {
-            FeedbackError::Unknown => (StatusCode::NOT_FOUND, "response_not_found"),
-            FeedbackError::Given => (StatusCode::CONFLICT, "feedback_given"),
-            FeedbackError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "feedback_busy"),
-        };
-        Self::request(status, code, error.to_string())
+        let message = error.to_string();
+        match error {
+            FeedbackError::Unknown => Self::request(StatusCode::NOT_FOUND, "response_not_found", message),
+            FeedbackError::Given => Self::request(StatusCode::CONFLICT, "feedback_given", message),
+            FeedbackError::Busy => Self::busy("feedback_busy", message),
+        }
     }
 }

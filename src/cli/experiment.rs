@@ -38,7 +38,7 @@ struct Start {
     treatment: VersionName,
     /// The treatment's share of the users
     #[arg(long, default_value = "50", value_name = "PERCENT")]
-    percent: Weight,
+    percentage: Weight,
     /// How long, such as 24h; until it is stopped if absent
     #[arg(long, value_name = "TIME")]
     duration: Option<String>,
@@ -93,9 +93,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn begin(start: &Start) -> Result<(), CliError> {
-    let Start { model, control, treatment, percent, duration, name, confidence, change, target } = start;
+    let Start { model, control, treatment, percentage, duration, name, confidence, change, target } = start;
     let body = json!({
-        "control": control, "treatment": treatment, "percent": percent, "duration": duration, "name": name,
+        "control": control, "treatment": treatment, "percentage": percentage, "duration": duration, "name": name,
         "confidence": confidence,
     });
     let path = format!("/admin/models/{model}/experiment");
@@ -140,7 +140,7 @@ async fn list(history: &History) -> Result<(), CliError> {
             format!(
                 "{} at {} % against {}",
                 text(&experiment["treatment"]),
-                experiment["percent"],
+                experiment["percentage"],
                 text(&experiment["control"])
             ),
             text(&experiment["ended_at"]),
@@ -173,7 +173,7 @@ fn print(experiment: &Value, target: &Target) {
         called(experiment),
         text(&experiment["model"]),
         text(&experiment["treatment"]),
-        experiment["percent"],
+        experiment["percentage"],
         text(&experiment["control"]),
         text(&experiment["phase"]),
     );

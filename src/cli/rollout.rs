@@ -47,7 +47,7 @@ struct Start {
     #[arg(value_name = "MODEL@VERSION", value_parser = super::residency::parse_version)]
     canary: VersionRef,
     /// A ready-made policy (customer-facing, internal-classifier, code-only, batch, experimental), or one of the
-    /// configuration; the model's own if absent, else customer-facing
+    /// configuration; the model's own if absent, else customer-facing, or code-only where the digests are the same
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
     /// Take the place of a rollout of the model that runs

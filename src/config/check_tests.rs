@@ -213,6 +213,7 @@ fn every_mistake_in_checks_has_its_line_and_a_fix() {
       - tool-call-valid
       - tool-call-valid
       - { type: is-json, name: "my check" }
+      - { type: is-json, name: overall }
 "#
     ), @r#"
 /etc/sb.yaml:6: models.m.check_sample: the number 200 is not a weight; give a percentage from 0 to 100 with at most two decimals
@@ -239,6 +240,7 @@ fn every_mistake_in_checks_has_its_line_and_a_fix() {
 /etc/sb.yaml:27: models.m.checks[19]: found the number 7; write a kind such as `is-json`, or a mapping with `type:`
 /etc/sb.yaml:29: models.m.checks[21]: the check on line 28 is named `tool-call-valid`, too; give one of them another `name:`
 /etc/sb.yaml:30: models.m.checks[22].name: "my check" is not a usable name; use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit
+/etc/sb.yaml:31: models.m.checks[23].name: `overall` is the name of a measure that is always there; give the check another `name:`
 "#);
     assert_snapshot!(errors("    check_sample: 10\n    checks: []\n"), @r#"/etc/sb.yaml:5: models.m.check_sample: the model has no checks; add `checks:` or remove this"#);
     assert_snapshot!(errors("    checks: is-json\n"), @r#"/etc/sb.yaml:5: models.m.checks: found "is-json"; write a list: `- is-json`, or `- { type: length, max: 400 }`"#);

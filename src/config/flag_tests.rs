@@ -42,6 +42,7 @@ fn mistakes_in_flags_are_told_with_line_and_fix() {
         ),
         told("{otherwise: rest}", "{cohorts: [{user_prefix: ''}]}"),
         told("true", "{cohorts: [{users: []}]}"),
+        told("{cohorts: [{user_prefix: }]}", "{cohorts: [{header: , is: [beta]}]}"),
     ];
     assert_snapshot!(cases.join("\n\n"));
 }

@@ -208,7 +208,7 @@ pub enum ReadyMade {
     InternalClassifier,
     /// 5, 25, 100 % within twenty minutes, three points: the same version in other hands.
     CodeOnly,
-    /// No canary: what runs at night and is checked by its suite.
+    /// No canary: what runs at night.
     Batch,
     /// One percent of the users until an operator decides.
     Experimental,

@@ -54,6 +54,16 @@ const KINDS: &[(&str, &[&str])] = &[
     ("feedback", &["threshold"]),
 ];
 
+/// What rollouts and experiments measure beside the checks, under these names.
+const RESERVED: &[&str] = &[
+    "overall",
+    "finished",
+    "output_tokens",
+    "latency_seconds",
+    "time_to_first_token_seconds",
+    "time_per_output_token_seconds",
+];
+
 /// Words that people bring from elsewhere, and what to write here.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("is-refusal", "write `refusal`, which passes when the answer does not refuse"),
@@ -167,6 +177,17 @@ fn read_check(r: &mut Reader, node: &Node, path: &str, base: &Path) -> Option<Ch
         section.line_of("name"),
         &section.path_of("name"),
     );
+    let name = name.filter(|name| {
+        let free = !RESERVED.contains(&name.as_str());
+        if !free {
+            let problem = Problem::new(
+                format!("`{name}` is the name of a measure that is always there"),
+                "give the check another `name:`",
+            );
+            r.push(section.line_of("name"), section.path_of("name"), problem);
+        }
+        free
+    });
     Some(CheckSpec { name: name?, line: node.line, kind: spec? })
 }
 
@@ -196,16 +217,16 @@ fn read_kind(r: &mut Reader, s: &Section<'_>, kind: &str, base: &Path) -> Option
         "length" => read_length(r, s)?,
         "refusal" => read_refusal(r, s)?,
         "language" => {
-            CheckKind::Language { codes: needed(r, s, "value", "name a language: `value: en`", languages)? }
+            CheckKind::Language { codes: r.needed(s, "value", "name a language: `value: en`", languages)? }
         }
         "latency" => CheckKind::Latency {
             of: r
                 .field(s, "of", |v| word(v, &[("total", Clock::Total), ("first-token", Clock::FirstToken)]))
                 .unwrap_or(Clock::Total),
-            max: needed(r, s, "max", "say how long at most: `max: 2s`", duration)?,
+            max: r.needed(s, "max", "say how long at most: `max: 2s`", duration)?,
         },
         "finish-reason" => CheckKind::FinishReason {
-            allowed: needed(r, s, "value", "name what passes: `value: stop`", finish_reasons)?,
+            allowed: r.needed(s, "value", "name what passes: `value: stop`", finish_reasons)?,
         },
         text_kind => read_text_rule(r, s, text_kind)?,
     })
@@ -220,21 +241,6 @@ fn read_is_json(r: &mut Reader, s: &Section<'_>) -> Option<CheckKind> {
     Some(CheckKind::IsJson)
 }
 
-/// A key that must be there.
-fn needed<T>(
-    r: &mut Reader,
-    s: &Section<'_>,
-    key: &str,
-    fix: &str,
-    read: impl FnOnce(&Value) -> Result<T, Problem>,
-) -> Option<T> {
-    if s.get(key).is_none_or(|node| matches!(node.value, Value::Null)) {
-        r.push(s.line, s.path_of(key), Problem::new("missing", fix));
-        return None;
-    }
-    r.field(s, key, read)
-}
-
 fn read_text_rule(r: &mut Reader, s: &Section<'_>, kind: &str) -> Option<CheckKind> {
     let (expect, kind) = match kind.strip_prefix("not-") {
         Some(kind) => (Expect::NoMatch, kind),
@@ -247,17 +253,17 @@ fn read_text_rule(r: &mut Reader, s: &Section<'_>, kind: &str) -> Option<CheckKi
     };
     let one = |value: &Value| some_text(value).map(str::to_owned);
     let rule = match (kind, contains) {
-        ("regex", _) => TextRule::Regex(needed(r, s, "value", fix, one)?),
-        ("starts-with", _) => TextRule::StartsWith(needed(r, s, "value", fix, one)?),
-        ("equals", _) => TextRule::Equals(needed(r, s, "value", fix, equal_to)?),
+        ("regex", _) => TextRule::Regex(r.needed(s, "value", fix, one)?),
+        ("starts-with", _) => TextRule::StartsWith(r.needed(s, "value", fix, one)?),
+        ("equals", _) => TextRule::Equals(r.needed(s, "value", fix, equal_to)?),
         (_, "contains-any") => {
-            TextRule::Contains { needles: needed(r, s, "value", fix, texts)?, needed: Needed::Any, case }
+            TextRule::Contains { needles: r.needed(s, "value", fix, texts)?, needed: Needed::Any, case }
         }
         (_, "contains-all") => {
-            TextRule::Contains { needles: needed(r, s, "value", fix, texts)?, needed: Needed::All, case }
+            TextRule::Contains { needles: r.needed(s, "value", fix, texts)?, needed: Needed::All, case }
         }
         _ => {
-            let needles = vec![needed(r, s, "value", fix, one)?];
+            let needles = vec![r.needed(s, "value", fix, one)?];
             TextRule::Contains { needles, needed: Needed::All, case }
         }
     };
@@ -267,7 +273,7 @@ fn read_text_rule(r: &mut Reader, s: &Section<'_>, kind: &str) -> Option<CheckKi
 fn read_similar(r: &mut Reader, s: &Section<'_>, expect: Expect) -> Option<CheckKind> {
     let before = r.errors.len();
     let fix = "give the text, or a list of texts, that the answer is compared with: `value: ...`";
-    let references = needed(r, s, "value", fix, texts);
+    let references = r.needed(s, "value", fix, texts);
     let threshold = r.field(s, "threshold", cosine).unwrap_or(Cosine::DEFAULT);
     let kind = CheckKind::Similar { references: references?, threshold, expect };
     (r.errors.len() == before).then_some(kind)
@@ -312,7 +318,7 @@ fn read_schema(r: &mut Reader, s: &Section<'_>, base: &Path) -> Option<Json> {
             r.push(file.line, s.path_of("schema_file"), problem);
             None
         }
-        (Some(_), None) => needed(r, s, "schema", "give a schema as a mapping", |value| match value {
+        (Some(_), None) => r.needed(s, "schema", "give a schema as a mapping", |value| match value {
             Value::Map(_) => json(value),
             other => Err(Problem::new(
                 format!("found {}", other.describe()),
@@ -321,7 +327,7 @@ fn read_schema(r: &mut Reader, s: &Section<'_>, base: &Path) -> Option<Json> {
         }),
         (None, _) => {
             let fix = "give `schema:` or `schema_file:`";
-            let file = needed(r, s, "schema_file", fix, |v| some_text(v).map(PathBuf::from))?;
+            let file = r.needed(s, "schema_file", fix, |v| some_text(v).map(PathBuf::from))?;
             let schema = schema_in(&base.join(&file));
             schema.map_err(|p| r.push(s.line_of("schema_file"), s.path_of("schema_file"), p)).ok()
         }

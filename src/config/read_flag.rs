@@ -75,7 +75,7 @@ fn cohort(r: &mut Reader, node: &Node, path: String) -> Option<Cohort> {
     let kinds = ["header", "user_prefix", "users"].map(|key| s.get(key).is_some());
     match kinds {
         [true, false, false] => {
-            let header = r.field(&s, "header", header_name);
+            let header = r.needed(&s, "header", "name a header: `header: x-plan`", header_name);
             if s.get("is").is_none() {
                 let fix = "add the values that count: `is: [beta]`";
                 r.push(s.line, s.path_of("is"), Problem::new("missing", fix));
@@ -84,7 +84,8 @@ fn cohort(r: &mut Reader, node: &Node, path: String) -> Option<Cohort> {
             Some(Cohort::Header(HeaderIs { header: header?, is: is? }))
         }
         [false, true, false] if s.get("is").is_none() => {
-            let user_prefix = r.field(&s, "user_prefix", |value| text(value).map(str::to_owned))?;
+            let fix = "say how their names begin: `user_prefix: staff-`";
+            let user_prefix = r.needed(&s, "user_prefix", fix, |value| text(value).map(str::to_owned))?;
             Some(Cohort::UserPrefix(UserPrefix { user_prefix }))
         }
         [false, false, true] if s.get("is").is_none() => {

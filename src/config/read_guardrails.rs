@@ -27,28 +27,36 @@ pub(super) fn read_guardrails(r: &mut Reader, node: &Node, path: &str) -> Guardr
     }
     if let Some(node) = s.get("output_length") {
         let s = r.section(node, s.path_of("output_length"), &["max_change"]);
-        guardrails.output_length = r.field(&s, "max_change", change);
-        demand(r, node, &s, "max_change", "say how much the mean may differ: {max_change: 50%}");
+        let fix = "say how much the mean may differ: {max_change: 50%}";
+        guardrails.output_length = limit(r, node, &s, "max_change", fix, change);
     }
     guardrails
 }
 
 fn time_limit(r: &mut Reader, node: &Node, path: &str) -> Option<TimeLimit> {
     let s = r.section(node, path.to_owned(), &["quantile", "max_ratio"]);
-    let quantile = match s.get("quantile") {
+    let quantile = match s.get("quantile").map(|node| &node.value) {
+        None | Some(Value::Null) => Chance::new(USUAL),
         Some(_) => r.field(&s, "quantile", quantile),
-        None => Chance::new(USUAL),
     };
-    let max_ratio = r.field(&s, "max_ratio", ratio);
-    demand(r, node, &s, "max_ratio", "say how much slower than stable the canary may be: {max_ratio: 1.5}");
+    let fix = "say how much slower than stable the canary may be: {max_ratio: 1.5}";
+    let max_ratio = limit(r, node, &s, "max_ratio", fix, ratio);
     Some(TimeLimit { quantile: quantile?, max_ratio: max_ratio? })
 }
 
-/// A guardrail without its limit; what is no mapping at all was reported already.
-fn demand(r: &mut Reader, node: &Node, s: &Section<'_>, key: &str, fix: &str) {
-    if s.get(key).is_none() && matches!(node.value, Value::Map(_) | Value::Null) {
-        r.push(node.line, s.path.clone(), Problem::new("no limit", fix));
+/// The limit of a guardrail; what is no mapping at all was reported already.
+fn limit<T>(
+    r: &mut Reader,
+    node: &Node,
+    s: &Section<'_>,
+    key: &str,
+    fix: &str,
+    read: impl FnOnce(&Value) -> Result<T, Problem>,
+) -> Option<T> {
+    if !matches!(node.value, Value::Map(_) | Value::Null) {
+        return None;
     }
+    r.needed(s, key, fix, read)
 }
 
 fn quantile(value: &Value) -> Result<Chance, Problem> {

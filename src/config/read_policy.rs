@@ -175,7 +175,7 @@ fn step(r: &mut Reader, item: &Node, path: &str) -> Option<Step> {
     let s = r.section(item, path.to_owned(), &["setWeight", "setMirrorRoute", "pause"]);
     let mut steps = Vec::new();
     if s.get("setWeight").is_some() {
-        steps.push(r.field(&s, "setWeight", percentage).map(Step::SetWeight));
+        steps.push(r.needed(&s, "setWeight", "give a percentage: 5", percentage).map(Step::SetWeight));
     }
     if let Some(node) = s.get("setMirrorRoute") {
         steps.push(mirror_route(r, node, &s.path_of("setMirrorRoute")));
@@ -204,7 +204,7 @@ fn mirror_route(r: &mut Reader, node: &Node, path: &str) -> Option<Step> {
     if s.get("percentage").is_none() {
         return Some(Step::SetMirrorRoute(Weight::FULL));
     }
-    r.field(&s, "percentage", percentage).map(Step::SetMirrorRoute)
+    r.needed(&s, "percentage", "give a percentage: 100", percentage).map(Step::SetMirrorRoute)
 }
 
 /// `{}` waits for an operator, as in Argo Rollouts.
@@ -213,7 +213,8 @@ fn pause(r: &mut Reader, node: &Node, path: &str) -> Option<Step> {
     if s.get("duration").is_none() {
         return Some(Step::Pause(Pause::UntilResumed));
     }
-    r.field(&s, "duration", duration).map(|time| Step::Pause(Pause::For(time)))
+    let fix = "say how long: 20m; or write `pause: {}` to wait for an operator";
+    r.needed(&s, "duration", fix, duration).map(|time| Step::Pause(Pause::For(time)))
 }
 
 fn points(value: &Value) -> Result<PercentagePoints, Problem> {

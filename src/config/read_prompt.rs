@@ -306,12 +306,11 @@ fn read_variable(r: &mut Reader, node: &Node, path: &str) -> Option<Variable> {
     }
     let before = r.errors.len();
     let s = r.section(node, path.to_owned(), &["type", "default", "required", "description"]);
-    let read = r.field(&s, "type", kind);
-    if s.get("type").is_none() && r.errors.len() == before {
-        let problem = Problem::new("missing", "write `type: string`, or number, boolean or list");
-        r.push(s.line, s.path_of("type"), problem);
+    // What is no mapping, or has unknown keys, was reported already.
+    if s.get("type").is_none() && r.errors.len() > before {
+        return None;
     }
-    let kind = read?;
+    let kind = r.needed(&s, "type", "write `type: string`, or number, boolean or list", kind)?;
     let default = r.field(&s, "default", |value| default_of(kind, value));
     let required = r.field(&s, "required", boolean);
     let given = s.get("default").is_some();

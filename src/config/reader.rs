@@ -117,6 +117,23 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// A key that must be there. One without a value is not.
+    pub(super) fn needed<T>(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+        fix: &str,
+        read: impl FnOnce(&Value) -> Result<T, Problem>,
+    ) -> Option<T> {
+        if section.get(key).is_none_or(|node| matches!(node.value, Value::Null)) {
+            self.push(section.line_of(key), section.path_of(key), Problem::new("missing", fix));
+            return None;
+        }
+        self.field(section, key, read)
+    }
+}
+
 pub(super) fn text(value: &Value) -> Result<&str, Problem> {
     match value {
         Value::Text(text) => Ok(text),

@@ -301,6 +301,7 @@ policies:
     on_inconclusive: guess
   text: { steps: fast }
   late: { steps: [{setWeight: 100}, {pause: {duration: 5m}}] }
+  empty: { steps: [{setMirrorRoute: {percentage: }}, {setWeight: }, {setWeight: 5}, {pause: {duration: }}] }
   mirrors: { steps: [{setMirrorRoute: {percentage: 0}}, {setMirrorRoute: 50}, {setWeight: 5}, {setMirrorRoute: {}}] }
 "#
     ));

@@ -21,7 +21,7 @@ use crate::model::{Batch, Span};
 const SCORED_ROWS: usize = 64;
 
 /// The most prompt rows of a step in the background: it is to be over soon.
-const BACKGROUND_ROWS: usize = 64;
+const BACKGROUND_ROWS: usize = 32;
 
 /// The limits that a schedule keeps to.
 #[derive(Debug, Clone)]

@@ -30,12 +30,12 @@ impl Gateway {
         Traits { who, headers: names.iter().filter_map(read).collect() }
     }
 
-    /// Whether a rollout of the model may learn from the answer to a request: only from users who could get either
-    /// version. One whom a flag keeps from the canary is not like the others, and would be counted for stable alone.
+    /// Whether a rollout or an experiment of the model may learn from the answer to a request: only from users who could
+    /// get either version. One whom a flag keeps from one of them is not like the others, and would be counted for the
+    /// other alone.
     pub(super) fn could_get_either(&self, address: &Address) -> bool {
         let Address { target, sticky, traits } = address;
-        let Some(rollout) = self.inner().releases.rollouts().get(target.model()) else { return true };
-        let admits = |version| self.inner().routes.admits(target.model(), version, sticky, traits);
-        admits(&rollout.stable) && admits(&rollout.canary)
+        let Some(arms) = self.inner().releases.compared(target.model()) else { return true };
+        arms.iter().all(|version| self.inner().routes.admits(target.model(), version, sticky, traits))
     }
 }

@@ -131,10 +131,10 @@ impl Gateway {
     }
 
     /// How a request came to its version; only what was routed is evidence for a rollout.
-    pub(super) fn way(&self, address: &Address, by: ChosenBy) -> Way {
+    pub(super) fn way(&self, address: &Address, by: Option<ChosenBy>) -> Way {
         match (&address.target, by) {
             (Target::Pinned(_), _) => Way::Pinned,
-            (Target::Routed(_), ChosenBy::Route) if self.could_get_either(address) => Way::Routed,
+            (Target::Routed(_), Some(ChosenBy::Route)) if self.could_get_either(address) => Way::Routed,
             (Target::Routed(_), _) => Way::Flagged,
         }
     }

@@ -3,7 +3,7 @@
 //! A copy costs the request nothing but one try to put it into a queue. It is computed in the background, in time that
 //! no client needs; whatever finds no room, or waits too long, is dropped and counted.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::checked::CheckedAnswer;
 use super::generate::{Work, prompts, requests};
 use super::residency::Residency;
-use crate::engine::{Event, FinishReason, Generation, Priority};
+use crate::engine::{Event, FinishReason, GenerateRequest, Generation, Priority};
 use crate::ids::{ModelName, VersionRef, Weight};
 use crate::quality::{CheckQueue, Way};
 use crate::release::user_number;
@@ -25,11 +25,15 @@ use crate::telemetry::{Metrics, MirrorOutcome, Outcome};
 /// Copies that may wait for one of the places below. Each holds its request's text.
 const WAITING: usize = 32;
 
-/// Copies that are computed at once.
-const AT_ONCE: usize = 8;
+/// Copies that are computed at once. More would make each step longer, and whoever comes in meanwhile waits for its end.
+const AT_ONCE: usize = 4;
 
-/// How old a copy may be when its answer is complete.
+/// How old a copy may be when its prompt has been read. What is dropped by then is dropped for want of time, whatever its
+/// answer would have been; later, long answers would be dropped rather than short ones.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long an answer that has begun may take.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// A request that the canary is to answer too.
 pub(super) struct Copy {
@@ -54,7 +58,7 @@ pub(super) struct Shadow {
     pub(super) checks: CheckQueue,
     pub(super) metrics: Metrics,
     /// The models that have checks: of those, answers that are not in the sample need not be made.
-    pub(super) checked: Arc<BTreeMap<ModelName, Weight>>,
+    pub(super) checked: Arc<BTreeSet<ModelName>>,
 }
 
 impl Mirror {
@@ -103,68 +107,63 @@ impl Copies {
 impl Shadow {
     async fn take(&self, copy: Copy, asked: Instant) {
         let canary = copy.canary.clone();
-        let left = PATIENCE.saturating_sub(asked.elapsed());
-        let outcome =
-            tokio::time::timeout(left, self.answer(copy)).await.unwrap_or(Some(MirrorOutcome::Late));
+        let answer = tokio::time::timeout(LONGEST, self.answer(copy, asked + PATIENCE));
+        let outcome = answer.await.unwrap_or(Some(MirrorOutcome::Late));
         if let Some(outcome) = outcome {
             self.metrics.mirrored(&canary, outcome);
         }
     }
 
-    /// How the canary fared; nothing where nobody wants to know.
-    async fn answer(&self, copy: Copy) -> Option<MirrorOutcome> {
+    /// How the canary fared; nothing where nobody wants to know. Of several choices it makes the first.
+    async fn answer(&self, copy: Copy, begin_by: Instant) -> Option<MirrorOutcome> {
         let Copy { work, canary, seed } = copy;
         let user = || user_number(&work.address().sticky, &canary.model);
         let watch = self.checks.watch(&canary, Way::Mirrored, user);
-        if watch.is_none() && self.checked.contains_key(&canary.model) {
+        if watch.is_none() && self.checked.contains(&canary.model) {
             return None;
         }
         let Some(backend) = self.residency.hot(&canary) else { return Some(MirrorOutcome::Dropped) };
         // What it makes of the request, it may refuse, as it would refuse a client: that says nothing of its answers.
         let Ok(prompts) = prompts(&backend, &work).await else { return Some(MirrorOutcome::Refused) };
         let requests = requests(&backend, &work, &prompts, seed, Priority::Background);
-        let Ok(requests) = requests else { return Some(MirrorOutcome::Refused) };
-        let submitted: Result<Vec<Generation>, _> =
-            requests.into_iter().map(|request| backend.engine.submit(request)).collect();
-        let Ok(generations) = submitted else { return Some(MirrorOutcome::Dropped) };
-        let checked = watch.map(|watch| CheckedAnswer::new(watch, Instant::now(), generations.len()));
-        Some(read(generations, checked).await)
+        let Some(first) = requests.ok().and_then(|all| all.into_iter().next()) else {
+            return Some(MirrorOutcome::Refused);
+        };
+        // Nobody reads scores.
+        let request = GenerateRequest { logprobs: None, prompt_logprobs: None, ..first };
+        let Ok(generation) = backend.engine.submit(request) else { return Some(MirrorOutcome::Dropped) };
+        let checked = watch.map(|watch| CheckedAnswer::new(watch, Instant::now(), 1));
+        Some(read(generation, checked, begin_by).await)
     }
 }
 
-/// Reads all choices to their end, one after the other: an engine waits for nobody.
-async fn read(generations: Vec<Generation>, mut checked: Option<CheckedAnswer>) -> MirrorOutcome {
-    for (choice, mut generation) in generations.into_iter().enumerate() {
-        let mut ended = false;
-        while let Some(event) = generation.next().await {
-            match event {
-                Event::Started { .. } => {}
-                Event::Token(token) => {
-                    if let Some(checked) = &mut checked {
-                        checked.token(choice, &token.text);
-                    }
+/// Reads an answer to its end.
+async fn read(
+    mut generation: Generation,
+    mut checked: Option<CheckedAnswer>,
+    begin_by: Instant,
+) -> MirrorOutcome {
+    let Ok(first) = tokio::time::timeout_at(begin_by.into(), generation.next()).await else {
+        return MirrorOutcome::Late;
+    };
+    let mut events = futures::stream::iter(first).chain(generation);
+    while let Some(event) = events.next().await {
+        match (event, &mut checked) {
+            (Event::Finished { reason: FinishReason::Cancelled, .. }, _) => return MirrorOutcome::Dropped,
+            (Event::Finished { reason, usage }, checked) => {
+                if let Some(checked) = checked {
+                    checked.finished(0, reason, usage.completion_tokens);
                 }
-                Event::Text(text) => {
-                    if let Some(checked) = &mut checked {
-                        checked.text(choice, &text);
-                    }
-                }
-                Event::Finished { reason: FinishReason::Cancelled, .. } => return MirrorOutcome::Dropped,
-                Event::Finished { reason, usage } => {
-                    ended = true;
-                    if let Some(checked) = &mut checked {
-                        checked.finished(choice, reason, usage.completion_tokens);
-                    }
-                }
-                Event::Failed(_) => break,
+                return MirrorOutcome::Answered;
             }
-        }
-        if !ended {
-            if let Some(checked) = &mut checked {
-                checked.over(Outcome::Failed);
-            }
-            return MirrorOutcome::Failed;
+            (Event::Failed(_), _) => break,
+            (Event::Token(token), Some(checked)) => checked.token(0, &token.text),
+            (Event::Text(text), Some(checked)) => checked.text(0, &text),
+            (Event::Started { .. } | Event::Token(_) | Event::Text(_), _) => {}
         }
     }
-    MirrorOutcome::Answered
+    if let Some(checked) = &mut checked {
+        checked.over(Outcome::Failed);
+    }
+    MirrorOutcome::Failed
 }

@@ -12,7 +12,8 @@ use crate::release::{ChosenBy, Resolution};
 /// Who answers a request, and what chose him.
 pub(super) struct Chosen {
     pub(super) backend: Arc<Backend>,
-    pub(super) by: ChosenBy,
+    /// Nothing did, where it stands in for a version that could not answer.
+    pub(super) by: Option<ChosenBy>,
 }
 
 impl Gateway {
@@ -20,7 +21,8 @@ impl Gateway {
     /// lock.
     ///
     /// A pinned version answers or nobody does. On a route whose chosen version is not hot, the hot version with the
-    /// greatest weight answers in its place: no request is lost to versioning. The answer names who gave it.
+    /// greatest weight that flags leave open answers in its place: no request is lost to versioning. The answer names who
+    /// gave it.
     pub(super) fn resolve(&self, address: &Address) -> Result<Chosen, GatewayError> {
         let inner = self.inner();
         let Address { target, sticky, traits } = address;
@@ -36,7 +38,7 @@ impl Gateway {
                 }
                 let backend = inner.residency.hot(version);
                 let backend = backend.ok_or_else(|| GatewayError::NotReady { what: version.to_string() })?;
-                Ok(Chosen { backend, by: ChosenBy::Route })
+                Ok(Chosen { backend, by: Some(ChosenBy::Route) })
             }
             Target::Routed(model) => {
                 let Resolution { version, chosen_by: by, .. } =
@@ -47,10 +49,11 @@ impl Gateway {
                 let version = version.ok_or_else(|| GatewayError::NotEnabled { what: model.to_string() })?;
                 let chosen = VersionRef { model: model.clone(), version };
                 if let Some(backend) = inner.residency.hot(&chosen) {
-                    return Ok(Chosen { backend, by });
+                    return Ok(Chosen { backend, by: Some(by) });
                 }
                 let hot = |name: &VersionName| {
-                    let open = inner.routes.admits(model, name, sticky, traits);
+                    let open = inner.routes.admits(model, name, sticky, traits)
+                        && inner.routes.admits_named(model, name, sticky, traits);
                     let hot =
                         || inner.residency.hot(&VersionRef { model: model.clone(), version: name.clone() });
                     open.then(hot).flatten()
@@ -59,7 +62,7 @@ impl Gateway {
                     stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
                 tracing::debug!(wanted = %chosen, answers = %backend.version, "the chosen version is not hot");
                 inner.metrics.fell_back(&chosen);
-                Ok(Chosen { backend, by })
+                Ok(Chosen { backend, by: None })
             }
         }
     }

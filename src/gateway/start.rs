@@ -1,6 +1,6 @@
 //! The gateway itself: what it is made of, and how it comes up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ impl Gateway {
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
         let releases =
             Releases::start(store, declared(config), Arc::clone(&ready), Arc::clone(&clock)).await?;
-        let watcher = Watcher::new(releases.clone(), ready, clock, watched(config));
+        let mut watcher = Watcher::new(releases.clone(), ready, clock, watched(config));
         let (settled, stop, tasks) =
             (watch::Sender::new(false), CancellationToken::new(), TaskTracker::new());
         let (mirror, copies) = Mirror::new(metrics.clone());
@@ -156,11 +156,13 @@ impl Gateway {
             residency: residency.clone(),
             checks: checks.clone(),
             metrics: metrics.clone(),
-            checked: Arc::new(checked_share(config)),
+            checked: Arc::new(checked(config)),
         };
         tasks.spawn(copies.answer(shadow, stop.clone()));
         let (mut loaded, stopping) = (settled.subscribe(), stop.clone());
         tasks.spawn(async move {
+            // An operator may end an experiment before the first loads are over: what was known is kept with it.
+            watcher.take_up_experiments().await;
             // Before the first loads are over, no canary of an earlier process is hot, and none has died.
             if stopping.run_until_cancelled(loaded.wait_for(|settled| *settled)).await.is_some() {
                 watcher.run(inbox, look_every, stopping).await;
@@ -214,7 +216,8 @@ impl Gateway {
             let weights = self.weights(model);
             for (version, settings) in &config.versions {
                 let weight = weights.get(version).copied().unwrap_or(Weight::ZERO);
-                if weight > Weight::ZERO || settings.residency == Wanted::Hot {
+                let compared = self.0.releases.compared(model).is_some_and(|arms| arms.contains(version));
+                if weight > Weight::ZERO || compared || settings.residency == Wanted::Hot {
                     wanted.push((weight, VersionRef { model: model.clone(), version: version.clone() }));
                 }
             }
@@ -355,10 +358,10 @@ fn plans(config: &Config, embedder: Option<&Embedder>) -> Result<BTreeMap<ModelN
     if errors.is_empty() { Ok(plans) } else { Err(ConfigErrors { file: config.file.clone(), errors }) }
 }
 
-/// The models that have checks, with the share of their answers that is checked.
-fn checked_share(config: &Config) -> BTreeMap<ModelName, Weight> {
+/// The models that have checks.
+fn checked(config: &Config) -> BTreeSet<ModelName> {
     let checked = config.models.iter().filter(|(_, settings)| !settings.checks.is_empty());
-    checked.map(|(model, settings)| (model.clone(), settings.check_sample)).collect()
+    checked.map(|(model, _)| model.clone()).collect()
 }
 
 fn config_error(model: &ModelName, fault: CompileError) -> ConfigError {
@@ -399,7 +402,8 @@ pub(super) fn random_u128() -> u128 {
 
 /// A number nobody chose: for seeds, request names and connection keys. Not for secrets.
 ///
-/// Each `RandomState` has keys of its own, drawn from the system's randomness.
+/// The keys of each `RandomState` are others than those before it, and the first of a thread come from the system's
+/// randomness.
 pub fn random_u64() -> u64 {
     RandomState::new().hash_one(0_u8)
 }

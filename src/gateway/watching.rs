@@ -8,7 +8,7 @@ use crate::config::{CheckKind, CheckSpec, Config, ModelConfig};
 use crate::ids::ModelName;
 use crate::quality::{self, Observation, Way};
 use crate::release::analysis::{self, Measured};
-use crate::release::{FeedbackCheck, Message, Seen, SeenAnswer, Watched, WatchedCheck};
+use crate::release::{FeedbackCheck, Message, Request, Seen, SeenAnswer, Watched, WatchedCheck};
 use crate::telemetry::{Metrics, Outcome};
 
 /// Observations that may wait for the watcher.
@@ -36,12 +36,12 @@ fn to_watch(observation: Observation) -> Option<Seen> {
         (Way::Routed | Way::Mirrored, Outcome::Ok) => SeenAnswer::Whole(
             judgements.into_iter().map(|(check, judgement)| (check, analysed(judgement.verdict))).collect(),
         ),
-        (Way::Routed, Outcome::Failed | Outcome::Timeout) | (Way::Mirrored, Outcome::Failed) => {
-            SeenAnswer::Broken
-        }
+        (Way::Routed | Way::Mirrored, Outcome::Failed) => SeenAnswer::Broken,
+        (Way::Routed, Outcome::Timeout) => SeenAnswer::TimedOut,
         (Way::Routed | Way::Mirrored | Way::Flagged | Way::Pinned, _) => return None,
     };
-    Some(Seen { version, user, answer, measured })
+    let request = if way == Way::Mirrored { Request::Copy } else { Request::Original };
+    Some(Seen { version, user, answer, request, measured })
 }
 
 /// What an answer's times and length are known to be. One that ran out of time took no less than that; one that failed

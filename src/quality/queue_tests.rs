@@ -94,6 +94,20 @@ fn an_observation_names_version_user_and_verdicts() {
 }
 
 #[test]
+fn the_answer_to_a_copy_is_judged_by_what_it_says_alone() {
+    let plan = Plan { checks: checks("[is-json, {type: latency, max: 1ms}]"), share: Weight::FULL };
+    let plans = BTreeMap::from([(version().model, plan)]);
+    let (sender, seen) = mpsc::channel();
+    let sink: Sink = Box::new(move |observation| sender.send(observation).unwrap());
+    let queue = CheckQueue::start(plans, Limits::default(), Metrics::new().unwrap(), sink).unwrap();
+    for (way, count) in [(Way::Mirrored, 1), (Way::Routed, 2)] {
+        queue.watch(&version(), way, || 1).unwrap().finished(response("{}"));
+        let seen = seen.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!((seen.way, seen.judgements.len()), (way, count));
+    }
+}
+
+#[test]
 fn answers_that_were_cut_short_are_observed_without_verdicts() {
     let bench = bench(Limits::default());
     let watch = bench.queue.watch(&version(), Way::Pinned, || 1).unwrap();

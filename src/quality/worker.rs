@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::queue::Plan;
@@ -12,6 +13,12 @@ use super::response::Response;
 use super::verdict::Judgement;
 use crate::ids::{CheckName, VersionRef};
 use crate::telemetry::{Metrics, Outcome};
+
+/// How long the worker sleeps when the queue has just become empty.
+const SHORTEST_NAP: Duration = Duration::from_millis(1);
+
+/// How long it sleeps at most: so old are answers when they are judged on a quiet server.
+const LONGEST_NAP: Duration = Duration::from_millis(16);
 
 /// Gets each observation, in order, on the worker's thread. It should be quick: answers wait behind it.
 pub type Sink = Box<dyn FnMut(Observation) + Send>;
@@ -129,23 +136,35 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Looks into the queue ever more rarely while it is empty. So nobody has to be woken on the way of a request: that
+    /// is a call into the system, and would be most of what checks cost it.
     pub(super) fn run(mut self) {
-        while let Some(message) = self.receiver.blocking_recv() {
-            match message {
-                Message::Answer(ended) => self.take(ended),
-                Message::Close(done) => {
-                    // Those that slipped in behind are dropped and counted, like those that come later.
-                    self.receiver.close();
-                    self.ledger.abandon();
-                    while let Ok(Message::Answer(ended)) = self.receiver.try_recv() {
-                        self.take(ended);
-                    }
-                    // Nobody waits any more if the deadline has passed.
-                    let _ = done.send(());
-                    return;
+        let mut nap = SHORTEST_NAP;
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Message::Answer(ended)) => {
+                    self.take(ended);
+                    nap = SHORTEST_NAP;
+                }
+                Ok(Message::Close(done)) => return self.close(done),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {
+                    std::thread::sleep(nap);
+                    nap = (nap * 2).min(LONGEST_NAP);
                 }
             }
         }
+    }
+
+    fn close(&mut self, done: oneshot::Sender<()>) {
+        // Those that slipped in behind are dropped and counted, like those that come later.
+        self.receiver.close();
+        self.ledger.abandon();
+        while let Ok(Message::Answer(ended)) = self.receiver.try_recv() {
+            self.take(ended);
+        }
+        // Nobody waits any more if the deadline has passed.
+        let _ = done.send(());
     }
 
     fn take(&mut self, ended: Ended) {

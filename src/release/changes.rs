@@ -284,6 +284,15 @@ impl Releases {
         Ok(rows.into_iter().map(RolloutLine::from).collect())
     }
 
+    /// The two versions of a model that a rollout or an experiment compares now. Takes no lock.
+    pub fn compared(&self, model: &ModelName) -> Option<[VersionName; 2]> {
+        if let Some(rollout) = self.rollouts.get(model) {
+            return Some([rollout.stable.clone(), rollout.canary.clone()]);
+        }
+        let experiment = self.experiments.get(model)?;
+        Some([experiment.control.clone(), experiment.treatment.clone()])
+    }
+
     /// The rollouts that run.
     pub fn rollouts(&self) -> &Running {
         &self.rollouts

@@ -37,4 +37,4 @@ pub use running::Running;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of, user_number};
 pub use table::{Resolution, RouteTable, Routes};
 pub use view::{AuditAction, AuditEntry, RolloutLine, RouteView};
-pub use watcher::{FINISHED, Message, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};
+pub use watcher::{FINISHED, Message, Request, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};

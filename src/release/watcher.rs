@@ -34,8 +34,19 @@ pub struct Seen {
     pub user: u64,
     /// How it ended.
     pub answer: SeenAnswer,
+    /// Whether anybody had asked for it.
+    pub request: Request,
     /// How long it took, and how long it is.
     pub measured: Measured,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A client's own request.
+    Original,
+    /// A copy for a canary that is watched on copies.
+    Copy,
 }
 
 /// How an answer ended, as its checks saw it.
@@ -43,8 +54,10 @@ pub struct Seen {
 pub enum SeenAnswer {
     /// It came to its end; what each check said.
     Whole(Vec<(CheckName, Outcome)>),
-    /// The server owed it and did not give it: an engine failed, or the time ran out.
+    /// The server owed it and did not give it: an engine failed.
     Broken,
+    /// The time ran out.
+    TimedOut,
 }
 
 /// What the watcher is told.
@@ -137,7 +150,6 @@ impl Watcher {
         stop: CancellationToken,
     ) {
         self.take_up().await;
-        self.experiments.take_up().await;
         let mut ticks = tokio::time::interval(look_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -157,6 +169,11 @@ impl Watcher {
         self.experiments.save_all().await;
     }
 
+    /// Goes on with the experiments of an earlier process; to be called first.
+    pub async fn take_up_experiments(&mut self) {
+        self.experiments.take_up().await;
+    }
+
     /// Goes on with the rollouts of an earlier process: what it had seen counts, the time in between does not.
     async fn take_up(&mut self) {
         for rollout in self.releases.rollouts().all() {
@@ -172,8 +189,10 @@ impl Watcher {
             Message::Seen(seen) => self.observe(&seen),
             Message::Answered(answered) => self.memory.remember(answered, self.clock.now()),
             Message::Feedback { response, score, reply } => {
-                // Who does not wait for it has still said it.
-                let _ = reply.send(self.feedback(response, score));
+                // Who no longer waits was told to try again, so that his word must not count yet.
+                if !reply.is_closed() {
+                    let _ = reply.send(self.feedback(response, score));
+                }
             }
         }
     }
@@ -186,7 +205,8 @@ impl Watcher {
             desk.panel.observe(arm, user, &outcomes);
         }
         // Copies wait for all others: neither arm is judged by its time meanwhile.
-        let measured = if mirror > Weight::ZERO { seen.measured.untimed() } else { seen.measured };
+        let untimed = mirror > Weight::ZERO || seen.request == Request::Copy;
+        let measured = if untimed { seen.measured.untimed() } else { seen.measured };
         desk.guardrails.observe(arm, user, &measured);
     }
 
@@ -371,17 +391,20 @@ pub(super) fn outcomes(
     answer: &SeenAnswer,
     mirror: Weight,
 ) -> Option<Vec<Option<Outcome>>> {
+    if *answer == SeenAnswer::TimedOut && mirror > Weight::ZERO {
+        return None;
+    }
     let mut outcomes = Vec::with_capacity(checks.len() + 1);
     for WatchedCheck { name, judges } in checks {
         outcomes.push(match answer {
             _ if *judges == Judges::Reception => None,
             _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
             // What was not there to be checked was not what it should be.
-            SeenAnswer::Broken => Some(Outcome::Failed),
+            SeenAnswer::Broken | SeenAnswer::TimedOut => Some(Outcome::Failed),
             SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
         });
     }
-    let finished = if *answer == SeenAnswer::Broken { Outcome::Failed } else { Outcome::Passed };
+    let finished = if matches!(answer, SeenAnswer::Whole(_)) { Outcome::Passed } else { Outcome::Failed };
     outcomes.push(Some(finished));
     Some(outcomes)
 }

@@ -32,7 +32,7 @@ pub struct ExperimentBody {
     pub treatment: VersionName,
     /// The treatment's percentage of the users, above 0 and below 100.
     #[schema(value_type = f64)]
-    pub percent: Weight,
+    pub percentage: Weight,
     /// How long, such as `24h`; until it is stopped if absent.
     #[serde(default)]
     pub duration: Option<String>,
@@ -65,7 +65,7 @@ pub struct ExperimentAnswer {
     pub treatment: VersionName,
     /// The treatment's percentage of the users.
     #[schema(value_type = f64)]
-    pub percent: Weight,
+    pub percentage: Weight,
     /// Of each interval, at all looks together.
     pub confidence: f64,
     /// `running` or `ended`.
@@ -173,9 +173,10 @@ pub(in crate::api) async fn begin_experiment(
     let control = version_of(&state.gateway, &model, body.control.as_str())?;
     let treatment = version_of(&state.gateway, &model, body.treatment.as_str())?;
     let wrong = |name: &'static str, message: String| ApiError::parameter("invalid_value", name, message);
-    if body.percent == Weight::ZERO || body.percent == Weight::FULL {
-        let message = format!("`percent` of {} compares nothing: give one between 0 and 100", body.percent);
-        return Err(wrong("percent", message));
+    if body.percentage == Weight::ZERO || body.percentage == Weight::FULL {
+        let message =
+            format!("`percentage` of {} compares nothing: give one between 0 and 100", body.percentage);
+        return Err(wrong("percentage", message));
     }
     if body.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > MAX_NAME) {
         return Err(wrong("name", format!("`name` must have 1 to {MAX_NAME} bytes")));
@@ -196,7 +197,7 @@ pub(in crate::api) async fn begin_experiment(
         name: body.name,
         control: control.version,
         treatment: treatment.version,
-        share: body.percent,
+        share: body.percentage,
         confidence,
         duration: body.duration.as_ref().map(long).transpose()?,
     };
@@ -249,7 +250,7 @@ impl From<ExperimentReport> for ExperimentAnswer {
             model: experiment.model.clone(),
             control: experiment.control.clone(),
             treatment: experiment.treatment.clone(),
-            percent: experiment.share,
+            percentage: experiment.share,
             confidence: experiment.confidence.get(),
             phase: if ended.is_some() { "ended" } else { "running" }.to_owned(),
             started_at: experiment.started_at.to_string(),

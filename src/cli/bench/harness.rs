@@ -25,6 +25,9 @@ impl Harness {
         config.server.listen.set_port(0);
         config.server.admin.set_port(0);
         config.server.store = scratch.join("state.db");
+        // Nobody is told of what a benchmark does, and its client has no key.
+        config.webhooks.clear();
+        config.server.api_keys.clear();
         adjust(&mut config);
         let mut app = App::start(config).await.map_err(|e| CliError::Server(e.to_string()))?;
         app.loaded().await;
@@ -87,7 +90,8 @@ impl Harness {
             rest.is_some_and(|rest| labels.iter().all(|label| rest.contains(label)))
         };
         let values = text.lines().filter(|line| of(line)).filter_map(|line| line.rsplit(' ').next());
-        Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
+        // the sum of nothing is -0.0
+        Ok(values.filter_map(|value| value.parse::<f64>().ok()).fold(0.0, |sum, value| sum + value))
     }
 
     /// Stops the server and removes what it wrote.
@@ -99,6 +103,12 @@ impl Harness {
 
 fn failed(what: &str, path: &Path, error: std::io::Error) -> CliError {
     CliError::Bench(format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// Requests a second, as an option gives them.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e6).contains(rate));
+    rate.ok_or_else(|| "give requests a second, from 0.001 to 1000000".to_owned())
 }
 
 /// The `q` quantile of `sorted`, by nearest rank; 0 where it is empty.

@@ -1,8 +1,9 @@
 //! `switchback bench mirror`: stable under a steady load, with and without copies for a canary, in turns.
 //!
 //! Requests leave at a fixed rate, whatever becomes of those before them. Short stretches with and without copies
-//! alternate, so that both see the same machine, and ask the same questions, so that answers can be compared word for
-//! word. How far stretches without copies differ among themselves says how much of a ratio is the machine's.
+//! alternate and ask the same questions, so that answers can be compared word for word. Times are compared in pairs of
+//! neighbours, as a machine is more like itself a moment ago than a minute ago: the median of the pairs' ratios, with the
+//! interval that holds it in 95 of 100 runs. The same between neighbours without copies says what is chance.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,13 +13,16 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::harness::{Harness, quantile};
+use super::harness::{Harness, quantile, rate};
 use crate::cli::bar::bar;
 use crate::cli::error::CliError;
 use crate::cli::table::Table;
 use crate::config::{Pause, Policy, Step};
 use crate::demo::{Case, held_out};
 use crate::ids::{ModelName, VersionName, Weight};
+
+/// Lets the copies of one stretch end before the next begins.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// The policy that gives a canary copies and nothing else.
 const COPIES: &str = "copies";
@@ -32,10 +36,10 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Seconds of one stretch
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     stretch: u64,
     /// Requests a second
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 100.0, value_parser = rate)]
     rate: f64,
     /// The most tokens of an answer
     #[arg(long, default_value_t = 96)]
@@ -126,6 +130,7 @@ impl Load {
         self.admin(Method::POST, "rollout", body).await?;
         let asked = self.stretch().await;
         self.admin(Method::POST, "rollout/abort", json!({})).await?;
+        tokio::time::sleep(PAUSE).await;
         asked
     }
 
@@ -183,8 +188,8 @@ async fn report(
     let other = |asked: &&Asked| answers[&asked.case] != (asked.status, asked.text.as_str());
     let stable = format!("{}@{}", load.model, load.stable);
     let all = || with.iter().chain(without).flatten();
-    let (odd, even): (Vec<_>, Vec<_>) = without.iter().enumerate().partition(|(i, _)| i % 2 == 1);
-    let stretches = |of: Vec<(usize, &Vec<Asked>)>| times(of.into_iter().flat_map(|(_, asked)| asked));
+    let pairs = || with.iter().zip(without);
+    let neighbours = || without.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
     let (with_ms, without_ms) = (times(with.iter().flatten()), times(without.iter().flatten()));
     Ok(json!({
         "rate": args.rate,
@@ -195,8 +200,8 @@ async fn report(
         "not_by_stable": all().filter(|asked| asked.version != stable).count(),
         "ms_without": figures(&without_ms),
         "ms_with": figures(&with_ms),
-        "ratio": ratios(&with_ms, &without_ms),
-        "ratio_by_chance": ratios(&stretches(odd), &stretches(even)),
+        "ratio": ratios(pairs()),
+        "ratio_by_chance": ratios(neighbours()),
         "copies": load.mirrored().await?,
         "background_seconds": rounded(load.harness.metric("switchback_background_seconds_total", &[]).await?),
     }))
@@ -218,9 +223,27 @@ fn figures(ms: &[f64]) -> BTreeMap<&'static str, f64> {
     measures(ms).into_iter().map(|(name, value)| (name, rounded(value))).collect()
 }
 
-fn ratios(of: &[f64], to: &[f64]) -> BTreeMap<&'static str, f64> {
-    let pairs = measures(of).into_iter().zip(measures(to));
-    pairs.map(|((name, of), (_, to))| (name, rounded(of / to.max(f64::MIN_POSITIVE)))).collect()
+/// Of each measure the median of the pairs' ratios, and the interval of order statistics that holds it at 95 %.
+fn ratios<'a>(
+    pairs: impl Iterator<Item = (&'a Vec<Asked>, &'a Vec<Asked>)>,
+) -> BTreeMap<&'static str, [f64; 3]> {
+    let mut of: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for (with, without) in pairs {
+        let both = measures(&times(with.iter())).into_iter().zip(measures(&times(without.iter())));
+        for ((name, with), (_, without)) in both {
+            of.entry(name).or_default().push(with / without.max(f64::MIN_POSITIVE));
+        }
+    }
+    of.into_iter().map(|(name, ratios)| (name, median(ratios))).collect()
+}
+
+/// The median, and where it may lie: between the ranks that a binomial count of n halves leaves in 5 of 100 cases.
+fn median(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    let (n, last) = (values.len() as f64, values.len().saturating_sub(1));
+    let reach = 0.98 * n.sqrt();
+    let at = |rank: f64| rounded(values.get((rank.max(0.0) as usize).min(last)).copied().unwrap_or(0.0));
+    [at((n - 1.0) / 2.0), at(n / 2.0 - reach), at(n / 2.0 + reach)]
 }
 
 fn rounded(number: f64) -> f64 {
@@ -239,7 +262,10 @@ fn print(report: &Value, as_json: bool) {
         ("ratio", "ratio"),
         ("ratio by chance", "ratio_by_chance"),
     ] {
-        let of = |measure: &str| report[key][measure].to_string();
+        let of = |measure: &str| match report[key][measure].as_array() {
+            Some(median) => format!("{} ({} to {})", median[0], median[1], median[2]),
+            None => report[key][measure].to_string(),
+        };
         table.row([name.to_owned(), of("mean"), of("p50"), of("p99")]);
     }
     print!("{table}");

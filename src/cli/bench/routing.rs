@@ -1,4 +1,4 @@
-//! `switchback bench routing`: what a request pays for versions, from the route to the queue of the checks.
+//! `switchback bench routing`: what a request pays for versions, from the flags and the route to the queue of the checks.
 //!
 //! Several threads resolve different users at once, while another keeps changing the weights; each request's own time
 //! is taken, with the answer that goes to the checks. The checks run meanwhile, as they do when serving: what they
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{Harness, quantile};
+use super::harness::{Harness, quantile, rate};
 use crate::cli::error::CliError;
-use crate::gateway::{Address, Change, Gateway, Rehearsal, StickyKey, Target, Traits, Who};
+use crate::config::{Cohort, Flag, FlagOf, UserPrefix};
+use crate::gateway::{Address, Change, Gateway, GatewayError, Rehearsal, StickyKey, Target, Traits, Who};
 use crate::ids::{ModelName, VersionName, Weight};
 
 /// An answer of the demo.
@@ -30,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Requests a second of each thread; as fast as it can if absent
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     rate: Option<f64>,
     /// Print one JSON document instead of a line
     #[arg(long)]
@@ -38,7 +39,14 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
-    let harness = Harness::start(&args.config, |_| {}).await?;
+    let harness = Harness::start(&args.config, |config| {
+        // A flag over the model and one over each version, of which each has to look at who asks.
+        for model in config.models.values_mut() {
+            model.flag = Some(for_users(FlagOf::Model));
+            model.versions.values_mut().for_each(|version| version.flag = Some(for_users(FlagOf::Version)));
+        }
+    })
+    .await?;
     let (model, hot) = harness.two_hot_versions().await?;
     let gateway = harness.app.gateway.clone();
     let stop = AtomicBool::new(false);
@@ -75,7 +83,7 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T, CliError>>) -> 
 
 /// Microseconds of each request.
 fn ask(gateway: &Gateway, model: &ModelName, thread: usize, args: &Args) -> Result<Vec<f64>, CliError> {
-    let gap = args.rate.map(|rate| Duration::from_secs_f64(1.0 / rate.max(0.001)));
+    let gap = args.rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
     let mut times = Vec::with_capacity(args.requests);
     let began = Instant::now();
     for i in 0..args.requests {
@@ -87,9 +95,20 @@ fn ask(gateway: &Gateway, model: &ModelName, thread: usize, args: &Args) -> Resu
         let start = Instant::now();
         let version = gateway.rehearse(request);
         times.push(start.elapsed().as_secs_f64() * 1e6);
-        version.map_err(|e| CliError::Bench(e.to_string()))?;
+        // Whom the model's flag keeps out costs as much.
+        match version {
+            Ok(_) | Err(GatewayError::NotEnabled { .. }) => {}
+            Err(error) => return Err(CliError::Bench(error.to_string())),
+        }
     }
     Ok(times)
+}
+
+/// A flag for all of the benchmark's users but one in a hundred.
+fn for_users(of: FlagOf) -> Flag {
+    let users = UserPrefix { user_prefix: "user-".to_owned() };
+    let percentage = Weight::from_percent(99.0).unwrap_or(Weight::FULL);
+    Flag { cohorts: vec![Cohort::UserPrefix(users)], percentage, ..Flag::open(of) }
 }
 
 fn request(model: &ModelName, user: &str) -> Rehearsal {

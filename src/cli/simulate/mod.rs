@@ -15,7 +15,7 @@ use crate::release::simulation::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A ready-made policy (customer-facing, internal-classifier, batch, experimental), or one of the configuration
+    /// A ready-made policy (customer-facing, internal-classifier, code-only, batch, experimental), or one of the configuration
     #[arg(long, default_value = "customer-facing", value_name = "NAME")]
     policy: String,
     /// The configuration whose `policies` may be named

@@ -98,7 +98,7 @@ impl Differences {
             overall: of("overall", Unit::Share),
             checks: checks.iter().map(|name| of(name, Unit::Share)).collect(),
             tokens: of("output_tokens", Unit::Tokens),
-            times: Timing::ALL.map(|timing| (timing, of(timing.as_str(), Unit::Seconds))).into(),
+            times: Timing::ALL.map(|timing| (timing, of(in_seconds(timing), Unit::Seconds))).into(),
         }
     }
 
@@ -161,6 +161,15 @@ impl Differences {
     fn all(&self) -> impl Iterator<Item = &Comparison> {
         let times = self.times.iter().map(|(_, comparison)| comparison);
         std::iter::once(&self.overall).chain(&self.checks).chain([&self.tokens]).chain(times)
+    }
+}
+
+/// The name of a time's measure. No check may have it.
+const fn in_seconds(timing: Timing) -> &'static str {
+    match timing {
+        Timing::Latency => "latency_seconds",
+        Timing::TimeToFirstToken => "time_to_first_token_seconds",
+        Timing::TimePerOutputToken => "time_per_output_token_seconds",
     }
 }
 

@@ -7,13 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::state::{Experiment, ExperimentEvent};
+use crate::config::Judges;
 use crate::ids::{ExperimentId, ModelName, VersionRef, Weight};
 use crate::release::analysis::{Arm, Differences, UserCell};
-use crate::release::watcher::{Seen, names, outcomes};
+use crate::release::watcher::{Request, Seen, names, outcomes};
 use crate::release::{Clock, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
 
-/// How often the evidence is written down, so that a restart goes on from there.
-const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// How often the evidence is written down, so that a restart goes on from there. It is some megabytes, as it knows each
+/// user's answers, and an experiment takes days.
+const SAVE_EVERY: Duration = Duration::from_mins(1);
 
 /// The comparisons of all experiments.
 pub(in crate::release) struct Desks {
@@ -59,6 +61,10 @@ impl Desks {
     pub(in crate::release) fn observe(&mut self, seen: &Seen) {
         let VersionRef { model, version } = &seen.version;
         let Some(experiment) = self.releases.experiments().get(model) else { return };
+        // A late copy of an earlier rollout's.
+        if seen.request == Request::Copy {
+            return;
+        }
         let arm = match version {
             version if *version == experiment.treatment => Arm::Canary,
             version if *version == experiment.control => Arm::Stable,
@@ -110,7 +116,9 @@ impl Desks {
 
     fn desk_of(&self, experiment: &Experiment) -> Desk {
         let checks = self.models.get(&experiment.model).map(|watched| watched.checks.clone());
-        let checks = checks.unwrap_or_default();
+        let mut checks = checks.unwrap_or_default();
+        // Who rates an answer, and when, is not what an experiment can compare.
+        checks.retain(|check| check.judges != Judges::Reception);
         let differences = Differences::new(&names(&checks), experiment.confidence.get());
         Desk { experiment: experiment.id, checks, differences, saved: self.clock.now() }
     }
