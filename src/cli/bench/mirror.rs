@@ -21,7 +21,7 @@ use crate::config::{Pause, Policy, Step};
 use crate::demo::{Case, held_out};
 use crate::ids::{ModelName, VersionName, Weight};
 
-/// Lets the copies of one stretch end before the next begins.
+/// Before each stretch: the copies of the one before it end, and all stretches begin on a rested machine.
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// The policy that gives a canary copies and nothing else.
@@ -130,12 +130,12 @@ impl Load {
         self.admin(Method::POST, "rollout", body).await?;
         let asked = self.stretch().await;
         self.admin(Method::POST, "rollout/abort", json!({})).await?;
-        tokio::time::sleep(PAUSE).await;
         asked
     }
 
     /// Asks every question once, at the rate, and waits for all answers.
     async fn stretch(self: &Arc<Self>) -> Result<Vec<Asked>, CliError> {
+        tokio::time::sleep(PAUSE).await;
         let began = Instant::now();
         let mut asking = Vec::with_capacity(self.cases.len());
         for case in 0..self.cases.len() {
