@@ -270,6 +270,11 @@ impl Weight {
         Ok(Self(bp as u16))
     }
 
+    /// Whether the share holds this hash: so it does for so much of all hashes, and a larger share for the same and more.
+    pub const fn holds(self, hash: u64) -> bool {
+        hash % (Self::FULL.0 as u64) < self.0 as u64
+    }
+
     /// The share as a percentage.
     pub fn percent(self) -> f64 {
         f64::from(self.0) / 100.0

@@ -4,10 +4,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::customers::Customers;
 use common::{Server, with};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -296,40 +295,22 @@ async fn rolled_out(server: &Server, canary: &str) -> Value {
     let body = json!({"canary": canary, "policy": "quick", "reason": "a new prompt"});
     let (status, begun) = server.admin(Method::POST, "/admin/models/desk/rollout", Some(body)).await;
     assert_eq!(status, 200, "{begun}");
-    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let cases = Arc::new(held_out(17, 500));
-    let customer = || {
-        let (stop, asked, cases) = (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&cases));
-        let (client, url) = (server.client.clone(), server.url(CHAT));
-        tokio::spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                let i = asked.fetch_add(1, Ordering::Relaxed);
-                let body = with(
-                    says(&cases[i % cases.len()].message),
-                    json!({"model": "desk", "user": format!("customer-{i}")}),
-                );
-                let response = client.post(&url).json(&body).send().await.unwrap();
-                assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-                response.bytes().await.unwrap();
-            }
-        })
+    let cases = held_out(17, 500);
+    let question = move |i: u64| {
+        let said = says(&cases[i as usize % cases.len()].message);
+        with(said, json!({"model": "desk", "user": format!("customer-{i}")}))
     };
-    let customers: Vec<_> = (0..8).map(|_| customer()).collect();
-    let started = Instant::now();
-    let rollout = loop {
+    let (client, url, think) = (server.client.clone(), server.url(CHAT), Duration::ZERO);
+    let customers = Customers { client, url, at_once: 8, think, patience: Duration::from_secs(55), question };
+    let rollout = async || {
         let (_, mut answer) = server.admin(Method::GET, "/admin/models/desk/rollout", None).await;
-        let rollout = answer["rollout"].take();
-        if rollout["waits_for"] == "nothing" {
-            break rollout;
-        }
-        assert!(started.elapsed() < Duration::from_secs(55), "it does not end: {rollout}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        answer["rollout"].take()
     };
-    stop.store(true, Ordering::Relaxed);
-    for customer in customers {
-        customer.await.unwrap();
-    }
-    rollout
+    let ended = async || Some(rollout().await).filter(|rollout| rollout["waits_for"] == "nothing");
+    let (Some(ended), _) = customers.ask_until(ended).await else {
+        panic!("it does not end: {}", rollout().await);
+    };
+    ended
 }
 
 async fn weights(server: &Server) -> Value {

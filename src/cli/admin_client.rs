@@ -140,6 +140,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
     current.to_string()
 }
 
+/// A text of an answer, for a column or a line; nothing where there is none.
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// Prints an answer as one JSON document.
 pub(super) fn print_json(value: &Value) {
     println!("{value:#}");

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::admin_client::{Change, Patience, Target, print_json};
+use super::admin_client::{Change, Patience, Target, print_json, text};
 use super::error::CliError;
 use super::table::Table;
 use crate::ids::{ModelName, VersionName, Weight};
@@ -150,10 +150,6 @@ async fn list(history: &History) -> Result<(), CliError> {
     }
     print!("{table}");
     Ok(())
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 /// `3 (short prompt)`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::admin_client::{Change, Patience, Target, print_json};
+use super::admin_client::{Change, Patience, Target, print_json, text};
 use super::error::CliError;
 use super::table::Table;
 use crate::ids::{ModelName, VersionRef};
@@ -188,10 +188,6 @@ fn exposure(rollout: &Value) -> String {
         Some(share) if share > 0.0 => format!("canary gets copies of {share} % of the requests"),
         _ => format!("canary at {} %", rollout["weight"]),
     }
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn print(rollout: &Value, target: &Target) {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::values::is_token;
 use crate::ids::{IdError, VersionName, Weight};
 
 /// Who is let in, and what the others get.
@@ -188,8 +189,7 @@ impl Flag {
 
 /// As they are looked up: in lower case.
 fn is_header(name: &str) -> bool {
-    let token = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "!#$%&'*+-.^_`|~".contains(c);
-    !name.is_empty() && name.len() <= LONGEST && name.chars().all(token)
+    is_token(name) && name.len() <= LONGEST && !name.contains(|c: char| c.is_ascii_uppercase())
 }
 
 impl FromStr for Otherwise {

@@ -16,6 +16,7 @@ mod checks;
 mod error;
 mod flag;
 mod guardrails;
+mod phase;
 mod policy;
 mod prompt;
 mod raw;
@@ -52,6 +53,7 @@ pub use checks::{
 pub use error::{ConfigError, ConfigErrors};
 pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
 pub use guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
+pub use phase::Phase;
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
     UnknownPolicy,
@@ -64,4 +66,4 @@ pub use valid::{
     ModelConfig, Pinning, PromptRef, Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};
-pub use webhook::{RolloutEvent, Webhook, WebhookFormat, WebhookSecret, WebhookUrl};
+pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

@@ -402,12 +402,7 @@ fn texts(value: &Value) -> Result<Vec<String>, Problem> {
 }
 
 fn cosine(value: &Value) -> Result<Cosine, Problem> {
-    let number = match value {
-        Value::Integer(i) => Some(*i as f64),
-        Value::Float(x) => Some(*x),
-        _ => None,
-    };
-    number.and_then(Cosine::new).ok_or_else(|| {
+    number(value).and_then(Cosine::new).ok_or_else(|| {
         let found = format!("{} is not a threshold", value.describe());
         Problem::new(found, "give a cosine above 0 and at most 1, such as 0.75")
     })

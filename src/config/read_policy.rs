@@ -8,7 +8,7 @@ use super::policy::{
 };
 use super::raw::{Node, Value};
 use super::read_guardrails::read_guardrails;
-use super::reader::{Problem, Reader, boolean, count, text};
+use super::reader::{Problem, Reader, Section, boolean, count, text};
 use super::values::{chance, duration, number, percentage, word};
 use crate::ids::Weight;
 
@@ -42,21 +42,17 @@ pub(super) fn read_policies(r: &mut Reader, node: &Node) -> BTreeMap<String, Pol
 /// Reads `policy` of a model: the name of one that there is.
 pub(super) fn read_policy_name(
     r: &mut Reader,
-    model: &Node,
-    path: &str,
+    model: &Section<'_>,
     own: &BTreeMap<String, Policy>,
 ) -> Option<Policy> {
-    let Value::Map(entries) = &model.value else { return None };
-    let (key, node) = entries.iter().find(|(key, _)| key.name == "policy")?;
-    let named = text(&node.value)
-        .map_err(|problem| problem.found)
-        .and_then(|name| Policy::named(name, own).map_err(|unknown| unknown.to_string()));
-    named
-        .map_err(|found| {
-            let fix = "name a ready-made policy, or one of `policies`";
-            r.push(key.line, format!("{path}.policy"), Problem::new(found, fix));
-        })
-        .ok()
+    let node = model.get("policy")?;
+    let named = text(&node.value).map_err(|problem| problem.found);
+    let named = named.and_then(|name| Policy::named(name, own).map_err(|unknown| unknown.to_string()));
+    let refuse = |found| {
+        let fix = "name a ready-made policy, or one of `policies`";
+        r.push(node.line, model.path_of("policy"), Problem::new(found, fix));
+    };
+    named.map_err(refuse).ok()
 }
 
 /// Reads one policy; its key stands on `line`.

@@ -15,7 +15,7 @@ use super::sampling::{
     MAX_STOP_BYTES, MAX_STOPS, MIN_P, PENALTY, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, TopK,
 };
 use super::valid::{Mode, PromptRef};
-use super::values::{digest, folder, word};
+use super::values::{digest, folder, number, word};
 
 const MARK: &str = "---";
 const MOST_VARIABLES: usize = 64;
@@ -184,7 +184,7 @@ fn read(r: &mut Reader, root: &Node, body: &str, body_line: u64) -> PromptSpec {
 
 fn read_sampling(r: &mut Reader, s: &Section<'_>) -> PromptSampling {
     PromptSampling {
-        temperature: r.field(s, "temperature", number(TEMPERATURE)),
+        temperature: r.field(s, "temperature", number_in(TEMPERATURE)),
         top_p: r.field(s, "top_p", above_zero),
         top_k: r.field(s, "top_k", |value| match value {
             Value::Integer(k) if i64::try_from(*k).is_ok_and(|k| TOP_K.contains(&k)) => {
@@ -195,23 +195,18 @@ fn read_sampling(r: &mut Reader, s: &Section<'_>) -> PromptSampling {
                 format!("give a whole number from 1 to {}; -1 or 0 mean all tokens", TOP_K.end()),
             )),
         }),
-        min_p: r.field(s, "min_p", number(MIN_P)),
-        repetition_penalty: r.field(s, "repetition_penalty", number(REPETITION_PENALTY)),
-        presence_penalty: r.field(s, "presence_penalty", number(PENALTY)),
-        frequency_penalty: r.field(s, "frequency_penalty", number(PENALTY)),
+        min_p: r.field(s, "min_p", number_in(MIN_P)),
+        repetition_penalty: r.field(s, "repetition_penalty", number_in(REPETITION_PENALTY)),
+        presence_penalty: r.field(s, "presence_penalty", number_in(PENALTY)),
+        frequency_penalty: r.field(s, "frequency_penalty", number_in(PENALTY)),
         max_tokens: r.field(s, "max_tokens", count(u32::MAX as usize)),
         stop: read_stop(r, s),
     }
 }
 
-fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f32, Problem> {
+fn number_in(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f32, Problem> {
     move |value| {
-        let found = match value {
-            Value::Integer(i) => Some(*i as f64),
-            Value::Float(x) => Some(*x),
-            _ => None,
-        };
-        found.filter(|x| range.contains(x)).map(|x| x as f32).ok_or_else(|| {
+        number(value).filter(|x| range.contains(x)).map(|x| x as f32).ok_or_else(|| {
             Problem::new(
                 format!("found {}", value.describe()),
                 format!("give a number from {} to {}", range.start(), range.end()),
@@ -222,7 +217,7 @@ fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f32, Problem>
 
 /// Above zero, also after rounding to what the sampler works in.
 fn above_zero(value: &Value) -> Result<f32, Problem> {
-    number(TOP_P)(value).ok().filter(|p| *p > 0.0).ok_or_else(|| {
+    number_in(TOP_P)(value).ok().filter(|p| *p > 0.0).ok_or_else(|| {
         Problem::new(format!("found {}", value.describe()), "give a number above 0 and at most 1")
     })
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::phase::Phase;
 use super::raw::{Node, Value};
 use super::reader::{Problem, Reader, Section, nearest, text};
 use super::values::word;
-use super::webhook::{RolloutEvent, Webhook, WebhookFormat, WebhookSecret, WebhookUrl};
+use super::webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};
 
 type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
@@ -97,17 +98,17 @@ fn from_environment(value: &Value, env: Environment<'_>) -> Result<String, Probl
     })
 }
 
-fn events(r: &mut Reader, s: &Section<'_>) -> BTreeSet<RolloutEvent> {
+fn events(r: &mut Reader, s: &Section<'_>) -> BTreeSet<Phase> {
     let path = s.path_of("events");
     let node = match s.get("events") {
         Some(node) if !matches!(node.value, Value::Null) => node,
-        _ => return RolloutEvent::usual(),
+        _ => return Webhook::usual_events(),
     };
-    let known = RolloutEvent::ALL.map(RolloutEvent::as_str);
+    let known = Phase::ALL.map(Phase::as_str);
     let Value::List(items) = &node.value else {
         let fix = "write a list: [promoted, aborted]";
         r.push(node.line, path, Problem::new(format!("found {}", node.value.describe()), fix));
-        return RolloutEvent::usual();
+        return Webhook::usual_events();
     };
     if items.is_empty() {
         let fix = "name some, or leave `events` out for those that people want to hear of";
@@ -116,7 +117,7 @@ fn events(r: &mut Reader, s: &Section<'_>) -> BTreeSet<RolloutEvent> {
     let mut events = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
         let read = text(&item.value).and_then(|word| {
-            let event = RolloutEvent::ALL.into_iter().find(|event| event.as_str() == word);
+            let event = Phase::ALL.into_iter().find(|event| event.as_str() == word);
             event.ok_or_else(|| {
                 let fix = nearest(word, &known).map(|near| format!("did you mean `{near}`?"));
                 let fix = fix.unwrap_or_else(|| format!("known: {}", known.join(", ")));

@@ -306,3 +306,21 @@ policies:
 "#
     ));
 }
+
+#[test]
+fn a_model_names_a_policy_that_there_is() {
+    let model = |policy: &str| {
+        format!(
+            "models: {{ desk: {{ policy: {policy}, versions: {{ v1: {{ image: models/v1, digest: \"DIGEST\" }} }} }} }}\n\
+             policies: {{ mine: {{ steps: [{{setWeight: 5}}, {{pause: {{}}}}] }} }}\n"
+        )
+    };
+    for (name, steps) in [("mine", 2), ("internal-classifier", 3)] {
+        let config = read(&model(name)).unwrap();
+        assert_eq!(config.models.values().next().unwrap().policy.as_ref().unwrap().steps.len(), steps);
+    }
+    for (name, found) in [("hope", "there is no policy"), ("7", "the number 7"), ("", "nothing")] {
+        let told = errors(&model(name));
+        assert!(told.contains("/etc/sb.yaml:1: models.desk.policy: ") && told.contains(found), "{told}");
+    }
+}

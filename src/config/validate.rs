@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
+use super::policy::Policy;
 use super::raw::{self, Key, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
 use super::read_embedding::read_embedding;
@@ -106,11 +107,11 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
         r.push(models_section.line, "models", problem);
     }
     let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
+    let given = Given { base, mode: server.mode, engine, policies: &policies };
     let mut models = BTreeMap::new();
     for (key, node) in &models_section.entries {
         let path = models_section.path_of(&key.name);
-        let mut model = read_model(r, node, &path, key.line, base, server.mode, engine);
-        model.policy = read_policy_name(r, node, &path, &policies);
+        let model = read_model(r, node, &path, key.line, &given);
         if let Some(name) = name::<ModelName>(r, &key.name, key.line, &path) {
             models.insert(name, model);
         }
@@ -248,15 +249,18 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
     engine
 }
 
-fn read_model(
-    r: &mut Reader,
-    node: &Node,
-    path: &str,
-    line: u64,
-    base: &Path,
+/// What the rest of the file gives every model.
+struct Given<'a> {
+    /// The folder of the file.
+    base: &'a Path,
     mode: Mode,
+    /// Before the model's own overrides.
     engine: EngineSettings,
-) -> ModelConfig {
+    policies: &'a BTreeMap<String, Policy>,
+}
+
+fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<'_>) -> ModelConfig {
+    let Given { base, mode, engine, policies } = *given;
     let s = r.section(node, path.to_owned(), MODEL);
     let sticky_header = r.field(&s, "sticky_header", header_name);
 
@@ -290,7 +294,8 @@ fn read_model(
     let route = read_route(r, &s, line, &declared, &versions);
     let checks = read_checks(r, &s, base);
     let check_sample = read_check_sample(r, &s);
-    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy: None }
+    let policy = read_policy_name(r, &s, policies);
+    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy }
 }
 
 fn read_version(

@@ -58,10 +58,8 @@ pub(super) fn number(value: &Value) -> Option<f64> {
 /// `5`, `2.5` or `"5%"`.
 pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
     let percent = match value {
-        Value::Integer(i) => Some(*i as f64),
-        Value::Float(x) => Some(*x),
         Value::Text(t) => t.strip_suffix('%').and_then(|t| t.trim().parse().ok()),
-        _ => None,
+        other => number(other),
     };
     percent.and_then(|p| Weight::from_percent(p).ok()).ok_or_else(|| {
         Problem::new(
@@ -71,10 +69,15 @@ pub(super) fn percentage(value: &Value) -> Result<Weight, Problem> {
     })
 }
 
+/// Whether it may be a header's name: a token of RFC 9110.
+pub(super) fn is_token(text: &str) -> bool {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    !text.is_empty() && text.chars().all(token)
+}
+
 pub(super) fn header_name(value: &Value) -> Result<String, Problem> {
     let text = text(value)?;
-    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if text.is_empty() || !text.chars().all(token) {
+    if !is_token(text) {
         return Err(Problem::new(format!("{text:?} is not a header name"), "write one such as x-user-id"));
     }
     Ok(text.to_ascii_lowercase())

@@ -6,6 +6,7 @@ use std::fmt;
 use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 
+use super::phase::Phase;
 use crate::ids::Digest;
 
 /// One receiver.
@@ -13,28 +14,12 @@ use crate::ids::Digest;
 pub struct Webhook {
     /// Where it listens.
     pub url: WebhookUrl,
-    /// What it is told; never empty.
-    pub events: BTreeSet<RolloutEvent>,
+    /// The states of a rollout that it is told of; never empty.
+    pub events: BTreeSet<Phase>,
     /// In which words.
     pub format: WebhookFormat,
     /// What bodies are signed with, if they are.
     pub secret: Option<WebhookSecret>,
-}
-
-/// A rollout has come to a state; each has the state's own name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the states say what they mean")]
-pub enum RolloutEvent {
-    Pending,
-    Suite,
-    Step,
-    Paused,
-    AwaitingApproval,
-    Held,
-    Promoted,
-    Aborted,
-    RolledBack,
-    Superseded,
 }
 
 /// How an event is written.
@@ -55,40 +40,10 @@ pub struct WebhookUrl(Url);
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookSecret(String);
 
-impl RolloutEvent {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Pending,
-        Self::Suite,
-        Self::Step,
-        Self::Paused,
-        Self::AwaitingApproval,
-        Self::Held,
-        Self::Promoted,
-        Self::Aborted,
-        Self::RolledBack,
-        Self::Superseded,
-    ];
-
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Suite => "suite",
-            Self::Step => "step",
-            Self::Paused => "paused",
-            Self::AwaitingApproval => "awaiting_approval",
-            Self::Held => "held",
-            Self::Promoted => "promoted",
-            Self::Aborted => "aborted",
-            Self::RolledBack => "rolled_back",
-            Self::Superseded => "superseded",
-        }
-    }
-
+impl Webhook {
     /// What people want to hear of who named nothing: all but the two that a first step follows by itself.
-    pub fn usual() -> BTreeSet<Self> {
-        Self::ALL.into_iter().filter(|event| !matches!(event, Self::Pending | Self::Suite)).collect()
+    pub fn usual_events() -> BTreeSet<Phase> {
+        Phase::ALL.into_iter().filter(|event| !matches!(event, Phase::Pending | Phase::Suite)).collect()
     }
 }
 

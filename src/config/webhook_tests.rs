@@ -22,8 +22,8 @@ fn webhooks_are_read_with_their_defaults_and_tell_no_secret() {
     let config = read(text).unwrap();
     let [slack, json] = &config.webhooks[..] else { panic!("{:?}", config.webhooks) };
     assert_eq!((slack.format, slack.secret.is_none()), (WebhookFormat::Slack, true));
-    assert_eq!(slack.events, RolloutEvent::usual());
-    assert!(slack.events.contains(&RolloutEvent::Step) && !slack.events.contains(&RolloutEvent::Pending));
+    assert_eq!(slack.events, Webhook::usual_events());
+    assert!(slack.events.contains(&Phase::Step) && !slack.events.contains(&Phase::Pending));
     assert_eq!(slack.url.receiver(), "hooks.slack.com-a5010d12");
     assert_eq!(json.secret.as_ref().map(WebhookSecret::expose), Some("hush"));
     assert_eq!(json.events.len(), 2);

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::checked::CheckedAnswer;
 use super::generate::{Work, prompts, requests};
@@ -70,9 +71,7 @@ impl Mirror {
     /// Leaves a copy of a share of the requests. Never waits.
     pub(super) fn offer(&self, share: Weight, copy: impl FnOnce() -> Copy) {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        let place =
-            xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes()) % u64::from(Weight::FULL.basis_points());
-        if place >= u64::from(share.basis_points()) {
+        if !share.holds(xxh3_64(&number.to_le_bytes())) {
             return;
         }
         match self.copies.try_reserve() {

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::post::Post;
 use super::retry::{Next, Terms, Tried, next};
 use super::status::Webhooks;
-use crate::config::{RolloutEvent, Webhook};
+use crate::config::{Phase, Webhook};
 use crate::store::{Attempt, DeliveryRow, Store, StoreError, Subscription};
 use crate::telemetry::{Metrics, WebhookOutcome};
 
@@ -59,7 +59,7 @@ impl Courier {
     ) -> Result<(Self, Webhooks), NotifyError> {
         let subscription = |webhook: &Webhook| Subscription {
             receiver: webhook.url.receiver(),
-            events: webhook.events.iter().copied().map(RolloutEvent::as_str).collect(),
+            events: webhook.events.iter().copied().map(Phase::as_str).collect(),
         };
         let all: Vec<_> = webhooks.iter().map(subscription).collect();
         let given_up = store.subscribe(&all, clock.now()).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{RolloutEvent, Webhook, WebhookFormat};
+use crate::config::{Phase, Webhook, WebhookFormat};
 use crate::store::{DeliveryCounts, DeliveryRow, Store, StoreError};
 
 /// The configured receivers, and what became of the deliveries to them.
@@ -15,7 +15,7 @@ pub struct Webhooks {
 struct Receiver {
     name: String,
     format: WebhookFormat,
-    events: Vec<RolloutEvent>,
+    events: Vec<Phase>,
     signed: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct ReceiverStatus {
     /// In which words it is told.
     pub format: WebhookFormat,
     /// What it is told.
-    pub events: Vec<RolloutEvent>,
+    pub events: Vec<Phase>,
     /// Whether bodies are signed.
     pub signed: bool,
     /// How many deliveries it has in each state.

@@ -152,8 +152,7 @@ impl Watch {
 
 /// Whether an answer is in the sample. A hash: no lock, no random state, and no user is always in or always out.
 fn sampled(user: u64, answer: u64, share: Weight) -> bool {
-    let place = xxh3_64_with_seed(&answer.to_le_bytes(), user) % u64::from(Weight::FULL.basis_points());
-    place < u64::from(share.basis_points())
+    share.holds(xxh3_64_with_seed(&answer.to_le_bytes(), user))
 }
 
 #[cfg(test)]

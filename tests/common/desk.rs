@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +12,8 @@ use switchback::demo::held_out;
 use switchback::gateway::Pace;
 use switchback::release::Clock;
 use tempfile::TempDir;
+
+use super::customers::Customers;
 
 /// A rollout takes an hour; the tests' clock lets it pass in twenty seconds.
 const FASTER: i32 = 180;
@@ -113,41 +114,19 @@ impl Desk {
         think: Duration,
         so: impl AsyncFn() -> Option<Value>,
     ) -> (Value, u64) {
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let cases = Arc::new(held_out(seed, 500));
-        let customers: Vec<_> = (0..at_once)
-            .map(|_| {
-                let (stop, asked, cases) = (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&cases));
-                let client = self.client.clone();
-                let url = format!("http://{}/v1/chat/completions", self.app.public);
-                tokio::spawn(async move {
-                    while !stop.load(Ordering::Relaxed) {
-                        let i = asked.fetch_add(1, Ordering::Relaxed);
-                        let message = &cases[i as usize % cases.len()].message;
-                        let body = json!({
-                            "model": "desk", "user": format!("customer-{seed}-{i}"), "temperature": 0, "max_tokens": 96,
-                            "messages": [{"role": "user", "content": message}],
-                        });
-                        let response = client.post(&url).json(&body).send().await.unwrap();
-                        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-                        response.bytes().await.unwrap();
-                        tokio::time::sleep(think).await;
-                    }
-                })
+        let cases = held_out(seed, 500);
+        let question = move |i: u64| {
+            json!({
+                "model": "desk", "user": format!("customer-{seed}-{i}"), "temperature": 0, "max_tokens": 96,
+                "messages": [{"role": "user", "content": cases[i as usize % cases.len()].message}],
             })
-            .collect();
-        let started = Instant::now();
-        let value = loop {
-            if let Some(value) = so().await {
-                break value;
-            }
-            assert!(started.elapsed() < Duration::from_mins(2), "it does not end: {}", self.rollout().await);
-            tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        stop.store(true, Ordering::Relaxed);
-        for customer in customers {
-            customer.await.unwrap();
-        }
-        (value, asked.load(Ordering::Relaxed))
+        let url = format!("http://{}/v1/chat/completions", self.app.public);
+        let (client, patience) = (self.client.clone(), Duration::from_mins(2));
+        let customers = Customers { client, url, at_once, think, patience, question };
+        let (Some(value), asked) = customers.ask_until(so).await else {
+            panic!("it does not end: {}", self.rollout().await);
+        };
+        (value, asked)
     }
 }

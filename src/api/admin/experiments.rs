@@ -89,7 +89,8 @@ pub struct ExperimentAnswer {
 /// What is known of one measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ExperimentResult {
-    /// A check, `overall`, `finished`, `output_tokens`, `latency`, `time_to_first_token` or `time_per_output_token`.
+    /// A check, `overall`, `finished`, `output_tokens`, `latency_seconds`, `time_to_first_token_seconds` or
+    /// `time_per_output_token_seconds`.
     pub measure: String,
     /// `share`, `tokens` or `seconds`.
     pub unit: String,

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::handlers::{AdminState, limit_of};
 use crate::api::error::ApiError;
-use crate::config::RolloutEvent;
+use crate::config::Phase;
 use crate::gateway::{DeliveryRow, ReceiverStatus};
 use crate::ids::ModelName;
 
@@ -95,7 +95,7 @@ impl From<ReceiverStatus> for WebhookAnswer {
         Self {
             receiver,
             format: format.as_str().to_owned(),
-            events: events.into_iter().map(RolloutEvent::as_str).map(str::to_owned).collect(),
+            events: events.into_iter().map(Phase::as_str).map(str::to_owned).collect(),
             signed,
             pending: counts.pending,
             delivered: counts.delivered,

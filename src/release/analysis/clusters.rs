@@ -33,7 +33,7 @@ impl UserCell {
 }
 
 /// Users of an arm that a snapshot names: those with the most answers, who weigh most.
-const NAMED: usize = 4096;
+pub(super) const NAMED: usize = 4096;
 
 /// The clusters of both arms.
 #[derive(Debug, Clone, Default)]

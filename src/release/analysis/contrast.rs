@@ -11,11 +11,13 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::UserCell;
+use super::clusters::NAMED;
 use super::confidence::Estimate;
 use super::table::Arm;
 
-/// Users of an arm that a snapshot names: those with the most answers, who weigh most.
-const NAMED: usize = 4096;
+/// Users of each arm before an estimate is shown: the sequences over it are asymptotic, and a variance needs users to be
+/// estimated.
+pub(super) const LEAST_USERS: usize = 30;
 
 /// What is compared of two means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

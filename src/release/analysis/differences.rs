@@ -9,13 +9,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::confidence::{ConfidenceSequence, Estimate, Interval};
-use super::contrast::{Contrast, ContrastSnapshot, Scale};
+use super::contrast::{Contrast, ContrastSnapshot, LEAST_USERS, Scale};
 use super::measured::{rounding, shown as seconds};
+use super::panel::OVERALL;
 use super::{Arm, Measured, Outcome, UserCell};
 use crate::config::Timing;
-
-/// Users of each version before an interval is given: the sequence is asymptotic.
-const LEAST_USERS: usize = 30;
 
 /// Where intervals of shares are tightest: three points to either side.
 const POINTS: f64 = 0.03;
@@ -95,7 +93,7 @@ impl Differences {
     pub fn new(checks: &[String], confidence: f64) -> Self {
         let of = |name: &str, unit| Comparison::new(name, unit, 1.0 - confidence);
         Self {
-            overall: of("overall", Unit::Share),
+            overall: of(OVERALL, Unit::Share),
             checks: checks.iter().map(|name| of(name, Unit::Share)).collect(),
             tokens: of("output_tokens", Unit::Tokens),
             times: Timing::ALL.map(|timing| (timing, of(in_seconds(timing), Unit::Seconds))).into(),

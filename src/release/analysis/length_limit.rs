@@ -3,15 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::confidence::{ConfidenceSequence, Estimate, Interval};
-use super::contrast::{Contrast, ContrastSnapshot, Scale};
+use super::contrast::{Contrast, ContrastSnapshot, LEAST_USERS, Scale};
 use super::guardrails::{LimitFinding, Standing};
 use super::measured::rounding;
 use super::table::{Arm, Counts};
+use super::verdict::percent;
 use super::{Measured, UserCell};
 use crate::config::RelativeChange;
-
-/// Users of each arm before anything is said: the sequence is asymptotic, and a variance needs users to be estimated.
-const LEAST_USERS: usize = 30;
 
 #[derive(Debug, Clone)]
 pub(super) struct LengthTest {
@@ -123,10 +121,6 @@ impl LengthTest {
         let (canary, stable) = (counts(Arm::Canary), counts(Arm::Stable));
         LimitFinding { name: "output_length", standing, canary, stable, brief, numbers }
     }
-}
-
-fn percent(share: f64) -> f64 {
-    (share * 1e4).round() / 100.0
 }
 
 /// `+54 %`, from the logarithm of a ratio.

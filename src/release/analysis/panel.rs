@@ -9,7 +9,7 @@ use super::verdict::{Finding, Verdict};
 use super::{Arm, Outcome, UserCell};
 
 /// The name of the test of all checks together.
-const OVERALL: &str = "overall";
+pub(super) const OVERALL: &str = "overall";
 
 /// The tests of one rollout.
 #[derive(Debug, Clone)]
@@ -46,15 +46,14 @@ impl Panel {
 
     /// What [`Panel::resume`] goes on from: each test under its name, as in [`Panel::findings`].
     pub fn snapshots(&self) -> Vec<(String, Snapshot)> {
-        let names = self.findings().into_iter().map(|(name, _)| name.to_owned());
-        names.zip(std::iter::once(&self.overall).chain(&self.checks).map(PassRate::snapshot)).collect()
+        self.tests().map(|(name, test)| (name.to_owned(), test.snapshot())).collect()
     }
 
     /// Goes on with tests. `None` where these are not snapshots of a panel with the same checks: with others, what is
     /// overall is another question, and alpha is shared in another way.
     pub fn resume(names: Vec<String>, terms: Terms, mut snapshots: Vec<(String, Snapshot)>) -> Option<Self> {
         let mut panel = Self::new(names, terms);
-        let wanted: Vec<String> = panel.findings().into_iter().map(|(name, _)| name.to_owned()).collect();
+        let wanted: Vec<String> = panel.tests().map(|(name, _)| name.to_owned()).collect();
         if snapshots.len() != wanted.len() {
             return None;
         }
@@ -134,12 +133,17 @@ impl Panel {
 
     /// Each test's name and finding; `overall` first.
     pub fn findings(&self) -> Vec<(&str, Finding)> {
-        let checks = self.checks.iter().zip(&self.names).map(|(test, name)| (name.as_str(), test.finding()));
-        let name = match self.names.as_slice() {
+        self.tests().map(|(name, test)| (name, test.finding())).collect()
+    }
+
+    /// Each test under its name; `overall` first. One check alone is what is overall, and gives its name.
+    fn tests(&self) -> impl Iterator<Item = (&str, &PassRate)> {
+        let overall = match self.names.as_slice() {
             [only] => only.as_str(),
             _ => OVERALL,
         };
-        std::iter::once((name, self.overall.finding())).chain(checks).collect()
+        let checks = self.names.iter().map(String::as_str).zip(&self.checks);
+        std::iter::once((overall, &self.overall)).chain(checks)
     }
 }
 

@@ -14,7 +14,7 @@ use super::measured::shown;
 use super::pass_rate::{PassRate, Snapshot, Terms};
 use super::quantiles::Quantiles;
 use super::table::Arm;
-use super::verdict::Verdict;
+use super::verdict::{Verdict, percent};
 use super::{Measured, Outcome, UserCell};
 use crate::config::{TimeLimit, Timing};
 
@@ -161,9 +161,4 @@ fn terms(limit: TimeLimit, alpha: f64, min_samples: u64) -> Terms {
 /// Past a thousand million nobody asks how much.
 fn odds(evidence: f64) -> String {
     if evidence > 1e9_f64.ln() { "over 1e9".to_owned() } else { super::verdict::show(evidence.exp()) }
-}
-
-/// `95`, `99.9`.
-fn percent(share: f64) -> f64 {
-    (share * 1e4).round() / 100.0
 }

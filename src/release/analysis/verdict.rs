@@ -121,6 +121,11 @@ pub(super) fn show(odds: f64) -> String {
     }
 }
 
+/// A share as a percentage with at most two decimals: `95`, `99.9`.
+pub(super) fn percent(share: f64) -> f64 {
+    (share * 1e4).round() / 100.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,8 +18,7 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+pub use crate::config::Phase;
 pub use crate::ids::RolloutId;
 pub use event::{Action, Command, Event, Next, Refusal, Transition};
-pub use state::{
-    AbortedFor, Basis, Judged, NewRollout, Phase, PromotedOn, Rollout, SameVersion, State, WaitsFor,
-};
+pub use state::{AbortedFor, Basis, Judged, NewRollout, PromotedOn, Rollout, SameVersion, State, WaitsFor};

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::Transition;
-use super::state::{Basis, Judged, Phase, Rollout, State};
-use crate::config::RolloutEvent;
+use super::state::{Basis, Judged, Rollout, State};
 use crate::ids::Weight;
 use crate::release::AuditAction;
 use crate::store::{NewAudit, NewTransition, RolloutNotice, RolloutRow, RouteRow, StoreError};
@@ -54,7 +53,7 @@ impl Transition {
         let to = rollout.state.to_string();
         let owned = || rollout.weights().into_iter().filter(|(_, weight)| *weight > Weight::ZERO).collect();
         (from != Some(&*to)).then(|| RolloutNotice {
-            event: event_of(rollout.phase()).as_str().to_owned(),
+            event: rollout.phase().as_str().to_owned(),
             at: self.at,
             model: rollout.model.clone(),
             rollout: rollout.id,
@@ -119,21 +118,6 @@ impl TryFrom<RolloutRow> for Rollout {
             weight,
             judged,
         })
-    }
-}
-
-fn event_of(phase: Phase) -> RolloutEvent {
-    match phase {
-        Phase::Pending => RolloutEvent::Pending,
-        Phase::Suite => RolloutEvent::Suite,
-        Phase::Step => RolloutEvent::Step,
-        Phase::Paused => RolloutEvent::Paused,
-        Phase::AwaitingApproval => RolloutEvent::AwaitingApproval,
-        Phase::Held => RolloutEvent::Held,
-        Phase::Promoted => RolloutEvent::Promoted,
-        Phase::Aborted => RolloutEvent::Aborted,
-        Phase::RolledBack => RolloutEvent::RolledBack,
-        Phase::Superseded => RolloutEvent::Superseded,
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::event::{Command, Transition};
-use crate::config::{Pause, Policy, Step};
+use crate::config::{Pause, Phase, Policy, Step};
 use crate::ids::{ModelName, RolloutId, VersionName, Weight};
 use crate::release::Change;
 use crate::release::analysis::Verdict;
@@ -153,23 +153,6 @@ pub enum AbortedFor {
     OnInconclusive,
     /// An operator said so.
     Operator,
-}
-
-/// A state in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the states say what they mean")]
-pub enum Phase {
-    Pending,
-    Suite,
-    Step,
-    Paused,
-    AwaitingApproval,
-    Held,
-    Promoted,
-    Aborted,
-    RolledBack,
-    Superseded,
 }
 
 /// What moves a rollout next.
@@ -352,29 +335,6 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.phase().as_str())?;
         self.step_number().map_or(Ok(()), |step| write!(f, " {step}"))
-    }
-}
-
-impl Phase {
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Suite => "suite",
-            Self::Step => "step",
-            Self::Paused => "paused",
-            Self::AwaitingApproval => "awaiting_approval",
-            Self::Held => "held",
-            Self::Promoted => "promoted",
-            Self::Aborted => "aborted",
-            Self::RolledBack => "rolled_back",
-            Self::Superseded => "superseded",
-        }
-    }
-
-    /// True for the four in which a rollout has ended.
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Promoted | Self::Aborted | Self::RolledBack | Self::Superseded)
     }
 }
 
