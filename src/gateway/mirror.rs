@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::checked::CheckedAnswer;
-use super::generate::{Work, prompts, requests};
+use super::requests::requests;
 use super::residency::Residency;
+use super::work::{Work, prompts};
 use crate::engine::{Event, FinishReason, GenerateRequest, Generation, Priority};
 use crate::ids::{ModelName, VersionRef, Weight};
 use crate::quality::{CheckQueue, Way};

@@ -22,6 +22,7 @@ mod flags;
 mod generate;
 mod mirror;
 mod rehearsal;
+mod requests;
 mod residency;
 mod resolve;
 mod rollouts;
@@ -30,6 +31,7 @@ mod start;
 mod tokens;
 mod watching;
 mod webhooks;
+mod work;
 
 #[cfg(test)]
 mod testing;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::generate::Work;
 use super::resolve::Chosen;
+use super::work::Work;
 use super::{Address, CompletionCommand, Decoding, Echo, Gateway, GatewayError};
 use crate::ids::{ResponseId, VersionRef};
 use crate::quality::{FinishReason, Response};

@@ -1,0 +1,119 @@
+//! From what a client asks for to what an engine is asked: one request for each choice.
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+
+use super::GatewayError;
+use super::backend::Backend;
+use super::command::{Decoding, Echo, EndOfText, StopText};
+use super::tokens::in_vocabulary;
+use super::work::{PromptTokens, Work};
+use crate::config::sampling::TopK;
+use crate::engine::{EosPolicy, GenerateRequest, Priority, SamplingParams, StopInclusion, StopParams};
+
+/// How to decode on this version: the client's word, and in a conversation then the prompt's. A completion's text is
+/// all the client's own, and a prompt has no say in it.
+fn settled<'a>(backend: &Backend, work: &'a Work) -> Settled<'a> {
+    match (work, &backend.prompt) {
+        (Work::Chat(chat), Some(prompt)) => {
+            let sampling = &prompt.spec().sampling;
+            Settled {
+                decoding: Cow::Owned(chat.decoding.or(sampling)),
+                most: sampling.max_tokens.or(backend.defaults.max_new_tokens),
+            }
+        }
+        _ => Settled { decoding: Cow::Borrowed(work.decoding()), most: backend.defaults.max_new_tokens },
+    }
+}
+
+/// How to decode, once the version is known.
+struct Settled<'a> {
+    decoding: Cow<'a, Decoding>,
+    /// The most tokens of an answer whose client names no end.
+    most: Option<NonZeroUsize>,
+}
+
+/// The engine requests of all choices, prompt by prompt.
+pub(super) fn requests(
+    backend: &Backend,
+    work: &Work,
+    prompts: &[PromptTokens],
+    seed: u64,
+    priority: Priority,
+) -> Result<Vec<GenerateRequest>, GatewayError> {
+    let Settled { decoding, most } = settled(backend, work);
+    let decoding = &*decoding;
+    let biased: Vec<u32> = decoding.logit_bias.iter().map(|(token, _)| *token).collect();
+    in_vocabulary(backend, &biased, "logit_bias")?;
+    in_vocabulary(backend, &decoding.stop_token_ids, "stop_token_ids")?;
+    let limit = backend.max_context();
+    let mut requests = Vec::with_capacity(prompts.len() * decoding.choices.get());
+    for prompt in prompts {
+        let length = prompt.tokens.len();
+        if length == 0 {
+            let param = work.param();
+            return Err(GatewayError::invalid(param, format!("`{param}` gives a prompt of no tokens")));
+        }
+        // A request for no tokens makes one and throws it away.
+        let asked = decoding.max_tokens.map(|max| max.max(1));
+        let room = limit.saturating_sub(length);
+        let max_tokens = asked.unwrap_or_else(|| match most {
+            // the client's least is his word, too, and goes before the version's most
+            Some(most) => most.get().max(decoding.min_tokens).min(room),
+            None => room,
+        });
+        if max_tokens == 0 || length.saturating_add(max_tokens) > limit {
+            let asked = asked.unwrap_or(1);
+            return Err(GatewayError::TooLong { param: work.param(), prompt: length, asked, limit });
+        }
+        for choice in 0..decoding.choices.get() as u64 {
+            requests.push(GenerateRequest {
+                prompt: prompt.tokens.clone(),
+                sampling: sampling(backend, decoding, seed.wrapping_add(choice)),
+                stop: stop(backend, decoding),
+                max_tokens,
+                min_tokens: decoding.min_tokens.min(max_tokens),
+                logprobs: decoding.logprobs,
+                prompt_logprobs: if work.echo() == Echo::Repeat { decoding.logprobs } else { None },
+                special_text: decoding.special_text,
+                priority,
+            });
+        }
+    }
+    Ok(requests)
+}
+
+/// The client's word first, or the prompt's, then the image's own defaults, then the neutral value.
+fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams {
+    let defaults = &backend.defaults;
+    SamplingParams {
+        temperature: decoding.temperature.or(defaults.temperature).unwrap_or(1.0),
+        top_k: match decoding.top_k {
+            Some(TopK::Best(k)) => Some(k),
+            Some(TopK::All) => None,
+            None => defaults.top_k,
+        },
+        top_p: decoding.top_p.or(defaults.top_p).unwrap_or(1.0),
+        min_p: decoding.min_p.or(defaults.min_p).unwrap_or(0.0),
+        repetition_penalty: decoding.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
+        presence_penalty: decoding.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: decoding.frequency_penalty.unwrap_or(0.0),
+        logit_bias: decoding.logit_bias.clone(),
+        seed,
+    }
+}
+
+fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
+    StopParams {
+        strings: decoding.stop.clone().unwrap_or_default(),
+        token_ids: decoding.stop_token_ids.clone(),
+        eos: match decoding.end_of_text {
+            EndOfText::Obey => EosPolicy::Stop(backend.eos.clone()),
+            EndOfText::Ignore => EosPolicy::Ignore,
+        },
+        include_stop: match decoding.stop_text {
+            StopText::Cut => StopInclusion::Exclude,
+            StopText::Include => StopInclusion::Include,
+        },
+    }
+}
