@@ -341,8 +341,8 @@ mod tests {
         VersionRef { model: model.parse().unwrap(), version: version.parse().unwrap() }
     }
 
-    #[test]
-    fn a_scrape_shows_requests_engines_residency_and_routes() {
+    /// A server in whose scrape each metric has a value.
+    fn scrape() -> String {
         let metrics = Metrics::new().unwrap();
         let v1 = version("support@v1");
         metrics.request_started();
@@ -365,6 +365,9 @@ mod tests {
         metrics.check_dropped(&v1.model);
         metrics.observation_dropped(&v1.model);
         metrics.mirrored(&v1, MirrorOutcome::Late);
+        metrics.fell_back(&v1);
+        metrics.webhook_attempted("slack-1", WebhookOutcome::Delivered);
+        metrics.webhook_given_up("slack-1");
         let residency =
             [ResidencySample { version: v1.clone(), state: "hot", weight_bytes: 10, shared_bytes: 4 }];
         let routes = [RouteSample { version: v1.clone(), percent: 2.5, revision: 3 }];
@@ -379,7 +382,12 @@ mod tests {
             steps: 6,
             prefix_hit_tokens: 7,
         }];
-        let text = metrics.render(&engines, &residency, &routes, Duration::from_millis(1500)).unwrap();
+        metrics.render(&engines, &residency, &routes, Duration::from_millis(1500)).unwrap()
+    }
+
+    #[test]
+    fn a_scrape_shows_requests_engines_residency_and_routes() {
+        let text = scrape();
         for line in [
             r#"switchback_requests_total{model="support",status="ok",version="v1"} 1"#,
             r#"switchback_requests_total{model="",status="invalid",version=""} 1"#,
@@ -396,5 +404,31 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
+    }
+
+    /// A row of the documentation: name, type, labels, help.
+    fn row(scrape: &str, name: &str, help: &str) -> String {
+        let kind = format!("# TYPE {name} ");
+        let kind = scrape.lines().find_map(|line| line.strip_prefix(&kind)).unwrap();
+        let sample = |line: &&str| line.starts_with(name) && !line.starts_with('#');
+        let sample = scrape.lines().find(sample).unwrap();
+        let labels = sample.split_once('{').map_or("", |(_, labels)| labels.split_once('}').unwrap().0);
+        // `le` is a histogram's own
+        let names = labels.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name);
+        let names: Vec<_> = names.filter(|name| *name != "le").map(|name| format!("`{name}`")).collect();
+        format!("| `{name}` | {kind} | {} | {help} |", names.join(", "))
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric_and_no_other() {
+        let scrape = scrape();
+        let helps = scrape.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+        let mut wanted: Vec<_> = helps.map(|(name, help)| row(&scrape, name, help)).collect();
+        wanted.sort();
+        let page = include_str!("../../docs/metrics.md");
+        let rows = page.lines().filter(|line| line.starts_with("| `switchback_"));
+        let mut rows: Vec<_> = rows.map(str::to_owned).collect();
+        rows.sort();
+        assert_eq!(rows, wanted, "docs/metrics.md wants these rows:\n{}", wanted.join("\n"));
     }
 }
