@@ -102,8 +102,9 @@ impl Receiver {
         next.expect("the receiver was told nothing").unwrap()
     }
 
-    fn is_left_alone(&mut self) -> bool {
-        self.seen.try_recv().is_err()
+    /// Whether nothing comes for so long that a courier who had wanted to send something had done so.
+    async fn is_left_alone(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), self.seen.recv()).await.is_err()
     }
 }
 
@@ -220,8 +221,7 @@ async fn what_a_receiver_does_not_take_is_sent_again_when_it_is_due_and_not_befo
     let row = office.until(|row| row.attempts == 2).await;
     assert_eq!(row.due_at, minute(0).checked_add(Duration::from_secs(31)).unwrap());
     office.turn(Duration::from_secs(29));
-    tokio::task::yield_now().await;
-    assert!(receiver.is_left_alone(), "it asked for half a minute");
+    assert!(receiver.is_left_alone().await, "it asked for half a minute");
 
     office.turn(Duration::from_secs(1));
     let last = receiver.next().await;
@@ -291,7 +291,7 @@ async fn what_no_receiver_takes_is_given_up_and_kept_and_the_next_goes_on() {
     ];
     assert_eq!(told, expected);
     let mut elsewhere = elsewhere;
-    assert!(elsewhere.is_left_alone(), "nobody configured it");
+    assert!(elsewhere.is_left_alone().await, "nobody configured it");
     let status = office.webhooks.receivers().await.unwrap().remove(0);
     assert_eq!((status.counts.pending, status.counts.delivered, status.counts.dead), (0, 1, 2));
     assert_eq!(status.last_failure.unwrap().id, 2);
@@ -337,7 +337,7 @@ async fn a_receiver_that_hangs_delays_no_other_and_no_transition_and_has_its_new
         events
     };
     assert_eq!(events(&mut quick).await, ["pending", "step", "aborted"]);
-    assert!(slow.is_left_alone(), "the first is not settled yet");
+    assert!(slow.is_left_alone().await, "the first is not settled yet");
     let failed = async {
         loop {
             let status = office.webhooks.receivers().await.unwrap().remove(0);

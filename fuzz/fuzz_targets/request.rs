@@ -1,6 +1,6 @@
 //! Any bytes as the body of a request to the public router: an answer or an error of the client's, never a 500.
-//! The first byte chooses the endpoint. A body that is an object is for the one model there is, so that the bytes
-//! that follow are not spent on guessing its name.
+//! The first byte chooses the endpoint and whether a prompt with variables goes around. A body that is an object is for
+//! the one model there is, so that the bytes that follow are not spent on guessing its name.
 #![no_main]
 
 use std::path::Path;
@@ -14,7 +14,12 @@ use switchback::api::{App, RunningApp, public_router};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-const ENDPOINTS: [&str; 4] = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"];
+const ENDPOINTS: [&str; 5] =
+    ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/feedback"];
+
+/// The version with a prompt that has variables of each type.
+const PROMPT: &str = "---\nvariables:\n  tone: { type: string, default: kind }\n  n: { type: number, default: 1 }\n\
+    \x20 topics: { type: list, default: [] }\n---\nBe {{ tone }} {{ n }} {{ topics | join(', ') }}.\n";
 
 struct Server {
     runtime: Runtime,
@@ -26,10 +31,13 @@ struct Server {
 fn start() -> Server {
     let folder = tempfile::tempdir().expect("a temporary folder").keep();
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/v1");
+    std::fs::write(folder.join("toned.md"), PROMPT).expect("a prompt");
     let text = format!(
         "server: {{ mode: dev, listen: '127.0.0.1:0', admin: '127.0.0.1:0', store: state.db, images: images }}\n\
          engine: {{ kv_tokens: 64 }}\n\
-         models:\n  desk:\n    versions:\n      v1: {{ image: {image:?}, residency: hot }}\n    route: {{ v1: 100 }}\n"
+         models:\n  desk:\n    versions:\n      v1: {{ image: {image:?}, residency: hot }}\n\
+         \x20     toned: {{ image: {image:?}, prompt: toned.md, residency: hot }}\n    route: {{ v1: 100 }}\n\
+         \x20   checks: [{{ type: feedback }}]\n"
     );
     let config = switchback::config::parse(&text, &folder.join("switchback.yaml"), &|_| None);
     let config = config.expect("a configuration");
@@ -44,11 +52,11 @@ fn start() -> Server {
     Server { router: public_router(app.gateway.clone(), &server), runtime, _app: app }
 }
 
-/// The body with the model's name in it, if it is an object.
-fn named(body: &[u8]) -> Vec<u8> {
+/// The body with the name of a model or version in it, if it is an object.
+fn named(body: &[u8], name: &str) -> Vec<u8> {
     match serde_json::from_slice(body) {
         Ok(serde_json::Value::Object(mut object)) => {
-            object.insert("model".to_owned(), "desk".into());
+            object.insert("model".to_owned(), name.into());
             serde_json::Value::Object(object).to_string().into_bytes()
         }
         _ => body.to_vec(),
@@ -59,9 +67,15 @@ fuzz_target!(|bytes: &[u8]| {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let Some((choice, body)) = bytes.split_first() else { return };
     let Server { runtime, router, .. } = SERVER.get_or_init(start);
-    let request = Request::post(ENDPOINTS[usize::from(*choice) % ENDPOINTS.len()])
+    let path = ENDPOINTS[usize::from(*choice) % ENDPOINTS.len()];
+    let body = match path {
+        "/v1/feedback" => body.to_vec(),
+        _ if choice & 0x80 == 0 => named(body, "desk"),
+        _ => named(body, "desk@toned"),
+    };
+    let request = Request::post(path)
         .header("content-type", "application/json")
-        .body(Body::from(named(body)))
+        .body(Body::from(body))
         .expect("a request");
     runtime.block_on(async {
         let answer = router.clone().oneshot(request).await.expect("the router never fails");
