@@ -290,6 +290,38 @@ async fn a_prompt_is_frozen_while_it_is_hot_and_a_changed_one_is_refused_like_an
 const QUICK: &str = "policies:\n  quick:\n    steps: [{setWeight: 50}, {pause: {duration: 60s}}]\n\
     \x20   early_promote: true\n    margin_pp: 10\n    alpha: 0.001\n    power: 0.9\n";
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_that_needs_what_clients_do_not_send_is_aborted() {
+    let folder = tempfile::tempdir().unwrap();
+    let toned = written(folder.path(), "toned.md", TONED);
+    let v1 = shipped("v1.md");
+    let server = desk_in(folder, &[("v1", &v1), ("toned", &toned)], QUICK).await;
+    let body = json!({"canary": "toned", "policy": "quick"});
+    let (status, begun) = server.admin(Method::POST, "/admin/models/desk/rollout", Some(body)).await;
+    assert_eq!(status, 200, "{begun}");
+    let (mut refusals, mut round) = (0, 0);
+    let rollout = loop {
+        round += 1;
+        let asked = (0..20).map(|i| {
+            let user = format!("customer-{round}-{i}");
+            let user = json!({"model": "desk", "user": user, "max_tokens": 1});
+            let (client, url, request) = (&server.client, server.url(CHAT), with(says("hi"), user));
+            async move { client.post(url).json(&request).send().await.unwrap().status() }
+        });
+        let statuses = futures::future::join_all(asked).await;
+        refusals += statuses.iter().filter(|status| **status == StatusCode::BAD_REQUEST).count();
+        let (_, mut answer) = server.admin(Method::GET, "/admin/models/desk/rollout", None).await;
+        if answer["rollout"]["waits_for"] == "nothing" {
+            break answer["rollout"].take();
+        }
+        assert!(refusals < 2_000, "it does not end: {answer}");
+    };
+    assert_eq!(rollout["phase"], "aborted", "{rollout}");
+    let finding = rollout["finding"].as_str().unwrap();
+    assert!(["`finished`: ", "`overall`: "].iter().any(|test| finding.contains(test)), "{finding}");
+    assert_eq!(weights(&server).await, json!({"v1": 100}));
+}
+
 /// Starts a rollout, and customers ask until it has ended. No request fails.
 async fn rolled_out(server: &Server, canary: &str) -> Value {
     let body = json!({"canary": canary, "policy": "quick", "reason": "a new prompt"});

@@ -189,13 +189,15 @@ async fn a_store_of_a_newer_release_is_refused() {
     assert!(error.to_string().contains("newer"), "{error}");
 }
 
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Lets a watcher see answers of 100 tokens from v1 and of `tokens` from v2, one of each user, and stops it `once` so.
 async fn watch(releases: &Releases, users: std::ops::Range<u64>, tokens: usize, once: impl Fn() -> bool) {
     let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
     let watcher = Watcher::new(releases.clone(), Arc::new(Hot::default()), Arc::new(SystemClock), models);
     let (sender, seen) = mpsc::channel(4096);
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(watcher.run(seen, Duration::from_millis(5), stop.clone()));
+    let watching = tokio::spawn(watcher.run(seen, LOOK_EVERY, stop.clone(), stop.clone()));
     for user in users {
         let (version, tokens) = if user % 2 == 0 { ("v2", tokens) } else { ("v1", 100) };
         let measured = Measured { output_tokens: Some(tokens + user as usize % 9), ..Measured::default() };
@@ -243,6 +245,43 @@ async fn a_canary_that_talks_too_much_is_aborted_by_its_guardrail_across_a_resta
     assert!(last.reason.contains("output_length"), "{}", last.reason);
 }
 
+#[tokio::test]
+async fn an_answer_that_ends_while_the_server_drains_is_evidence_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    let (policy, canary) = (ReadyMade::CustomerFacing.policy(), "v2".parse().unwrap());
+    let new = Begin { model: model(), canary, policy, basis: Basis::Checks, conflict: OnConflict::Refuse };
+    let rollout = releases.begin_rollout(new, by("anna")).await.unwrap().id;
+    let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
+    let watcher = Watcher::new(releases.clone(), Arc::new(Hot::default()), Arc::new(SystemClock), models);
+    let (sender, seen) = mpsc::channel(1);
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let watching = tokio::spawn(watcher.run(seen, LOOK_EVERY, stop.clone(), end.clone()));
+    let see = async |answer| {
+        let version = VersionRef { model: model(), version: "v2".parse().unwrap() };
+        let (request, measured) = (Request::Original, Measured::default());
+        sender.send(Message::Seen(Seen { version, user: 7, answer, request, measured })).await.unwrap();
+    };
+    // the desk is there once a look has written something down
+    see(SeenAnswer::Whole(Vec::new())).await;
+    let running = || releases.rollouts().get(&model()).unwrap();
+    while running().judged.is_none() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    stop.cancel();
+    // a channel of one: the third is taken only by a watcher that still listens
+    for _ in 0..3 {
+        see(SeenAnswer::Refused).await;
+    }
+    end.cancel();
+    watching.await.unwrap();
+    drop(releases);
+    let store = Store::open(&folder.path().join("state.db")).await.unwrap();
+    let rows = store.load_observations(rollout).await.unwrap();
+    let finished = rows.iter().find(|row| row.check == "finished").unwrap();
+    assert_eq!(finished.canary.failures, 3, "a refusal counts: {rows:?}");
+}
+
 /// v3 at a tenth against v1.
 fn experiment(duration: Option<Duration>) -> NewExperiment {
     let (control, treatment) = ("v1".parse().unwrap(), "v3".parse().unwrap());
@@ -257,7 +296,7 @@ async fn until_over(releases: &Releases, hot: &Arc<Hot>) -> Experiment {
     let watcher = Watcher::new(releases.clone(), readiness, clock, models);
     let (_sender, seen) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(watcher.run(seen, Duration::from_millis(5), stop.clone()));
+    let watching = tokio::spawn(watcher.run(seen, LOOK_EVERY, stop.clone(), stop.clone()));
     let waiting = async {
         while releases.running_experiment(&model()).is_some() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -271,7 +310,7 @@ async fn until_over(releases: &Releases, hot: &Arc<Hot>) -> Experiment {
 }
 
 #[tokio::test]
-async fn an_experiment_ends_when_its_time_is_over_or_its_treatment_dies_and_control_has_all_traffic() {
+async fn an_experiment_ends_when_its_time_is_over_or_an_arm_dies_and_control_has_all_traffic_if_it_lives() {
     let folder = tempfile::tempdir().unwrap();
     let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
     let releases = start(folder.path(), &ALL, Arc::clone(&hot)).await.unwrap();
@@ -287,6 +326,16 @@ async fn an_experiment_ends_when_its_time_is_over_or_its_treatment_dies_and_cont
     }
     let lines = releases.audit(10, None).await.unwrap();
     let told: Vec<_> = lines.iter().map(|line| (line.action.as_str(), line.actor.as_str())).collect();
+    // with v3 as control: it dies, and would get all traffic and answer none
+    hot.v3.store(true, Ordering::Relaxed);
+    releases.set_weights(model(), weights("v3=100"), by("anna")).await.unwrap();
+    let new = experiment(None);
+    let turned = NewExperiment { control: new.treatment, treatment: new.control, ..new };
+    releases.begin_experiment(turned, by("anna")).await.unwrap();
+    hot.v3.store(false, Ordering::Relaxed);
+    let ended = until_over(&releases, &hot).await.ended.unwrap();
+    assert_eq!(ended.cause, EndedFor::ControlDied, "{ended:?}");
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=10 v3=90"));
     let (anna, switchback) = (("experiment", "anna"), ("experiment", "switchback"));
     assert_eq!(told, [switchback, anna, switchback, anna, ("first_route", "switchback")]);
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::GatewayError;
 use crate::engine::FinishReason;
 use crate::quality::{self, CutShort, Response, Watch};
 use crate::telemetry::Outcome;
@@ -70,6 +71,16 @@ impl CheckedAnswer {
                 output_tokens: choice.tokens,
             });
         }
+    }
+}
+
+/// Lets rollouts know that a version would not take a request. What says nothing of the version, such as a queue that is
+/// full, is not told.
+pub(super) fn saw_refusal(watch: Option<Watch>, error: &GatewayError, admitted: Instant) {
+    let outcome = error.outcome();
+    if let Some(watch) = watch.filter(|_| outcome == Outcome::Invalid) {
+        let elapsed = admitted.elapsed();
+        watch.cut_short(CutShort { outcome, elapsed, time_to_first_token: None, output_tokens: 0 });
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::engine::Failure;
 use crate::ids::{ModelName, VersionRef};
 use crate::prompt::VariableFault;
+use crate::telemetry::Outcome;
 
 /// Why a request has no answer, in words for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +101,22 @@ impl GatewayError {
     /// An unknown model by the name that the client wrote.
     pub fn unknown_model(name: &str) -> Self {
         Self::UnknownModel { name: name.chars().filter(|c| !c.is_control()).take(100).collect() }
+    }
+
+    /// How a request that ends so is counted.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::QueueFull { .. } => Outcome::QueueFull,
+            Self::NotReady { .. } | Self::ShuttingDown | Self::CutOff => Outcome::Unavailable,
+            Self::Deadline { .. } => Outcome::Timeout,
+            Self::Engine(_) | Self::Internal { .. } => Outcome::Failed,
+            Self::UnknownModel { .. }
+            | Self::UnknownVersion { .. }
+            | Self::NotEnabled { .. }
+            | Self::Invalid { .. }
+            | Self::Variable { .. }
+            | Self::TooLong { .. } => Outcome::Invalid,
+        }
     }
 
     pub(super) fn no_version(model: &ModelName) -> Self {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
+use super::checked::saw_refusal;
 use super::command::{Address, ChatCommand, CompletionCommand, Target};
 use super::mirror::Copy;
 use super::requests::requests;
@@ -18,7 +19,6 @@ use crate::engine::{Generation, Priority, SubmitError};
 use crate::ids::{ResponseId, VersionRef, Weight};
 use crate::quality::{Watch, Way};
 use crate::release::{Answered, ChosenBy, Message, user_number};
-use crate::telemetry::Outcome;
 
 /// How often a request may meet a version that is just closing before it is told to come back. Each time the route
 /// is read anew, so that twice is already rare.
@@ -53,15 +53,18 @@ impl Gateway {
                 return Err(GatewayError::ShuttingDown);
             }
             let Chosen { backend, by } = self.resolve(work.address())?;
-            let prompts = prompts(&backend, work).await?;
-            let requests = requests(&backend, work, &prompts, seed, Priority::Foreground)?;
+            let way = self.way(work.address(), by);
+            let refused =
+                |error: &GatewayError| saw_refusal(self.watch(&backend, work, way), error, admitted);
+            let prompts = prompts(&backend, work).await.inspect_err(refused)?;
+            let requests = requests(&backend, work, &prompts, seed, Priority::Foreground);
+            let requests = requests.inspect_err(refused)?;
             // All choices or none: a generation that is dropped here is cancelled.
             let submitted: Result<Vec<Generation>, SubmitError> =
                 requests.into_iter().map(|request| backend.engine.submit(request)).collect();
             match submitted {
                 Ok(generations) => {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
-                    let way = self.way(work.address(), by);
                     let watch = self.watch(&backend, work, way);
                     self.mirror(&backend, work, way, seed);
                     let id = ResponseId::new(random_u128());
@@ -94,12 +97,10 @@ impl Gateway {
                     return Err(GatewayError::QueueFull { retry_after });
                 }
                 Err(SubmitError::TooLong { tokens, limit }) => {
-                    return Err(GatewayError::TooLong {
-                        param: work.param(),
-                        prompt: tokens,
-                        asked: 0,
-                        limit,
-                    });
+                    let param = work.param();
+                    let error = GatewayError::TooLong { param, prompt: tokens, asked: 0, limit };
+                    refused(&error);
+                    return Err(error);
                 }
             }
         }
@@ -156,17 +157,8 @@ impl Gateway {
     }
 
     fn count_refusal(&self, address: &Address, error: &GatewayError) {
-        let outcome = match error {
-            GatewayError::QueueFull { .. } => Outcome::QueueFull,
-            GatewayError::NotReady { .. } | GatewayError::ShuttingDown | GatewayError::CutOff => {
-                Outcome::Unavailable
-            }
-            GatewayError::Deadline { .. } => Outcome::Timeout,
-            GatewayError::Engine(_) | GatewayError::Internal { .. } => Outcome::Failed,
-            _ => Outcome::Invalid,
-        };
         let model = address.target.model();
         let known = self.inner().models.contains_key(model);
-        self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", outcome);
+        self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", error.outcome());
     }
 }

@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::checked::CheckedAnswer;
+use super::GatewayError;
+use super::backend::Backend;
+use super::checked::{CheckedAnswer, saw_refusal};
 use super::requests::requests;
 use super::residency::Residency;
 use super::work::{Work, prompts};
@@ -123,11 +125,13 @@ impl Shadow {
             return None;
         }
         let Some(backend) = self.residency.hot(&canary) else { return Some(MirrorOutcome::Dropped) };
-        // What it makes of the request, it may refuse, as it would refuse a client: that says nothing of its answers.
-        let Ok(prompts) = prompts(&backend, &work).await else { return Some(MirrorOutcome::Refused) };
-        let requests = requests(&backend, &work, &prompts, seed, Priority::Background);
-        let Some(first) = requests.ok().and_then(|all| all.into_iter().next()) else {
-            return Some(MirrorOutcome::Refused);
+        let first = match first(&backend, &work, seed).await {
+            Ok(first) => first?,
+            // It may refuse what stable took, as it would refuse a client.
+            Err(error) => {
+                saw_refusal(watch, &error, Instant::now());
+                return Some(MirrorOutcome::Refused);
+            }
         };
         // Nobody reads scores.
         let request = GenerateRequest { logprobs: None, prompt_logprobs: None, ..first };
@@ -135,6 +139,16 @@ impl Shadow {
         let checked = watch.map(|watch| CheckedAnswer::new(watch, Instant::now(), 1));
         Some(read(generation, checked, begin_by).await)
     }
+}
+
+/// What the canary's engine is asked, of several choices for the first.
+async fn first(
+    backend: &Arc<Backend>,
+    work: &Arc<Work>,
+    seed: u64,
+) -> Result<Option<GenerateRequest>, GatewayError> {
+    let prompts = prompts(backend, work).await?;
+    Ok(requests(backend, work, &prompts, seed, Priority::Background)?.into_iter().next())
 }
 
 /// Reads an answer to its end.

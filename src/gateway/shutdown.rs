@@ -27,6 +27,7 @@ impl Gateway {
     /// down. To be called when no answer is read any more.
     pub async fn end_checks(&self) {
         self.inner().checks.close(CHECKS_DEADLINE).await;
+        self.inner().end.cancel();
         self.inner().tasks.close();
         if tokio::time::timeout(CHECKS_DEADLINE, self.inner().tasks.wait()).await.is_err() {
             tracing::warn!("what was seen of rollouts last could not be written in time");

@@ -116,8 +116,10 @@ pub(super) struct Inner {
     device: Device,
     /// Who is told what rollouts do.
     pub(super) webhooks: Webhooks,
-    /// Ends the tasks below.
+    /// Ends the tasks below, but for what still counts.
     pub(super) stop: CancellationToken,
+    /// Set once, when nothing is answered or checked any more.
+    pub(super) end: CancellationToken,
     /// What runs as long as the gateway does.
     pub(super) tasks: TaskTracker,
     started: SystemTime,
@@ -159,13 +161,14 @@ impl Gateway {
             checked: Arc::new(checked(config)),
         };
         tasks.spawn(copies.answer(shadow, stop.clone()));
-        let (mut loaded, stopping) = (settled.subscribe(), stop.clone());
+        let end = CancellationToken::new();
+        let (mut loaded, stopping, ending) = (settled.subscribe(), stop.clone(), end.clone());
         tasks.spawn(async move {
             // An operator may end an experiment before the first loads are over: what was known is kept with it.
             watcher.take_up_experiments().await;
             // Before the first loads are over, no canary of an earlier process is hot, and none has died.
             if stopping.run_until_cancelled(loaded.wait_for(|settled| *settled)).await.is_some() {
-                watcher.run(inbox, look_every, stopping).await;
+                watcher.run(inbox, look_every, stopping, ending).await;
             }
         });
         tasks.spawn(courier.run(stop.clone()));
@@ -186,6 +189,7 @@ impl Gateway {
             closed: AtomicBool::new(false),
             settled,
             stop,
+            end,
             tasks,
             started: SystemTime::now(),
         })))

@@ -38,6 +38,7 @@ fn to_watch(observation: Observation) -> Option<Seen> {
         ),
         (Way::Routed | Way::Mirrored, Outcome::Failed) => SeenAnswer::Broken,
         (Way::Routed, Outcome::Timeout) => SeenAnswer::TimedOut,
+        (Way::Routed | Way::Mirrored, Outcome::Invalid) => SeenAnswer::Refused,
         (Way::Routed | Way::Mirrored | Way::Flagged | Way::Pinned, _) => return None,
     };
     let request = if way == Way::Mirrored { Request::Copy } else { Request::Original };

@@ -87,11 +87,12 @@ impl Owner {
     ) -> Result<(), ReleaseError> {
         let canary = route.weights().get(&rollout.canary).copied().unwrap_or(Weight::ZERO);
         let now = self.clock.now();
+        let model = &rollout.model;
         let Next::Moved(transition) = rollout.apply(Event::RolledBack { canary, by: by.clone() }, now)?
         else {
-            return Ok(());
+            return Err(ReleaseError::NoSuchRollout { model: model.clone(), id: rollout.id });
         };
-        let row = route_row(&rollout.model, route, now, by);
+        let row = route_row(model, route, now, by);
         let mut written = transition.to_store(Some(row));
         // Operators look for their own words in the log.
         action.as_str().clone_into(&mut written.audit.action);

@@ -58,6 +58,8 @@ pub enum SeenAnswer {
     Broken,
     /// The time ran out.
     TimedOut,
+    /// The version would not take the request: there is no answer to check.
+    Refused,
 }
 
 /// What the watcher is told.
@@ -142,12 +144,14 @@ impl Watcher {
         Self { releases, readiness, clock, models, desks, experiments, memory }
     }
 
-    /// Takes in what is seen, and looks every so often, until `stop`; then what was seen by then is written down.
+    /// Takes in what is seen, and looks every so often, until `stop`: from then on versions leave because the server
+    /// does, and nothing is decided any more. What was begun by then still counts until `end`, and is written down.
     pub async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Message>,
         look_every: Duration,
         stop: CancellationToken,
+        end: CancellationToken,
     ) {
         self.take_up().await;
         let mut ticks = tokio::time::interval(look_every);
@@ -161,6 +165,9 @@ impl Watcher {
                     self.experiments.look().await;
                 }
             }
+        }
+        while let Some(Some(message)) = end.run_until_cancelled(inbox.recv()).await {
+            self.take(message);
         }
         while let Ok(message) = inbox.try_recv() {
             self.take(message);
@@ -384,7 +391,7 @@ impl Desk {
     }
 }
 
-/// What an answer says to each check and to [`FINISHED`]. Nothing where a check broke: what it would have said is not
+/// What an answer says to each check and to [`FINISHED`], to which a refusal says the only thing that it says. Nothing where a check broke: what it would have said is not
 /// known. While the canary answers copies, nobody waits for it, so that no arm is judged by its time.
 pub(super) fn outcomes(
     checks: &[WatchedCheck],
@@ -401,6 +408,7 @@ pub(super) fn outcomes(
             _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
             // What was not there to be checked was not what it should be.
             SeenAnswer::Broken | SeenAnswer::TimedOut => Some(Outcome::Failed),
+            SeenAnswer::Refused => None,
             SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
         });
     }

@@ -103,19 +103,20 @@ impl Store {
         query.fetch_all(&self.pool).await?.iter().map(experiment_row).collect()
     }
 
-    /// Writes what the comparisons of a running experiment have seen, all or none of it. What comes after its end is
-    /// too late, and is not kept.
+    /// Writes what the comparisons of a running experiment have seen, all or none of it, in place of what was written
+    /// before. What comes after its end is too late, and is not kept.
     pub async fn save_evidence(
         &self,
         id: ExperimentId,
         snapshots: &[(String, String)],
     ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
+        let forget = sqlx::query("DELETE FROM experiment_evidence WHERE experiment_id = $1");
+        forget.bind(i64::from(id.number())).execute(&mut *transaction).await?;
         for (measure, snapshot) in snapshots {
             sqlx::query(
                 "INSERT INTO experiment_evidence (experiment_id, measure, snapshot) SELECT id, $2, $3 \
-                 FROM experiments WHERE id = $1 AND ended_at IS NULL \
-                 ON CONFLICT (experiment_id, measure) DO UPDATE SET snapshot = excluded.snapshot",
+                 FROM experiments WHERE id = $1 AND ended_at IS NULL",
             )
             .bind(i64::from(id.number()))
             .bind(measure)

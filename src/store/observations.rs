@@ -1,5 +1,7 @@
 //! What the analyses of a rollout have seen, so that they go on where they were.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -39,9 +41,16 @@ pub struct ArmCounts {
 }
 
 impl Store {
-    /// Writes what the checks have seen, all or none of it.
+    /// Writes what the checks have seen, all or none of it. `rows` are all of a rollout's: what an earlier call wrote keeps
+    /// its counts, but an analysis goes on from these snapshots alone.
     pub async fn save_observations(&self, rows: &[ObservationRow]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
+        let rollouts: BTreeSet<RolloutId> = rows.iter().map(|row| row.rollout).collect();
+        for rollout in rollouts {
+            let forget =
+                "UPDATE observations SET snapshot = NULL WHERE rollout_id = $1 AND snapshot IS NOT NULL";
+            sqlx::query(forget).bind(i64::from(rollout.number())).execute(&mut *transaction).await?;
+        }
         for row in rows {
             save(&mut transaction, row).await?;
         }
@@ -62,10 +71,6 @@ async fn save(
     transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
     row: &ObservationRow,
 ) -> Result<(), StoreError> {
-    let forget = "UPDATE observations SET snapshot = NULL \
-                  WHERE rollout_id = $1 AND check_name = $2 AND snapshot IS NOT NULL";
-    let rollout = i64::from(row.rollout.number());
-    sqlx::query(forget).bind(rollout).bind(&row.check).execute(&mut **transaction).await?;
     sqlx::query(
         "INSERT INTO observations (rollout_id, check_name, minute, at, canary_answers, canary_failures, \
          stable_answers, stable_failures, snapshot) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
@@ -74,7 +79,7 @@ async fn save(
          stable_answers = excluded.stable_answers, stable_failures = excluded.stable_failures, \
          snapshot = excluded.snapshot",
     )
-    .bind(rollout)
+    .bind(i64::from(row.rollout.number()))
     .bind(&row.check)
     .bind(i64::from(row.minute))
     .bind(row.at.to_string())

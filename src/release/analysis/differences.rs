@@ -4,6 +4,7 @@
 //! means nothing without what it is to. Each interval holds by itself with the stated confidence: whoever looks at ten
 //! measures will find one of them wrong ten times as often.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -141,10 +142,17 @@ impl Differences {
         self.all().filter_map(written).collect()
     }
 
-    /// Goes on with what is written down. Nobody watched in between.
+    /// Goes on with what is written down. Nobody watched in between. Where it was written with other checks, what is
+    /// overall is another question and begins anew.
     pub fn resume(&mut self, written: &[(String, String)]) {
+        let (known, wanted): (BTreeSet<&str>, BTreeSet<&str>) = (
+            written.iter().map(|(name, _)| name.as_str()).collect(),
+            self.all().map(|comparison| comparison.name.as_str()).collect(),
+        );
+        let same = known == wanted;
         let times = self.times.iter_mut().map(|(_, comparison)| comparison);
-        let some = [&mut self.overall, &mut self.tokens].into_iter().chain(&mut self.checks).chain(times);
+        let overall = same.then_some(&mut self.overall);
+        let some = overall.into_iter().chain([&mut self.tokens]).chain(&mut self.checks).chain(times);
         for comparison in some {
             let found = written.iter().find(|(name, _)| *name == comparison.name);
             let snapshot: Option<ContrastSnapshot> =
@@ -283,6 +291,25 @@ mod tests {
                 let user = UserCell::of(user.wrapping_mul(0x9E37_79B9_7F4A_7C15));
                 differences.observe(arm, user, Some(&[Some(outcome), Some(Outcome::Passed)]), &measured);
             }
+        }
+    }
+
+    #[test]
+    fn with_other_checks_what_is_overall_begins_anew_and_what_is_still_measured_goes_on() {
+        let mut before = Differences::new(&names(), CONFIDENCE);
+        play(&mut before, &mut ChaCha8Rng::seed_from_u64(7), 0..200, 0.8);
+        let mut after = Differences::new(&names()[1..], CONFIDENCE);
+        after.resume(&before.snapshots());
+        let answers = |of: &Differences, name: &str| {
+            of.findings()
+                .iter()
+                .find(|finding| finding.measure == name)
+                .map(|finding| finding.control.answers)
+        };
+        assert_eq!(answers(&after, OVERALL), Some(0));
+        assert!(answers(&before, OVERALL) > Some(0));
+        for name in ["finished", "output_tokens"] {
+            assert_eq!(answers(&after, name), answers(&before, name), "{name}");
         }
     }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::state::{Experiment, ExperimentEvent};
 use crate::config::Judges;
-use crate::ids::{ExperimentId, ModelName, VersionRef, Weight};
+use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::release::analysis::{Arm, Differences, UserCell};
 use crate::release::watcher::{Request, Seen, names, outcomes};
 use crate::release::{Clock, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
@@ -92,13 +92,15 @@ impl Desks {
         for experiment in running {
             self.save(&experiment, SAVE_EVERY).await;
             let model = experiment.model.clone();
-            let treatment = VersionRef { model: model.clone(), version: experiment.treatment.clone() };
-            let event = if self.readiness.is_ready(&treatment) {
-                ExperimentEvent::Tick
-            } else {
-                ExperimentEvent::TreatmentDied
+            let ready = |version: &VersionName| {
+                self.readiness.is_ready(&VersionRef { model: model.clone(), version: version.clone() })
             };
-            match self.releases.move_experiment(model, experiment.id, event).await {
+            let event = match (ready(&experiment.control), ready(&experiment.treatment)) {
+                (true, true) => ExperimentEvent::Tick,
+                (true, false) => ExperimentEvent::TreatmentDied,
+                (false, _) => ExperimentEvent::ControlDied,
+            };
+            match self.releases.move_experiment(model.clone(), experiment.id, event).await {
                 // An operator was faster.
                 Ok(_) | Err(ReleaseError::NoExperiment { .. } | ReleaseError::Stopping) => {}
                 Err(error) => {

@@ -141,10 +141,10 @@ impl Owner {
         by: &Change,
     ) -> Result<(), ReleaseError> {
         let now = self.clock.now();
-        let Some(over) = experiment.after(ExperimentEvent::RouteTaken(by.clone()), now) else {
-            return Ok(());
-        };
-        let row = route_row(&experiment.model, route, now, by);
+        let model = &experiment.model;
+        let over = experiment.after(ExperimentEvent::RouteTaken(by.clone()), now);
+        let over = over.ok_or_else(|| ReleaseError::NoExperiment { model: model.clone() })?;
+        let row = route_row(model, route, now, by);
         let mut change = over.to_store(Some(row), &self.experiments.known(over.id));
         // Operators look for their own words in the log.
         action.as_str().clone_into(&mut change.audit.action);

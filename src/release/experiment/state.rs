@@ -82,6 +82,8 @@ pub enum EndedFor {
     Operator,
     /// The treatment's engine died.
     TreatmentDied,
+    /// Control's engine died.
+    ControlDied,
     /// Somebody changed the route by hand.
     RouteTaken,
 }
@@ -95,6 +97,8 @@ pub enum ExperimentEvent {
     Stop(Change),
     /// The treatment cannot answer.
     TreatmentDied,
+    /// Control cannot answer.
+    ControlDied,
     /// Somebody rolled the route back or set weights by hand.
     RouteTaken(Change),
 }
@@ -125,6 +129,7 @@ impl Experiment {
         if self.ended.is_some() {
             return None;
         }
+        let not_hot = |version| format!("{version} is not hot any more; `switchback models` tells why");
         let words =
             |by: &Change| if by.reason.is_empty() { String::new() } else { format!(": {}", by.reason) };
         let (cause, actor, reason) = match event {
@@ -137,8 +142,10 @@ impl Experiment {
                 (EndedFor::Operator, by.actor, reason)
             }
             ExperimentEvent::TreatmentDied => {
-                let reason = format!("{} is not hot any more; `switchback models` tells why", self.treatment);
-                (EndedFor::TreatmentDied, SWITCHBACK.to_owned(), reason)
+                (EndedFor::TreatmentDied, SWITCHBACK.to_owned(), not_hot(&self.treatment))
+            }
+            ExperimentEvent::ControlDied => {
+                (EndedFor::ControlDied, SWITCHBACK.to_owned(), not_hot(&self.control))
             }
             ExperimentEvent::RouteTaken(by) => {
                 let reason = format!("{} changed the route by hand{}", by.actor, words(&by));
@@ -149,7 +156,7 @@ impl Experiment {
     }
 
     /// The route that it asks for: its share while it runs, then all to control. None where the route is no longer its
-    /// own.
+    /// own, or where control cannot answer: others stand in for it until an operator decides.
     pub fn weights(&self) -> Option<BTreeMap<VersionName, Weight>> {
         match &self.ended {
             None => {
@@ -157,7 +164,7 @@ impl Experiment {
                 let rest = Weight::from_basis_points(rest).unwrap_or(Weight::ZERO);
                 Some([(self.control.clone(), rest), (self.treatment.clone(), self.share)].into())
             }
-            Some(Ended { cause: EndedFor::RouteTaken, .. }) => None,
+            Some(Ended { cause: EndedFor::RouteTaken | EndedFor::ControlDied, .. }) => None,
             Some(_) => Some([(self.control.clone(), Weight::FULL)].into()),
         }
     }
@@ -206,10 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn whatever_ends_it_gives_control_all_traffic_but_an_operators_own_route() {
+    fn whatever_ends_it_gives_control_all_traffic_if_it_can_answer_and_the_route_is_not_an_operators_own() {
         let table = [
             (ExperimentEvent::Stop(anna()), EndedFor::Operator, "stopped by anna: enough", true),
             (ExperimentEvent::TreatmentDied, EndedFor::TreatmentDied, "v2 is not hot", true),
+            (ExperimentEvent::ControlDied, EndedFor::ControlDied, "v1 is not hot", false),
             (ExperimentEvent::RouteTaken(anna()), EndedFor::RouteTaken, "anna changed the route", false),
         ];
         for (event, cause, reason, back) in table {
