@@ -1,36 +1,36 @@
 //! The Llama decoder (Touvron et al., 2023): its weights and its forward pass.
 
-use candle_core::{Result, Tensor};
-
-use super::batch::{Batch, CausalLm, KvGeometry, KvShape, Logits};
+use super::batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
 use super::config::Config;
 use super::error::ModelError;
 use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Contexts, KvCache, KvLayout, Query, RopeAngles, RopeTable, Weight, add, embedding, linear,
-    paged_attention, rms_norm, rope, select_rows, silu_mul, write_kv,
+    Context, Device, HostRows, KvCache, KvLayout, Mask, RopeAngles, RopeTable, Rows, Tensor, TensorError,
+    Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention, rms_norm,
+    rope_write_kv, select_rows,
 };
 
 /// A Llama with its cache.
 pub(super) struct Llama {
+    device: Device,
     config: Config,
     rope: RopeTable,
     embedding: Weight,
     layers: Vec<Layer>,
-    norm: Weight,
+    norm: Vector,
     /// The embedding itself where the two are tied.
     head: Weight,
     cache: Option<KvCache>,
 }
 
 struct Layer {
-    attention_norm: Weight,
+    attention_norm: Vector,
     q: Projection,
     k: Projection,
     v: Projection,
     o: Projection,
-    mlp_norm: Weight,
+    mlp_norm: Vector,
     gate: Projection,
     up: Projection,
     down: Projection,
@@ -40,27 +40,42 @@ struct Layer {
 struct Step<'a> {
     config: &'a Config,
     angles: RopeAngles,
-    slots: &'a [u32],
-    contexts: Contexts<'a>,
+    rows: Rows<'a>,
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, i: usize, step: &Step<'_>, cache: &mut KvCache) -> Result<Tensor> {
-        let Config { heads, kv_heads, head_dim, norm_eps, .. } = *step.config;
-        let rows = step.slots.len();
+    /// Takes the residual stream `x` `[rows, hidden]`, and what the layer before has yet to add to it. Gives what this
+    /// one has yet to add.
+    fn forward(
+        &self,
+        x: &mut Tensor,
+        delta: Option<&Tensor>,
+        i: usize,
+        step: &Step<'_>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor, TensorError> {
+        let Step { config: Config { norm_eps, .. }, angles, rows } = step;
 
-        let h = rms_norm(x, &self.attention_norm, norm_eps)?; // [rows, hidden]
-        let q = self.q.forward(&h)?.reshape((rows, heads, head_dim))?;
-        let k = self.k.forward(&h)?.reshape((rows, kv_heads, head_dim))?;
-        let v = self.v.forward(&h)?.reshape((rows, kv_heads, head_dim))?;
-        write_kv(cache, i, step.slots, &rope(&k, &step.angles)?, &v)?;
-        let h = paged_attention(&rope(&q, &step.angles)?, cache, i, &step.contexts)?; // [rows, heads, head_dim]
-        let x = add(x, &self.o.forward(&h.reshape((rows, heads * head_dim))?)?)?; // [rows, hidden]
+        let h = match delta {
+            Some(delta) => add_rms_norm(x, delta, &self.attention_norm, *norm_eps)?,
+            None => rms_norm(x, &self.attention_norm, *norm_eps)?,
+        };
+        let q = linear(&h, self.q.layer())?; // [rows, heads * head_dim]
+        let k = linear(&h, self.k.layer())?; // [rows, kv_heads * head_dim]
+        let v = linear(&h, self.v.layer())?;
+        let q = rope_write_kv(q, k, &v, angles, (&mut *cache, i), rows)?;
+        let h = paged_attention(&q, cache, i, rows)?; // [rows, heads * head_dim]
+        let h = linear(&h, self.o.layer())?; // [rows, hidden]
 
-        let h = rms_norm(&x, &self.mlp_norm, norm_eps)?;
-        let h = silu_mul(&self.gate.forward(&h)?, &self.up.forward(&h)?)?; // [rows, intermediate]
-        add(&x, &self.down.forward(&h)?) // [rows, hidden]
+        let h = add_rms_norm(x, &h, &self.mlp_norm, *norm_eps)?;
+        let h = gated_linear(&h, self.gate.layer(), self.up.layer())?; // [rows, intermediate]
+        linear(&h, self.down.layer()) // [rows, hidden]
     }
+}
+
+fn context(span: &Span) -> Context<'_> {
+    let Span { rows, context_len, block_table } = span;
+    Context { rows: rows.len(), len: *context_len, blocks: block_table, mask: Mask::Causal }
 }
 
 impl CausalLm for Llama {
@@ -76,7 +91,7 @@ impl CausalLm for Llama {
         self.config.kv_shape()
     }
 
-    fn allocate_kv(&mut self, geometry: KvGeometry) -> std::result::Result<(), ModelError> {
+    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError> {
         let KvGeometry { blocks, block_size } = geometry;
         let KvShape { layers, kv_heads, head_dim } = self.kv_shape();
         let tokens = blocks.saturating_mul(block_size);
@@ -86,13 +101,13 @@ impl CausalLm for Llama {
         }
         // the one before goes first, so that both are never there at once
         self.cache = None;
-        self.cache = KvCache::new(KvLayout { layers, blocks, block_size, kv_heads, head_dim });
+        self.cache = KvCache::new(&self.device, KvLayout { layers, blocks, block_size, kv_heads, head_dim });
         let bytes_per_token = self.kv_shape().bytes_per_token();
         if self.cache.is_some() { Ok(()) } else { Err(ModelError::Memory { tokens, bytes_per_token }) }
     }
 
-    fn forward(&mut self, batch: &Batch) -> std::result::Result<Logits, ModelError> {
-        let Self { config, rope, embedding: table, layers, norm, head, cache } = self;
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        let Self { device, config, rope, embedding: table, layers, norm, head, cache } = self;
         let Some(cache) = cache else {
             return Err(ModelError::Batch("a forward pass before allocate_kv".to_owned()));
         };
@@ -101,36 +116,44 @@ impl CausalLm for Llama {
         if batch.tokens.is_empty() {
             return Ok(Logits::new(Vec::new(), config.vocab));
         }
-        let queries = batch.spans.iter().flat_map(|span| {
-            let visible = batch.positions[span.rows.clone()].iter().map(|position| *position as usize + 1);
-            visible.map(|visible| Query { blocks: &span.block_table, visible })
-        });
-        let Some(contexts) = Contexts::new(queries.collect(), layout) else {
-            return Err(ModelError::Batch("a row sees nothing, or more than its blocks hold".to_owned()));
+        let contexts: Vec<Context<'_>> = batch.spans.iter().map(context).collect();
+        let host = HostRows {
+            tokens: &batch.tokens,
+            positions: &batch.positions,
+            slots: &batch.slots,
+            wanted: &batch.logit_rows,
+            contexts: &contexts,
         };
-        let step = Step { config, angles: rope.angles(&batch.positions), slots: &batch.slots, contexts };
+        let rows = Rows::new(device, layout, host)?;
+        let step = Step { config, angles: rope.angles(&rows), rows };
 
-        let mut x = embedding(table, &batch.tokens)?; // [rows, hidden]
+        let mut x = embedding(table, &step.rows.tokens)?; // [rows, hidden]
+        let mut delta = None;
         for (i, layer) in layers.iter().enumerate() {
-            x = layer.forward(&x, i, &step, cache)?;
+            delta = Some(layer.forward(&mut x, delta.as_ref(), i, &step, cache)?);
         }
         if batch.logit_rows.is_empty() {
             return Ok(Logits::new(Vec::new(), config.vocab));
         }
-        let x = rms_norm(&select_rows(&x, &batch.logit_rows)?, norm, config.norm_eps)?;
-        let logits = linear(&x, head)?; // [logit rows, vocab]
-        Ok(Logits::new(logits.flatten_all()?.to_vec1()?, config.vocab))
+        let mut x = select_rows(&x, &step.rows.wanted)?; // [logit rows, hidden]
+        let x = match &delta {
+            Some(delta) => {
+                add_rms_norm(&mut x, &select_rows(delta, &step.rows.wanted)?, norm, config.norm_eps)?
+            }
+            None => rms_norm(&x, norm, config.norm_eps)?,
+        };
+        let logits = logits(&x, head)?; // [logit rows, vocab]
+        Ok(Logits::new(logits.into_vec()?, config.vocab))
     }
 }
 
 impl Llama {
     /// Takes its tensors, by the names that `transformers` gives them.
-    pub(super) fn load(config: Config, from: &mut Checkpoint<'_>) -> std::result::Result<Self, ModelError> {
+    pub(super) fn load(config: Config, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
         let Config { hidden, vocab, layers, .. } = config;
         let embedding = from.take("model.embed_tokens.weight", &[vocab, hidden])?;
-        let layers =
-            (0..layers).map(|i| Layer::load(&config, i, from)).collect::<std::result::Result<_, _>>()?;
-        let norm = from.take("model.norm.weight", &[hidden])?;
+        let layers = (0..layers).map(|i| Layer::load(&config, i, from)).collect::<Result<_, _>>()?;
+        let norm = from.take_vector("model.norm.weight", hidden)?;
         let head = if config.tied_embeddings {
             // some write it out although it is the embedding
             from.leave_out(|name| name == "lm_head.weight");
@@ -141,15 +164,15 @@ impl Llama {
         // old checkpoints carry the frequencies, which config.json already tells
         from.leave_out(|name| name.ends_with(".rotary_emb.inv_freq"));
         let rope = config.rope.table(config.head_dim);
-        Ok(Self { config, rope, embedding, layers, norm, head, cache: None })
+        Ok(Self { device: from.device().clone(), config, rope, embedding, layers, norm, head, cache: None })
     }
 }
 
 impl Layer {
-    fn load(config: &Config, i: usize, from: &mut Checkpoint<'_>) -> std::result::Result<Self, ModelError> {
+    fn load(config: &Config, i: usize, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
         let &Config { hidden, intermediate, attention_bias, mlp_bias, .. } = config;
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let mut gain = |name: &str| from.take(&format!("model.layers.{i}.{name}.weight"), &[hidden]);
+        let mut gain = |name: &str| from.take_vector(&format!("model.layers.{i}.{name}.weight"), hidden);
         let (attention_norm, mlp_norm) = (gain("input_layernorm")?, gain("post_attention_layernorm")?);
         let (attention_bias, mlp_bias) = (Bias::from(attention_bias), Bias::from(mlp_bias));
         let mut projection = |name: &str, out: usize, width: usize, bias: Bias| {

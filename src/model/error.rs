@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::tensor::TensorError;
+
 /// Why a model cannot be loaded or run; names the file and what was found in it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -126,7 +128,7 @@ pub enum ModelError {
     /// An embedding with elements that are no numbers, or all 0: a defect of the weights.
     #[error("the model gives no finite embedding for this text: its weights are damaged")]
     NotFinite,
-    /// An operator refused its input: a defect of this server.
+    /// An operator refused its input, which is a defect of this server, or the device failed.
     #[error("in the forward pass: {0}")]
-    Compute(#[from] candle_core::Error),
+    Compute(#[from] TensorError),
 }

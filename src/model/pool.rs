@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::tensor::{ElementType, WeakWeight, Weight};
+use crate::tensor::{Device, ElementType, WeakWeight, Weight};
 
 /// Bytes that are read between two reports of progress.
 const CHUNK: usize = 8 << 20;
 
-/// The weights that are loaded, by content. Cloning it clones a handle; it keeps no weight alive.
+/// The weights that are loaded for a device, by content. Cloning it clones a handle; it keeps no weight alive.
 #[derive(Clone, Default)]
 pub struct WeightPool {
+    device: Device,
     // Guards the index of weights. Versions load on threads of their own, and two that load the same tensor at
     // the same time must agree on one: find-or-insert is one step, which a message would only move elsewhere.
     entries: Arc<Mutex<HashMap<Key, Vec<WeakWeight>>>>,
@@ -28,9 +29,19 @@ struct Key {
 }
 
 impl WeightPool {
-    /// A pool without weights.
+    /// A pool without weights, for the host's processor.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A pool without weights, for a device.
+    pub fn of(device: Device) -> Self {
+        Self { device, ..Self::default() }
+    }
+
+    /// Where models that take their weights from here compute.
+    pub const fn device(&self) -> &Device {
+        &self.device
     }
 
     /// How many different weights are alive.

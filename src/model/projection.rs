@@ -1,14 +1,12 @@
 //! A linear layer as architectures are made of: its weight, and its bias where it has one.
 
-use candle_core::{Device, Result, Tensor};
-
 use super::error::ModelError;
 use super::weights::Checkpoint;
-use crate::tensor::{Weight, add, linear};
+use crate::tensor::{Affine, Vector, Weight};
 
 pub(super) struct Projection {
     weight: Weight,
-    bias: Option<Tensor>,
+    bias: Option<Vector>,
 }
 
 /// Whether a linear layer adds a bias.
@@ -35,25 +33,14 @@ impl Projection {
     ) -> std::result::Result<Self, ModelError> {
         let weight = from.take(&format!("{name}.weight"), &[out, width])?;
         let bias = match bias {
-            Bias::Added => Some(widened(&from.take(&format!("{name}.bias"), &[out])?)?),
+            Bias::Added => Some(from.take_vector(&format!("{name}.bias"), out)?),
             Bias::Absent => None,
         };
         Ok(Self { weight, bias })
     }
 
-    /// `[rows, width]` gives `[rows, out]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = linear(x, &self.weight)?;
-        match &self.bias {
-            Some(bias) => add(&y, bias),
-            None => Ok(y),
-        }
+    /// As operators take it.
+    pub(super) const fn layer(&self) -> Affine<'_> {
+        Affine { weight: &self.weight, bias: self.bias.as_ref() }
     }
-}
-
-/// A bias as a tensor of one row.
-fn widened(bias: &Weight) -> Result<Tensor> {
-    let mut row = vec![0.0; bias.cols()];
-    bias.widen_row(0, &mut row);
-    Tensor::from_vec(row, (1, bias.cols()), &Device::Cpu)
 }

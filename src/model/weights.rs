@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::config::read_json;
 use super::error::ModelError;
 use super::pool::WeightPool;
-use crate::tensor::{ElementType, MappedFile, Weight};
+use crate::tensor::{Device, ElementType, MappedFile, Vector, Weight};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -108,6 +108,17 @@ impl<'a> Checkpoint<'a> {
         }
         self.taken.push(weight.clone());
         Ok(weight)
+    }
+
+    /// Where the tensors are taken.
+    pub(super) const fn device(&self) -> &Device {
+        self.pool.device()
+    }
+
+    /// The tensor `name`, which must have `len` elements: a gain or a bias.
+    pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vector, ModelError> {
+        let weight = self.take(name, &[len])?;
+        Ok(Vector::new(&weight, self.pool.device())?)
     }
 
     /// Leaves out a tensor that checkpoints carry and the architecture does not read.

@@ -1,28 +1,36 @@
-//! Operators of a transformer over candle tensors, and the weights that they read.
+//! Operators of a transformer, one function each whatever the device, and the weights that they read.
 //!
-//! In: `f32` activations as candle tensors, weights as they lie in a mapped file (bf16, f16 or f32; never copied).
-//! Out: `f32` tensors. Imports no other room. `ops` is the face; the kernels beside it work on slices, and
-//! `reference` holds a slow, obvious twin of each for the tests.
+//! In: activations as [`Tensor`]s, weights as they lie in a mapped file (bf16, f16 or f32). Out: [`Tensor`]s on the same
+//! device. Imports no other room. `ops` is the face. Under `cpu` lie the kernels of the host, on slices of `f32`, which
+//! read a weight where it is mapped. Under `gpu` lies what launches the CUDA kernels of `kernels/`, in a weight's own
+//! element type. `reference` holds a slow, obvious twin of each operator for the tests.
 //!
-//! Invariant: **a row is computed alone.** The bits of a result row depend on that row's inputs only, never
+//! Invariant on the host: **a row is computed alone.** The bits of a result row depend on that row's inputs only, never
 //! on how many other rows there are, on their order or on the number of threads. So a request's answer
 //! cannot depend on what it is batched with. Each kernel keeps one fixed order of additions for an element;
-//! only another instruction set may round differently.
+//! only another instruction set may round differently. A GPU keeps it in our own kernels; the library that multiplies
+//! large matrices there orders its additions by the batch's size.
 
-mod attention;
-mod isa;
-mod linear;
+mod array;
+mod cpu;
+mod device;
+mod error;
+mod kv;
 mod ops;
 #[cfg(test)]
 mod reference;
-mod rowwise;
+mod rope;
+mod rows;
 mod weight;
 
-pub use attention::{Contexts, KvCache, KvLayout, Query};
-pub use isa::Level;
+pub use array::Tensor;
+pub use device::Device;
+pub use error::TensorError;
+pub use kv::{KvCache, KvLayout};
 pub use ops::{
-    add, embedding, gelu, layer_norm, linear, paged_attention, rms_norm, rope, select_rows, silu_mul,
-    write_kv,
+    Affine, add, add_rms_norm, embedding, gated_linear, gelu, layer_norm, linear, logits, paged_attention,
+    rms_norm, rope_write_kv, select_rows, write_kv,
 };
-pub use rowwise::{RopeAngles, RopeTable};
-pub use weight::{ElementType, MappedFile, WeakWeight, Weight, WeightError};
+pub use rope::{RopeAngles, RopeTable};
+pub use rows::{Context, HostRows, Indices, Mask, Rows};
+pub use weight::{ElementType, MappedFile, Vector, WeakWeight, Weight, WeightError};

@@ -1,326 +1,287 @@
-//! The face of the room: each operator as a function over candle tensors.
-//!
-//! An operator is a candle custom op whose CPU body calls a kernel beside this file; a device joins by giving
-//! the same op a body of its own, and no caller changes.
+//! The face of the room: each operator as one function, whatever the device of its tensors.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use super::array::{Data, Tensor};
+use super::cpu::{self, Level};
+use super::error::{Result, TensorError};
+use super::kv::{KvCache, Store};
+use super::rope::{RopeAngles, Turns};
+use super::rows::{Contexts, Indices, Rows};
+use super::weight::{Values, Vector, Weight};
 
-use super::attention::{Contexts, KvCache, attend};
-use super::isa::Level;
-use super::rowwise::{self, RopeAngles};
-use super::weight::Weight;
-
-/// The elements of a contiguous tensor.
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("a tensor that is not contiguous") };
-    Ok(&storage.as_slice::<f32>()?[start..end])
+/// A linear layer: a weight `[out, in]`, and a bias `[out]` where it has one.
+#[derive(Clone, Copy)]
+pub struct Affine<'a> {
+    /// `[out, in]`.
+    pub weight: &'a Weight,
+    /// `[out]`.
+    pub bias: Option<&'a Vector>,
 }
 
-struct Linear<'a>(&'a Weight);
-
-impl CustomOp1 for Linear<'_> {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let rows = layout.dims()[0];
-        let mut y = vec![0.0; rows * self.0.rows()];
-        super::linear::linear(Level::best(), elements(storage, layout)?, self.0, &mut y);
-        Ok((CpuStorage::F32(y), (rows, self.0.rows()).into()))
+/// Rows of `table` `[vocab, hidden]` for `ids`: `[ids, hidden]`.
+pub fn embedding(table: &Weight, ids: &Indices<'_>) -> Result<Tensor> {
+    let shape = |data| Tensor::new(ids.len(), table.cols(), data);
+    match ids {
+        Indices::Host(ids) => {
+            if let Some(id) = ids.iter().find(|id| **id as usize >= table.rows()) {
+                let what = format!("token {id} of a vocabulary of {}", table.rows());
+                return Err(TensorError::shape("embedding", what));
+            }
+            Ok(shape(Data::Host(cpu::embedding(table, ids))))
+        }
     }
 }
 
-/// `x Wᵀ`: `[rows, in]` and a weight `[out, in]` give `[rows, out]`.
-pub fn linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
-    let (_, width) = x.dims2()?;
-    if width != weight.cols() {
-        bail!("linear: rows of {width} and a weight of [{}, {}]", weight.rows(), weight.cols());
+/// `x Wᵀ + b`: `[rows, in]` gives `[rows, out]`.
+pub fn linear(x: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
+    let Affine { weight, bias } = layer;
+    if x.width() != weight.cols() {
+        let what = format!("rows of {} and a weight of [{}, {}]", x.width(), weight.rows(), weight.cols());
+        return Err(TensorError::shape("linear", what));
     }
-    x.contiguous()?.apply_op1_no_bwd(&Linear(weight))
+    if let Some(bias) = bias {
+        expect("linear", "a bias", bias.len(), weight.rows())?;
+    }
+    let data = match x.data() {
+        Data::Host(x) => {
+            let mut y = vec![0.0; x.len() / weight.cols() * weight.rows()];
+            cpu::linear(Level::best(), x, weight, &mut y);
+            if let Some(bias) = bias {
+                cpu::add(&mut y, on_host(bias));
+            }
+            Data::Host(y)
+        }
+    };
+    Ok(Tensor::new(x.rows(), weight.rows(), data))
 }
 
-/// Rows of `table` `[vocab, hidden]` for `tokens`: `[tokens, hidden]`.
-pub fn embedding(table: &Weight, tokens: &[u32]) -> Result<Tensor> {
-    if let Some(token) = tokens.iter().find(|t| **t as usize >= table.rows()) {
-        bail!("embedding: token {token} of a vocabulary of {}", table.rows());
+/// `silu(gate(x)) * up(x)`: `[rows, in]` gives `[rows, out]`, for two layers of the same shape.
+pub fn gated_linear(x: &Tensor, gate: Affine<'_>, up: Affine<'_>) -> Result<Tensor> {
+    expect("gated-linear", "an upward layer", up.weight.rows(), gate.weight.rows())?;
+    let (mut gate, up) = (linear(x, gate)?, linear(x, up)?);
+    match (gate.data_mut(), up.data()) {
+        (Data::Host(gate), Data::Host(up)) => cpu::silu_mul(Level::best(), gate, up),
     }
-    Tensor::from_vec(rowwise::embedding(table, tokens), (tokens.len(), table.cols()), &Device::Cpu)
+    Ok(gate)
 }
 
-struct RmsNorm<'a> {
-    gain: &'a Weight,
-    eps: f32,
-}
-
-impl CustomOp1 for RmsNorm<'_> {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut gain = vec![0.0; self.gain.cols()];
-        self.gain.widen_row(0, &mut gain);
-        let out = rowwise::rms_norm(elements(storage, layout)?, &gain, self.eps);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
+/// `x Wᵀ` in `f32`, for the last layer: `[rows, hidden]` gives `[rows, vocab]`.
+pub fn logits(x: &Tensor, head: &Weight) -> Result<Tensor> {
+    linear(x, Affine { weight: head, bias: None })
 }
 
 /// Root-mean-square normalisation of each row of `[rows, hidden]`, scaled by `gain` `[hidden]`.
-pub fn rms_norm(x: &Tensor, gain: &Weight, eps: f32) -> Result<Tensor> {
-    let (_, width) = x.dims2()?;
-    if gain.rows() != 1 || gain.cols() != width {
-        bail!("rms-norm: rows of {width} and a gain of [{}, {}]", gain.rows(), gain.cols());
-    }
-    x.contiguous()?.apply_op1_no_bwd(&RmsNorm { gain, eps })
+pub fn rms_norm(x: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
+    expect("rms-norm", "a gain", gain.len(), x.width())?;
+    let data = match x.data() {
+        Data::Host(x) => Data::Host(cpu::rms_norm(x, on_host(gain), eps)),
+    };
+    Ok(Tensor::new(x.rows(), x.width(), data))
 }
 
-struct LayerNorm<'a> {
-    gain: &'a Weight,
-    bias: &'a Weight,
-    eps: f32,
-}
-
-impl CustomOp1 for LayerNorm<'_> {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let wide = |weight: &Weight| {
-            let mut row = vec![0.0; weight.cols()];
-            weight.widen_row(0, &mut row);
-            row
-        };
-        let out =
-            rowwise::layer_norm(elements(storage, layout)?, &wide(self.gain), &wide(self.bias), self.eps);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
+/// `x += y`, and then the [`rms_norm`] of `x`: how a block of a decoder gives its result to the next.
+pub fn add_rms_norm(x: &mut Tensor, y: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
+    expect("add-rms-norm", "a gain", gain.len(), x.width())?;
+    same_shape("add-rms-norm", x, y)?;
+    let data = match (x.data_mut(), y.data()) {
+        (Data::Host(x), Data::Host(y)) => {
+            cpu::add(x, y);
+            Data::Host(cpu::rms_norm(x, on_host(gain), eps))
+        }
+    };
+    Ok(Tensor::new(x.rows(), x.width(), data))
 }
 
 /// Normalisation of each row of `[rows, hidden]` to mean 0 and variance 1, then scaled by `gain` and moved by `bias`,
 /// both `[hidden]`.
-pub fn layer_norm(x: &Tensor, gain: &Weight, bias: &Weight, eps: f32) -> Result<Tensor> {
-    let (_, width) = x.dims2()?;
-    for weight in [gain, bias] {
-        if weight.rows() != 1 || weight.cols() != width {
-            bail!("layer-norm: rows of {width} and a weight of [{}, {}]", weight.rows(), weight.cols());
-        }
+pub fn layer_norm(mut x: Tensor, gain: &Vector, bias: &Vector, eps: f32) -> Result<Tensor> {
+    for vector in [gain, bias] {
+        expect("layer-norm", "a vector", vector.len(), x.width())?;
     }
-    x.contiguous()?.apply_op1_no_bwd(&LayerNorm { gain, bias, eps })
+    match x.data_mut() {
+        Data::Host(x) => cpu::layer_norm(x, on_host(gain), on_host(bias), eps),
+    }
+    Ok(x)
 }
 
-struct Gelu;
-
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
+/// `x Φ(x)`, element by element: GELU with the error function, not its approximation by tanh.
+pub fn gelu(mut x: Tensor) -> Tensor {
+    match x.data_mut() {
+        Data::Host(x) => cpu::gelu(Level::best(), x),
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = rowwise::gelu(Level::best(), elements(storage, layout)?);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
+    x
 }
 
-/// `x Φ(x)`, element by element: GELU with the error function, not its approximation by tanh. Not candle's own, which
-/// takes the error function of one element after the other in `f64`.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&Gelu)
-}
-
-struct Rope<'a>(&'a RopeAngles);
-
-impl CustomOp1 for Rope<'_> {
-    fn name(&self) -> &'static str {
-        "rope"
+/// `x + y`, both `[rows, width]`; or `y` is one row, which is added to each of `x`.
+pub fn add(mut x: Tensor, y: &Tensor) -> Result<Tensor> {
+    if y.rows() != 1 {
+        same_shape("add", &x, y)?;
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = rowwise::rope(elements(storage, layout)?, self.0);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    expect("add", "a row", y.width(), x.width())?;
+    match (x.data_mut(), y.data()) {
+        (Data::Host(x), Data::Host(y)) => cpu::add(x, y),
     }
-}
-
-/// Rotary position embedding of `[rows, heads, head_dim]`, each row by its own angles.
-pub fn rope(x: &Tensor, angles: &RopeAngles) -> Result<Tensor> {
-    let (rows, _, head_dim) = x.dims3()?;
-    if rows != angles.rows() || head_dim != angles.head_dim() {
-        bail!(
-            "rope: {rows} rows of heads of {head_dim}, angles for {} of {}",
-            angles.rows(),
-            angles.head_dim()
-        );
-    }
-    x.contiguous()?.apply_op1_no_bwd(&Rope(angles))
-}
-
-struct SiluMul;
-
-impl CustomOp2 for SiluMul {
-    fn name(&self) -> &'static str {
-        "silu-mul"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = rowwise::silu_mul(Level::best(), elements(s1, l1)?, elements(s2, l2)?);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-}
-
-/// `silu(gate) * up`, element by element.
-pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.dims() != up.dims() {
-        bail!("silu-mul: {:?} and {:?}", gate.dims(), up.dims());
-    }
-    gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &SiluMul)
-}
-
-struct Add;
-
-impl CustomOp2 for Add {
-    fn name(&self) -> &'static str {
-        "add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let out = rowwise::add(elements(s1, l1)?, elements(s2, l2)?);
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-}
-
-/// `x + y`, both `[rows, width]`; or `y` is one row, which is added to each of `x`. Not candle's own, which hands
-/// these small sums to threads that spin while the next operator computes.
-pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let ((rows, width), (y_rows, y_width)) = (x.dims2()?, y.dims2()?);
-    if width != y_width || (y_rows != rows && y_rows != 1) {
-        bail!("add: {:?} and {:?}", x.dims(), y.dims());
-    }
-    x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add)
+    Ok(x)
 }
 
 /// Rows `rows` of `x`, in that order.
-pub fn select_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    x.index_select(&Tensor::new(rows, x.device())?, 0)
+pub fn select_rows(x: &Tensor, rows: &Indices<'_>) -> Result<Tensor> {
+    let data = match (x.data(), rows) {
+        (Data::Host(values), Indices::Host(rows)) => {
+            let row = |row: &u32| values.chunks_exact(x.width().max(1)).nth(*row as usize);
+            let picked: Option<Vec<&[f32]>> = rows.iter().map(row).collect();
+            let picked = picked
+                .ok_or_else(|| TensorError::shape("select-rows", format!("rows {rows:?} of {}", x.rows())))?;
+            Data::Host(picked.concat())
+        }
+    };
+    Ok(Tensor::new(rows.len(), x.width(), data))
 }
 
-/// Writes keys and values, each `[rows, kv_heads, head_dim]`, into `slots` of layer `layer`.
+/// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`.
 pub fn write_kv(
     cache: &mut KvCache,
     layer: usize,
-    slots: &[u32],
+    rows: &Rows<'_>,
     keys: &Tensor,
     values: &Tensor,
 ) -> Result<()> {
-    let layout = cache.layout();
-    let expected = (slots.len(), layout.kv_heads, layout.head_dim);
-    if keys.dims3()? != expected || values.dims3()? != expected {
-        bail!("write-kv: {:?} and {:?} for {expected:?}", keys.dims(), values.dims());
+    in_cache("write-kv", cache, layer, rows)?;
+    for x in [keys, values] {
+        expect("write-kv", "rows", x.rows(), rows.len())?;
+        expect("write-kv", "a width", x.width(), cache.layout().slot())?;
     }
-    let held = layout.blocks * layout.block_size;
-    if layer >= layout.layers || slots.iter().any(|s| *s as usize >= held) {
-        bail!("write-kv: a slot outside of {} layers of {held} slots", layout.layers);
-    }
-    let (keys, values) = (keys.contiguous()?, values.contiguous()?);
-    let (keys, values) = (keys.storage_and_layout(), values.storage_and_layout());
-    match (&*keys.0, &*values.0) {
-        (candle_core::Storage::Cpu(k), candle_core::Storage::Cpu(v)) => {
-            cache.write(layer, slots, elements(k, keys.1)?, elements(v, values.1)?);
-            Ok(())
+    match (cache.store_mut(), &rows.slots, keys.data(), values.data()) {
+        (Store::Host(store), Indices::Host(slots), Data::Host(keys), Data::Host(values)) => {
+            store.write(layer, slots, keys, values);
         }
-        _ => bail!("write-kv: a cache in host memory takes host tensors"),
     }
+    Ok(())
 }
 
-struct PagedAttention<'a> {
-    cache: &'a KvCache,
-    layer: usize,
-    contexts: &'a Contexts<'a>,
+/// Rotary position embedding of queries `[rows, heads * head_dim]` and keys, each row by its own angles; the keys and
+/// their values then go into their slots as by [`write_kv`]. Gives the queries.
+pub fn rope_write_kv(
+    mut queries: Tensor,
+    mut keys: Tensor,
+    values: &Tensor,
+    angles: &RopeAngles,
+    (cache, layer): (&mut KvCache, usize),
+    rows: &Rows<'_>,
+) -> Result<Tensor> {
+    expect("rope", "a head", cache.layout().head_dim, angles.head_dim())?;
+    for x in [&queries, &keys] {
+        expect("rope", "rows", x.rows(), rows.len())?;
+        if !x.width().is_multiple_of(angles.head_dim()) {
+            let what = format!("rows of {} for heads of {}", x.width(), angles.head_dim());
+            return Err(TensorError::shape("rope", what));
+        }
+    }
+    match (queries.data_mut(), keys.data_mut(), angles.turns()) {
+        (Data::Host(queries), Data::Host(keys), Turns::Host(turns)) => {
+            cpu::rope(queries, turns, angles.head_dim() / 2);
+            cpu::rope(keys, turns, angles.head_dim() / 2);
+        }
+    }
+    write_kv(cache, layer, rows, &keys, values)?;
+    Ok(queries)
 }
 
-impl CustomOp1 for PagedAttention<'_> {
-    fn name(&self) -> &'static str {
-        "paged-attention"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = attend(Level::best(), elements(storage, layout)?, self.contexts, self.cache, self.layer);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-}
-
-/// Attention of `q` `[rows, heads, head_dim]`, each row over its own context in the cache: causal where a row's context
-/// ends with itself, in both directions where it is the whole text.
-pub fn paged_attention(q: &Tensor, cache: &KvCache, layer: usize, contexts: &Contexts<'_>) -> Result<Tensor> {
-    let (rows, heads, head_dim) = q.dims3()?;
+/// Attention of queries `[rows, heads * head_dim]`, each row over its own context in layer `layer` of the cache.
+pub fn paged_attention(queries: &Tensor, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<Tensor> {
+    in_cache("paged-attention", cache, layer, rows)?;
     let layout = cache.layout();
-    if rows != contexts.rows()
-        || contexts.layout() != layout
-        || head_dim != layout.head_dim
-        || heads % layout.kv_heads != 0
-        || layer >= layout.layers
-    {
-        let (rows, other) = (contexts.rows(), contexts.layout());
-        bail!("paged-attention: {:?} for {rows} rows in {other:?}, over {layout:?}", q.dims());
+    expect("paged-attention", "rows", queries.rows(), rows.len())?;
+    if !queries.width().is_multiple_of(layout.slot()) {
+        let what = format!("rows of {} over {layout:?}", queries.width());
+        return Err(TensorError::shape("paged-attention", what));
     }
-    q.contiguous()?.apply_op1_no_bwd(&PagedAttention { cache, layer, contexts })
+    let data = match (queries.data(), cache.store(), rows.contexts()) {
+        (Data::Host(queries), Store::Host(store), Contexts::Host(contexts)) => {
+            Data::Host(cpu::attend(Level::best(), queries, contexts, store, layer))
+        }
+    };
+    Ok(Tensor::new(queries.rows(), queries.width(), data))
+}
+
+fn on_host(vector: &Vector) -> &[f32] {
+    let Values::Host(values) = vector.values();
+    values
+}
+
+fn in_cache(operator: &'static str, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<()> {
+    let layout = cache.layout();
+    if layer < layout.layers && rows.layout() == layout {
+        return Ok(());
+    }
+    Err(TensorError::shape(operator, format!("layer {layer} of {layout:?}, for rows in {:?}", rows.layout())))
+}
+
+fn expect(operator: &'static str, what: &str, found: usize, wanted: usize) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(TensorError::shape(operator, format!("{what} of {found} where {wanted} is wanted")))
+}
+
+fn same_shape(operator: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+    if (x.rows(), x.width()) == (y.rows(), y.width()) {
+        return Ok(());
+    }
+    let what = format!("[{}, {}] and [{}, {}]", x.rows(), x.width(), y.rows(), y.width());
+    Err(TensorError::shape(operator, what))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tensor::reference::{noise, weight};
-    use crate::tensor::{ElementType, KvLayout, Query};
+    use crate::tensor::{Context, Device, ElementType, HostRows, KvLayout, Mask};
 
-    #[test]
-    fn wrong_shapes_are_errors() {
-        let x = Tensor::zeros((2, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let w = weight(&noise(20, 1), ElementType::F32, &[4, 5]);
-        assert!(linear(&x, &w).is_err());
-        assert!(rms_norm(&x, &w, 1e-5).is_err());
-        let (six, five) =
-            (weight(&noise(6, 1), ElementType::F32, &[6]), weight(&noise(5, 1), ElementType::F32, &[5]));
-        assert!(layer_norm(&x, &six, &six, 1e-5).is_ok());
-        assert!(layer_norm(&x, &six, &five, 1e-5).is_err() && layer_norm(&x, &five, &six, 1e-5).is_err());
-        assert!(embedding(&w, &[0, 4]).is_err());
-        assert!(add(&x, &x.narrow(1, 0, 5).unwrap()).is_err());
-        let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
-        let mut cache = KvCache::new(layout).unwrap();
-        let rows = x.reshape((2, 1, 6)).unwrap();
-        assert!(write_kv(&mut cache, 0, &[0, 8], &rows, &rows).is_err());
-        assert!(write_kv(&mut cache, 0, &[0, 7], &rows, &rows).is_ok());
-        for (blocks, visible) in [(&[0][..], 5), (&[2], 1), (&[0], 0)] {
-            let query = Query { blocks, visible };
-            assert!(Contexts::new(vec![query, query], layout).is_none(), "{query:?}");
-        }
-        let query = Query { blocks: &[0], visible: 1 };
-        let larger = KvLayout { blocks: 3, ..layout };
-        for (rows_seen, layout, fits) in [(2, layout, true), (1, layout, false), (2, larger, false)] {
-            let contexts = Contexts::new(vec![query; rows_seen], layout).unwrap();
-            assert_eq!(paged_attention(&rows, &cache, 0, &contexts).is_ok(), fits);
-        }
+    fn vector(n: usize) -> Vector {
+        Vector::new(&weight(&noise(n, 1), ElementType::F32, &[n]), &Device::Cpu).unwrap()
     }
 
     #[test]
-    fn a_view_of_a_tensor_is_taken_for_what_it_shows() {
-        let w = weight(&noise(12, 1), ElementType::Bf16, &[4, 3]);
-        let x = Tensor::from_vec(noise(15, 2), (5, 3), &Device::Cpu).unwrap();
-        let whole = linear(&x, &w).unwrap().to_vec2::<f32>().unwrap();
-        let part = linear(&x.narrow(0, 2, 2).unwrap(), &w).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(part, whole[2..4]);
-        let turned = x.t().unwrap().contiguous().unwrap().t().unwrap();
-        assert_eq!(linear(&turned, &w).unwrap().to_vec2::<f32>().unwrap(), whole);
+    fn wrong_shapes_are_errors() {
+        let x = || Tensor::from_vec(vec![0.0; 12], 2, 6).unwrap();
+        let w = weight(&noise(20, 1), ElementType::F32, &[4, 5]);
+        let layer = Affine { weight: &w, bias: None };
+        let (five, six) = (vector(5), vector(6));
+        assert!(linear(&x(), layer).is_err() && gated_linear(&x(), layer, layer).is_err());
+        let fits = Tensor::from_vec(vec![0.0; 10], 2, 5).unwrap();
+        assert!(
+            linear(&fits, layer).is_ok() && linear(&fits, Affine { bias: Some(&five), ..layer }).is_err()
+        );
+        assert!(rms_norm(&x(), &five, 1e-5).is_err() && rms_norm(&x(), &six, 1e-5).is_ok());
+        assert!(add_rms_norm(&mut x(), &fits, &six, 1e-5).is_err());
+        assert!(layer_norm(x(), &six, &six, 1e-5).is_ok());
+        assert!(layer_norm(x(), &six, &five, 1e-5).is_err() && layer_norm(x(), &five, &six, 1e-5).is_err());
+        assert!(embedding(&w, &Indices::Host(&[0, 4])).is_err());
+        assert!(add(x(), &fits).is_err());
+        assert!(select_rows(&x(), &Indices::Host(&[2])).is_err());
+        assert!(Tensor::from_vec(vec![0.0; 11], 2, 6).is_err() && Vector::new(&w, &Device::Cpu).is_err());
+    }
+
+    #[test]
+    fn rows_of_another_cache_are_refused() {
+        let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
+        let context = Context { rows: 2, len: 2, blocks: &[0], mask: Mask::Causal };
+        let host = HostRows {
+            tokens: &[0, 0],
+            positions: &[0, 1],
+            slots: &[0, 1],
+            wanted: &[],
+            contexts: &[context],
+        };
+        let rows = |layout| Rows::new(&Device::Cpu, layout, host).unwrap();
+        let mut cache = KvCache::new(&Device::Cpu, layout).unwrap();
+        let x = |n| Tensor::from_vec(vec![0.0; n * 6], n, 6).unwrap();
+        let larger = KvLayout { blocks: 3, ..layout };
+        for (n, layer, layout, fits) in
+            [(2, 0, layout, true), (1, 0, layout, false), (2, 1, layout, false), (2, 0, larger, false)]
+        {
+            assert_eq!(write_kv(&mut cache, layer, &rows(layout), &x(n), &x(n)).is_ok(), fits);
+            assert_eq!(paged_attention(&x(n), &cache, layer, &rows(layout)).is_ok(), fits);
+        }
     }
 }

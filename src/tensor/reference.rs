@@ -1,6 +1,8 @@
 //! The slow, obvious twin of each kernel, in `f64`; and what the tests feed to both.
 
-use super::{ElementType, KvCache, Query, RopeTable, Weight};
+use super::cpu::KvStore;
+use super::rows::Query;
+use super::{ElementType, RopeTable, Weight};
 
 /// Seeded values in -1..1 (splitmix64).
 pub(super) fn noise(n: usize, seed: u64) -> Vec<f32> {
@@ -100,7 +102,7 @@ pub(super) fn rope(x: &[f32], positions: &[u32], table: &RopeTable) -> Vec<f32> 
 }
 
 /// The formula of Vaswani et al. (2017), a head and a row at a time, over gathered keys and values.
-pub(super) fn attend(q: &[f32], queries: &[Query<'_>], cache: &KvCache, layer: usize) -> Vec<f32> {
+pub(super) fn attend(q: &[f32], queries: &[Query<'_>], cache: &KvStore, layer: usize) -> Vec<f32> {
     let layout = cache.layout();
     let dim = layout.head_dim;
     let heads = q.len() / queries.len() / dim;

@@ -10,6 +10,9 @@ use std::sync::{Arc, Weak};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
+use super::device::Device;
+use super::error::{Result, TensorError};
+
 /// How an element is stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
@@ -105,7 +108,7 @@ impl Weight {
         range: Range<usize>,
         element: ElementType,
         shape: &[usize],
-    ) -> Result<Self, WeightError> {
+    ) -> std::result::Result<Self, WeightError> {
         let held = file.bytes().get(range.clone()).map_or(0, <[u8]>::len);
         let (rows, cols) = matrix(element, shape, held)?;
         let bytes = Bytes::Mapped { file: file.clone(), range };
@@ -113,7 +116,11 @@ impl Weight {
     }
 
     /// A weight with bytes of its own, read as `shape` (one or two dimensions).
-    pub fn owned(bytes: Vec<u8>, element: ElementType, shape: &[usize]) -> Result<Self, WeightError> {
+    pub fn owned(
+        bytes: Vec<u8>,
+        element: ElementType,
+        shape: &[usize],
+    ) -> std::result::Result<Self, WeightError> {
         let (rows, cols) = matrix(element, shape, bytes.len())?;
         Ok(Self(Arc::new(Inner { bytes: Bytes::Owned(bytes.into()), element, rows, cols })))
     }
@@ -189,8 +196,62 @@ impl Weight {
     }
 }
 
+/// A gain or a bias: `f32` values on a device, whatever the checkpoint stored. Cloning it clones a pointer.
+#[derive(Clone)]
+pub struct Vector {
+    values: Values,
+    /// As it was stored: while somebody holds it, others find that it is loaded.
+    source: Weight,
+}
+
+#[derive(Clone)]
+pub(super) enum Values {
+    Host(Arc<[f32]>),
+}
+
+impl Vector {
+    /// The elements of a weight of one row, on a device.
+    pub fn new(weight: &Weight, device: &Device) -> Result<Self> {
+        if weight.rows() != 1 {
+            let what = format!("a matrix [{}, {}]", weight.rows(), weight.cols());
+            return Err(TensorError::shape("vector", what));
+        }
+        let mut row = vec![0.0; weight.cols()];
+        weight.widen_row(0, &mut row);
+        let values = match device {
+            Device::Cpu => Values::Host(row.into()),
+        };
+        Ok(Self { values, source: weight.clone() })
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Values::Host(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How the checkpoint stored it.
+    pub fn element(&self) -> ElementType {
+        self.source.element()
+    }
+
+    pub(super) const fn values(&self) -> &Values {
+        &self.values
+    }
+}
+
 /// Rows and columns of `shape`, if `bytes` bytes are exactly that many elements.
-fn matrix(element: ElementType, shape: &[usize], bytes: usize) -> Result<(usize, usize), WeightError> {
+fn matrix(
+    element: ElementType,
+    shape: &[usize],
+    bytes: usize,
+) -> std::result::Result<(usize, usize), WeightError> {
     let wrong = || WeightError { element, shape: shape.to_vec(), bytes };
     let (rows, cols) = match shape {
         [cols] => (1, *cols),

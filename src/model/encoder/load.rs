@@ -42,18 +42,32 @@ impl Encoder {
     /// that is longer than [`Self::max_tokens`], only the beginning counts.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, ModelError> {
         let tokens = self.tokenizer.encode(text, SpecialTokens::Add)?;
-        let rows = self.bert.forward(&tokens)?; // [tokens, hidden]
-        let pooled = match self.layout.pooling {
-            Pooling::Mean => rows.mean(0)?,
-            Pooling::Cls => rows.get(0)?,
-        };
-        unit(pooled.to_vec1()?).ok_or(ModelError::NotFinite)
+        let states = self.bert.forward(&tokens)?; // [tokens, hidden]
+        let (rows, width) = (states.rows(), states.width());
+        let mut pooled = states.into_vec()?;
+        match self.layout.pooling {
+            Pooling::Mean => pooled = mean(&pooled, rows, width),
+            Pooling::Cls => pooled.truncate(width),
+        }
+        unit(pooled).ok_or(ModelError::NotFinite)
     }
 
     /// The most tokens of a text that count, those included that the tokenizer adds.
     pub fn max_tokens(&self) -> usize {
         self.layout.max_tokens
     }
+}
+
+/// The mean of `[rows, width]` over its rows.
+fn mean(values: &[f32], rows: usize, width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; width];
+    for row in values.chunks_exact(width) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    for sum in &mut sums {
+        *sum /= rows as f32;
+    }
+    sums
 }
 
 /// The vector of length 1 in the same direction; `None` if it has none.

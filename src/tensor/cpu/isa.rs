@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
+pub(in crate::tensor) enum Level {
     /// x86-64 with AVX-512 F and VL: 16 lanes.
     Avx512,
     /// x86-64 with AVX2, FMA and F16C: 8 lanes.
@@ -20,7 +20,7 @@ pub enum Level {
 
 impl Level {
     /// What this processor can run, the best first; never empty.
-    pub fn available() -> &'static [Self] {
+    pub(in crate::tensor) fn available() -> &'static [Self] {
         static LEVELS: OnceLock<Vec<Level>> = OnceLock::new();
         LEVELS.get_or_init(|| {
             let mut levels = Vec::new();
@@ -42,7 +42,7 @@ impl Level {
     }
 
     /// The best that this processor can run.
-    pub fn best() -> Self {
+    pub(in crate::tensor) fn best() -> Self {
         Self::available()[0]
     }
 }

@@ -6,14 +6,14 @@
 use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
-use super::weight::Weight;
+use crate::tensor::weight::Weight;
 
 /// Elements below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 14;
 const LANES: usize = 16;
 
 /// Root-mean-square normalisation of each row (Zhang and Sennrich, 2019): `x / sqrt(mean(x²) + eps) * gain`.
-pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
+pub(in crate::tensor) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     for (out, x) in out.chunks_exact_mut(gain.len()).zip(x.chunks_exact(gain.len())) {
         let scale = (sum_of(x, |x| x * x) / x.len() as f32 + eps).sqrt().recip();
@@ -25,10 +25,10 @@ pub(super) fn rms_norm(x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// Normalisation of each row to mean 0 and variance 1 (Ba et al., 2016): `(x - mean) / sqrt(variance + eps) * gain +
-/// bias`. The variance is taken about the mean: that of the squares less the square of the mean loses its digits.
-pub(super) fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
-    let mut out = x.to_vec();
-    for row in out.chunks_exact_mut(gain.len()) {
+/// bias`, in its place. The variance is taken about the mean: that of the squares less the square of the mean loses its
+/// digits.
+pub(in crate::tensor) fn layer_norm(x: &mut [f32], gain: &[f32], bias: &[f32], eps: f32) {
+    for row in x.chunks_exact_mut(gain.len()) {
         let n = row.len() as f32;
         let mean = sum_of(row, |x| x) / n;
         for x in row.iter_mut() {
@@ -39,7 +39,6 @@ pub(super) fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32) -> Vec
             *x = *x * scale * gain + bias;
         }
     }
-    out
 }
 
 /// The sum of what each element gives, in one fixed order: 16 running sums, then a tree.
@@ -66,7 +65,7 @@ fn sum_of(x: &[f32], gives: impl Fn(f32) -> f32) -> f32 {
 ///
 /// # Panics
 /// If a token is not below the table's rows.
-pub(super) fn embedding(table: &Weight, tokens: &[u32]) -> Vec<f32> {
+pub(in crate::tensor) fn embedding(table: &Weight, tokens: &[u32]) -> Vec<f32> {
     let mut out = vec![0.0; tokens.len() * table.cols()];
     for (row, token) in out.chunks_exact_mut(table.cols()).zip(tokens) {
         table.widen_row(*token as usize, row);
@@ -74,25 +73,21 @@ pub(super) fn embedding(table: &Weight, tokens: &[u32]) -> Vec<f32> {
     out
 }
 
-/// `x + y`; `y` is as long as `x`, or one of its rows, which is added to each.
-pub(super) fn add(x: &[f32], y: &[f32]) -> Vec<f32> {
-    let mut out = x.to_vec();
-    for row in out.chunks_exact_mut(y.len().max(1)) {
+/// `x += y`; `y` is as long as `x`, or one of its rows, which is added to each.
+pub(in crate::tensor) fn add(x: &mut [f32], y: &[f32]) {
+    for row in x.chunks_exact_mut(y.len().max(1)) {
         row.iter_mut().zip(y).for_each(|(x, y)| *x += y);
     }
-    out
 }
 
-/// `silu(gate) * up`, element by element.
-pub(super) fn silu_mul(level: Level, gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut out = gate.to_vec();
+/// `silu(gate) * up`, element by element, in the place of `gate`.
+pub(in crate::tensor) fn silu_mul(level: Level, gate: &mut [f32], up: &[f32]) {
     let task = |(out, up): (&mut [f32], &[f32])| dispatch(level, SiluMul { out, up });
-    if out.len() < WORTH_A_THREAD {
-        task((&mut out, up));
+    if gate.len() < WORTH_A_THREAD {
+        task((gate, up));
     } else {
-        out.par_chunks_mut(WORTH_A_THREAD / 4).zip(up.par_chunks(WORTH_A_THREAD / 4)).for_each(task);
+        gate.par_chunks_mut(WORTH_A_THREAD / 4).zip(up.par_chunks(WORTH_A_THREAD / 4)).for_each(task);
     }
-    out
 }
 
 /// `out` is the gate before and the result after.
@@ -122,16 +117,14 @@ impl Kernel for SiluMul<'_> {
     }
 }
 
-/// `x Φ(x)`, element by element, for the normal distribution's `Φ` (Hendrycks and Gimpel, 2016).
-pub(super) fn gelu(level: Level, x: &[f32]) -> Vec<f32> {
-    let mut out = x.to_vec();
+/// `x Φ(x)`, element by element, in its place, for the normal distribution's `Φ` (Hendrycks and Gimpel, 2016).
+pub(in crate::tensor) fn gelu(level: Level, x: &mut [f32]) {
     let task = |out: &mut [f32]| dispatch(level, Gelu { out });
-    if out.len() < WORTH_A_THREAD {
-        task(&mut out);
+    if x.len() < WORTH_A_THREAD {
+        task(x);
     } else {
-        out.par_chunks_mut(WORTH_A_THREAD / 4).for_each(task);
+        x.par_chunks_mut(WORTH_A_THREAD / 4).for_each(task);
     }
-    out
 }
 
 /// `out` is `x` before and the result after.
@@ -172,56 +165,15 @@ impl Kernel for Gelu<'_> {
     }
 }
 
-/// How far each pair of a head turns a position, and by what the result is scaled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RopeTable {
-    /// Radians a position, one for each of the `head_dim / 2` pairs.
-    pub frequencies: Vec<f32>,
-    /// Multiplies sine and cosine; 1 but for scalings that sharpen attention.
-    pub attention_factor: f32,
-}
-
-/// Cosines and sines of a batch's rows: computed once a forward, used in every layer.
-#[derive(Debug, Clone)]
-pub struct RopeAngles {
-    half: usize,
-    /// `[rows, half]`, cosine and sine.
-    turns: Vec<(f32, f32)>,
-}
-
-impl RopeTable {
-    /// The angles of rows at `positions`.
-    pub fn angles(&self, positions: &[u32]) -> RopeAngles {
-        let turn = |position: u32, frequency: &f32| {
-            let (sin, cos) = (position as f32 * frequency).sin_cos();
-            (cos * self.attention_factor, sin * self.attention_factor)
-        };
-        let turns =
-            positions.iter().flat_map(|p| self.frequencies.iter().map(move |f| turn(*p, f))).collect();
-        RopeAngles { half: self.frequencies.len(), turns }
-    }
-}
-
-impl RopeAngles {
-    pub(super) fn rows(&self) -> usize {
-        self.turns.len() / self.half
-    }
-
-    pub(super) const fn head_dim(&self) -> usize {
-        2 * self.half
-    }
-}
-
 /// Rotary position embedding of halves, as Hugging Face's Llama rotates (Su et al., 2021): `x` is
-/// `[rows, heads, head_dim]`, and element `i` of a head turns with element `i + head_dim / 2`.
-pub(super) fn rope(x: &[f32], angles: &RopeAngles) -> Vec<f32> {
-    let mut out = x.to_vec();
-    if out.is_empty() {
-        return out;
+/// `[rows, heads, head_dim]`, and element `i` of a head turns with element `i + head_dim / 2` by pair `i` of its row's
+/// `turns` `[rows, half]`.
+pub(in crate::tensor) fn rope(x: &mut [f32], turns: &[(f32, f32)], half: usize) {
+    if x.is_empty() {
+        return;
     }
-    let half = angles.half;
-    let width = x.len() / angles.rows();
-    for (row, turns) in out.chunks_exact_mut(width).zip(angles.turns.chunks_exact(half)) {
+    let width = x.len() * half / turns.len();
+    for (row, turns) in x.chunks_exact_mut(width).zip(turns.chunks_exact(half)) {
         for head in row.chunks_exact_mut(2 * half) {
             let (first, second) = head.split_at_mut(half);
             for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
@@ -229,13 +181,20 @@ pub(super) fn rope(x: &[f32], angles: &RopeAngles) -> Vec<f32> {
             }
         }
     }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::RopeTable;
     use crate::tensor::reference::{self, noise};
+
+    /// What a kernel that works in place makes of `x`.
+    fn made(x: &[f32], kernel: impl FnOnce(&mut [f32])) -> Vec<f32> {
+        let mut out = x.to_vec();
+        kernel(&mut out);
+        out
+    }
 
     fn near(a: &[f32], b: &[f32]) {
         assert_eq!(a.len(), b.len());
@@ -257,43 +216,43 @@ mod tests {
         let bias = noise(37, 6);
         // far from 0, so that a variance that is not taken about the mean would show
         let x: Vec<f32> = x.iter().map(|x| x + 100.0).collect();
-        let normed = layer_norm(&x, &gain, &bias, 1e-12);
+        let layer_norm = |x: &[f32]| made(x, |x| layer_norm(x, &gain, &bias, 1e-12));
+        let normed = layer_norm(&x);
         for (a, b) in normed.iter().zip(reference::layer_norm(&x, &gain, &bias, 1e-12)) {
             assert!((a - b).abs() < 1e-4, "{a} against {b}");
         }
         for (x, all) in x.chunks_exact(37).zip(normed.chunks_exact(37)) {
-            assert_eq!(layer_norm(x, &gain, &bias, 1e-12), all);
+            assert_eq!(layer_norm(x), all);
         }
 
         let wide: Vec<f32> = noise(40_000, 7).iter().map(|x| x * 15.0).collect();
         for level in Level::available() {
-            let all = gelu(*level, &wide);
+            let gelu = |x: &[f32]| made(x, |x| gelu(*level, x));
+            let all = gelu(&wide);
             near(&all, &reference::gelu(&wide));
-            assert_eq!(gelu(*level, &wide[77..99]), all[77..99], "{level:?}: fewer elements, other lanes");
-            let far = gelu(*level, &[0.0, -0.0, 1e30, -1e30]);
+            assert_eq!(gelu(&wide[77..99]), all[77..99], "{level:?}: fewer elements, other lanes");
+            let far = gelu(&[0.0, -0.0, 1e30, -1e30]);
             assert_eq!(far, [0.0, 0.0, 1e30, 0.0], "{level:?}");
         }
 
         let (gate, up) = (noise(40_000, 3), noise(40_000, 4));
         let gate: Vec<f32> = gate.iter().map(|g| g * 120.0).collect();
         for level in Level::available() {
-            let both = silu_mul(*level, &gate, &up);
+            let silu_mul = |gate: &[f32], up: &[f32]| made(gate, |gate| silu_mul(*level, gate, up));
+            let both = silu_mul(&gate, &up);
             near(&both, &reference::silu_mul(&gate, &up));
-            let some = silu_mul(*level, &gate[77..99], &up[77..99]);
+            let some = silu_mul(&gate[77..99], &up[77..99]);
             assert_eq!(some, both[77..99], "{level:?}: fewer elements, fewer threads, other lanes");
         }
 
-        assert_eq!(
-            add(&[1.0, 2.0, 3.0, 4.0], &[0.5, 0.25]),
-            [1.5, 2.25, 3.5, 4.25],
-            "one row, added to each"
-        );
-        assert_eq!(add(&[1.0, 2.0], &[0.5, 0.25]), [1.5, 2.25]);
+        let sum = made(&[1.0, 2.0, 3.0, 4.0], |x| add(x, &[0.5, 0.25]));
+        assert_eq!(sum, [1.5, 2.25, 3.5, 4.25], "one row, added to each");
+        assert_eq!(made(&[1.0, 2.0], |x| add(x, &[0.5, 0.25])), [1.5, 2.25]);
 
         let table = RopeTable { frequencies: vec![1.0, 0.3, 0.01], attention_factor: 1.25 };
         let positions = [0, 5, 4095];
         let x = noise(3 * 4 * 6, 5);
-        let turned = rope(&x, &table.angles(&positions));
+        let turned = made(&x, |x| rope(x, &table.turns(&positions), 3));
         let exact = reference::rope(&x, &positions, &table);
         for (a, b) in turned.iter().zip(&exact) {
             assert!(
@@ -301,6 +260,7 @@ mod tests {
                 "{a} against {b}: an angle of 4095 radians has an error of 2e-4 in f32"
             );
         }
-        assert_eq!(rope(&x[24..48], &table.angles(&positions[1..2])), turned[24..48]);
+        let alone = made(&x[24..48], |x| rope(x, &table.turns(&positions[1..2]), 3));
+        assert_eq!(alone, turned[24..48]);
     }
 }

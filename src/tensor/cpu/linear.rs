@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch};
-use super::weight::{ElementType, Weight};
+use crate::tensor::weight::{ElementType, Weight};
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 17;
@@ -27,7 +27,7 @@ const BLOCK_BYTES: usize = 384 << 10;
 ///
 /// # Panics
 /// If `x` or `y` is not a whole number of rows of the weight's sizes, or not the same number.
-pub(super) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
+pub(in crate::tensor) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
     let rows = x.len() / width;
     assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");

@@ -1,7 +1,4 @@
-//! The paged key-value cache, and attention over it.
-//!
-//! Layout of a layer: `[blocks, block_size, kv_heads, head_dim]` for keys, the same for values. A slot is
-//! `block * block_size + offset`. Allocated once; a step allocates nothing of it.
+//! The paged key-value cache in the host's memory, and attention over it.
 
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always)]
@@ -10,48 +7,23 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
 use super::linear::Grid;
-use super::weight::ElementType;
+use crate::tensor::kv::KvLayout;
+use crate::tensor::rows::Query;
+use crate::tensor::weight::ElementType;
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 16;
 
-/// The sizes of a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvLayout {
-    /// Decoder layers.
-    pub layers: usize,
-    /// Blocks in the pool.
-    pub blocks: usize,
-    /// Tokens in a block.
-    pub block_size: usize,
-    /// Key-value heads.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-}
-
-impl KvLayout {
-    /// Floats of one token's keys in one layer.
-    const fn slot(&self) -> usize {
-        self.kv_heads * self.head_dim
-    }
-
-    /// Floats of one layer's keys; `None` if no machine can count them.
-    fn layer(&self) -> Option<usize> {
-        self.blocks.checked_mul(self.block_size)?.checked_mul(self.slot())
-    }
-}
-
-/// Keys and values of all layers.
-pub struct KvCache {
+/// Keys and values of all layers in the host's memory.
+pub(in crate::tensor) struct KvStore {
     layout: KvLayout,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
 
-impl KvCache {
+impl KvStore {
     /// Allocates all of it, zeroed; `None` if the memory is not to be had.
-    pub fn new(layout: KvLayout) -> Option<Self> {
+    pub(in crate::tensor) fn new(layout: KvLayout) -> Option<Self> {
         let floats = layout.layer()?;
         // asking first turns a refusal into an answer; the zeroed allocation itself aborts when refused
         Vec::<f32>::new().try_reserve_exact(floats.checked_mul(layout.layers)?.checked_mul(2)?).ok()?;
@@ -59,16 +31,11 @@ impl KvCache {
         Some(Self { layout, keys: all(), values: all() })
     }
 
-    /// Its sizes.
-    pub const fn layout(&self) -> KvLayout {
-        self.layout
-    }
-
     /// Writes `[rows, kv_heads, head_dim]` keys and values of `layer` into `slots`, one a row.
     ///
     /// # Panics
     /// If a slot or the layer is outside the layout.
-    pub(super) fn write(&mut self, layer: usize, slots: &[u32], keys: &[f32], values: &[f32]) {
+    pub(in crate::tensor) fn write(&mut self, layer: usize, slots: &[u32], keys: &[f32], values: &[f32]) {
         let width = self.layout.slot();
         for (i, slot) in slots.iter().enumerate() {
             let (from, to) = (i * width, *slot as usize * width);
@@ -78,53 +45,19 @@ impl KvCache {
     }
 
     #[cfg(test)]
-    pub(super) fn key(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
+    pub(in crate::tensor) fn key(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
         let KvLayout { kv_heads, head_dim, .. } = self.layout;
         &self.keys[layer][(slot * kv_heads + head) * head_dim..][..head_dim]
     }
 
     #[cfg(test)]
-    pub(super) fn value(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
+    pub(in crate::tensor) fn value(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
         let KvLayout { kv_heads, head_dim, .. } = self.layout;
         &self.values[layer][(slot * kv_heads + head) * head_dim..][..head_dim]
     }
-}
 
-/// Where a row's context lies: it sees the first `visible` tokens of `blocks`. In a decoder it is itself the last of
-/// them; in an encoder they are all tokens of its text.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    /// The block table of its context.
-    pub blocks: &'a [u32],
-    /// Tokens that it attends to.
-    pub visible: usize,
-}
-
-/// The contexts of all rows of a forward pass, known to lie within a cache: checked once, used in every layer.
-#[derive(Debug, Clone)]
-pub struct Contexts<'a> {
-    queries: Vec<Query<'a>>,
-    layout: KvLayout,
-}
-
-impl<'a> Contexts<'a> {
-    /// One for each row; `None` if a row sees nothing, or more than its blocks hold, or a block that a cache of this
-    /// layout does not have.
-    pub fn new(queries: Vec<Query<'a>>, layout: KvLayout) -> Option<Self> {
-        let seen = |query: &Query<'_>| {
-            let held = query.blocks.get(..query.visible.div_ceil(layout.block_size)).unwrap_or_default();
-            !held.is_empty() && held.iter().all(|b| (*b as usize) < layout.blocks)
-        };
-        queries.iter().all(seen).then_some(Self { queries, layout })
-    }
-
-    /// How many rows there are.
-    pub const fn rows(&self) -> usize {
-        self.queries.len()
-    }
-
-    /// The sizes of the cache that they lie within.
-    pub const fn layout(&self) -> KvLayout {
+    #[cfg(test)]
+    pub(in crate::tensor) const fn layout(&self) -> KvLayout {
         self.layout
     }
 }
@@ -134,16 +67,15 @@ impl<'a> Contexts<'a> {
 /// its context: scores, their exponentials against the highest, the weighted sum of values.
 ///
 /// # Panics
-/// If `q` is not one row a context, or the contexts are of another cache.
-pub(super) fn attend(
+/// If `q` is not one row a query, or a query reaches out of the cache.
+pub(in crate::tensor) fn attend(
     level: Level,
     q: &[f32],
-    contexts: &Contexts<'_>,
-    cache: &KvCache,
+    queries: &[Query<'_>],
+    cache: &KvStore,
     layer: usize,
 ) -> Vec<f32> {
     let KvLayout { kv_heads, head_dim, .. } = cache.layout;
-    let queries = &contexts.queries[..];
     let mut out = vec![0.0; q.len()];
     if queries.is_empty() {
         return out;
@@ -154,7 +86,6 @@ pub(super) fn attend(
         q.len() == queries.len() * heads * head_dim && heads.is_multiple_of(kv_heads),
         "rows of another width"
     );
-    assert!(contexts.layout == cache.layout, "contexts of another cache");
     // one task: one row, one key-value head and the query heads that share it
     let share = width / kv_heads;
     let task = |(i, (out, q)): (usize, (&mut [f32], &[f32]))| {
@@ -316,8 +247,8 @@ mod tests {
     use super::*;
     use crate::tensor::reference::{self, noise};
 
-    fn filled(layout: KvLayout, slots: &[u32]) -> KvCache {
-        let mut cache = KvCache::new(layout).unwrap();
+    fn filled(layout: KvLayout, slots: &[u32]) -> KvStore {
+        let mut cache = KvStore::new(layout).unwrap();
         let n = slots.len() * layout.slot();
         cache.write(1, slots, &noise(n, 5), &noise(n, 6));
         cache
@@ -334,15 +265,14 @@ mod tests {
             let q = noise(18 * width, 7);
             let queries: Vec<Query<'_>> = (1..=18).map(|visible| Query { blocks: table, visible }).collect();
             let exact = reference::attend(&q, &queries, &cache, 1);
-            let contexts = |queries: &[Query<'static>]| Contexts::new(queries.to_vec(), layout).unwrap();
             for level in Level::available() {
-                let all = attend(*level, &q, &contexts(&queries), &cache, 1);
+                let all = attend(*level, &q, &queries, &cache, 1);
                 for (a, b) in all.iter().zip(&exact) {
                     assert!((a - b).abs() < 1e-5, "{level:?}: {a} against {b}");
                 }
                 for (i, query) in queries.iter().enumerate() {
                     let row = i * width..(i + 1) * width;
-                    let alone = attend(*level, &q[row.clone()], &contexts(&[*query]), &cache, 1);
+                    let alone = attend(*level, &q[row.clone()], &[*query], &cache, 1);
                     assert!(
                         alone.iter().zip(&all[row]).all(|(a, b)| a.to_bits() == b.to_bits()),
                         "{level:?}"
@@ -350,12 +280,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_cache_that_no_memory_holds_is_refused() {
-        let layout =
-            KvLayout { layers: 4, blocks: usize::MAX / 64, block_size: 16, kv_heads: 8, head_dim: 128 };
-        assert!(KvCache::new(layout).is_none());
     }
 }

@@ -1,0 +1,58 @@
+//! Activations: what operators take and give.
+
+use super::error::{Result, TensorError};
+
+/// A matrix of activations `[rows, width]`, row-major, on a device: of `f32` on the host. Heads lie side by side in a
+/// row: `[rows, heads * head_dim]`.
+#[derive(Debug)]
+pub struct Tensor {
+    rows: usize,
+    width: usize,
+    data: Data,
+}
+
+#[derive(Debug)]
+pub(super) enum Data {
+    Host(Vec<f32>),
+}
+
+impl Tensor {
+    /// A matrix on the host.
+    pub fn from_vec(values: Vec<f32>, rows: usize, width: usize) -> Result<Self> {
+        if rows.checked_mul(width) == Some(values.len()) {
+            Ok(Self { rows, width, data: Data::Host(values) })
+        } else {
+            Err(TensorError::shape("tensor", format!("{} values as [{rows}, {width}]", values.len())))
+        }
+    }
+
+    /// A matrix whose data a kernel has just written: it has `rows * width` elements.
+    pub(super) const fn new(rows: usize, width: usize, data: Data) -> Self {
+        Self { rows, width, data }
+    }
+
+    /// Rows.
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of a row.
+    pub const fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) const fn data(&self) -> &Data {
+        &self.data
+    }
+
+    pub(super) const fn data_mut(&mut self) -> &mut Data {
+        &mut self.data
+    }
+
+    /// All elements, row by row. Waits for a device to finish.
+    pub fn into_vec(self) -> Result<Vec<f32>> {
+        match self.data {
+            Data::Host(values) => Ok(values),
+        }
+    }
+}

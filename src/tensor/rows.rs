@@ -1,0 +1,208 @@
+//! What the operators of one forward pass know of its rows: checked once, used in every layer.
+
+use super::device::Device;
+use super::error::{Result, TensorError};
+use super::kv::KvLayout;
+
+/// Numbers of tokens, positions, slots or rows, on a device.
+#[derive(Debug, Clone)]
+pub enum Indices<'a> {
+    /// In the host's memory.
+    Host(&'a [u32]),
+}
+
+impl Indices<'_> {
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Host(numbers) => numbers.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Consecutive rows that share a context, and where that lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// How many rows there are. They are the context's last tokens.
+    pub rows: usize,
+    /// Tokens of the context, those of the rows included.
+    pub len: usize,
+    /// The blocks that hold it, in its order; more than are needed do no harm.
+    pub blocks: &'a [u32],
+    /// What of it a row sees.
+    pub mask: Mask,
+}
+
+/// What of its context a row sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// What comes before it, and itself: a decoder.
+    Causal,
+    /// All of it: an encoder.
+    Full,
+}
+
+/// What a row attends to: the first `visible` tokens of `blocks`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Query<'a> {
+    pub(super) blocks: &'a [u32],
+    pub(super) visible: usize,
+}
+
+/// The rows of one forward pass.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    /// A token a row.
+    pub tokens: Indices<'a>,
+    /// Its position in its context.
+    pub positions: Indices<'a>,
+    /// Where its keys and values go.
+    pub slots: Indices<'a>,
+    /// The rows whose results are wanted in the end.
+    pub wanted: Indices<'a>,
+    contexts: Contexts<'a>,
+    layout: KvLayout,
+}
+
+#[derive(Debug)]
+pub(super) enum Contexts<'a> {
+    /// One a row.
+    Host(Vec<Query<'a>>),
+}
+
+/// [`Rows`] as the host knows them.
+#[derive(Debug, Clone, Copy)]
+pub struct HostRows<'a> {
+    /// A token a row.
+    pub tokens: &'a [u32],
+    /// Its position in its context.
+    pub positions: &'a [u32],
+    /// Where its keys and values go: `block * block_size + offset`.
+    pub slots: &'a [u32],
+    /// The rows whose results are wanted in the end.
+    pub wanted: &'a [u32],
+    /// The contexts, in the order of their rows; together they cover all rows.
+    pub contexts: &'a [Context<'a>],
+}
+
+impl<'a> Rows<'a> {
+    /// Brings the rows to where the operators find them. An error if the lists are of different lengths, if a row sees
+    /// nothing, or if a slot, a wanted row or a block is not there.
+    pub fn new(device: &Device, layout: KvLayout, host: HostRows<'a>) -> Result<Self> {
+        check(layout, &host)?;
+        match device {
+            Device::Cpu => Ok(Self {
+                tokens: Indices::Host(host.tokens),
+                positions: Indices::Host(host.positions),
+                slots: Indices::Host(host.slots),
+                wanted: Indices::Host(host.wanted),
+                contexts: Contexts::Host(queries(host.contexts)),
+                layout,
+            }),
+        }
+    }
+
+    /// How many rows there are.
+    pub const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sizes of the cache that the contexts lie in.
+    pub const fn layout(&self) -> KvLayout {
+        self.layout
+    }
+
+    pub(super) const fn contexts(&self) -> &Contexts<'a> {
+        &self.contexts
+    }
+}
+
+/// What each row attends to.
+pub(super) fn queries<'a>(contexts: &[Context<'a>]) -> Vec<Query<'a>> {
+    let of = |context: &Context<'a>| {
+        let Context { rows, len, blocks, mask } = *context;
+        (0..rows).map(move |row| {
+            let visible = match mask {
+                Mask::Causal => len - rows + row + 1,
+                Mask::Full => len,
+            };
+            Query { blocks, visible }
+        })
+    };
+    contexts.iter().flat_map(of).collect()
+}
+
+fn check(layout: KvLayout, host: &HostRows<'_>) -> Result<()> {
+    let wrong = |what: String| Err(TensorError::shape("rows", what));
+    let HostRows { tokens, positions, slots, wanted, contexts } = *host;
+    let rows = tokens.len();
+    if positions.len() != rows || slots.len() != rows {
+        return wrong(format!("{rows} tokens, {} positions, {} slots", positions.len(), slots.len()));
+    }
+    if let Some(slot) = slots.iter().find(|s| **s as usize >= layout.slots()) {
+        return wrong(format!("slot {slot} of {}", layout.slots()));
+    }
+    if let Some(row) = wanted.iter().find(|r| **r as usize >= rows) {
+        return wrong(format!("row {row} of {rows}"));
+    }
+    let mut covered = 0;
+    for context in contexts {
+        let held = context.blocks.get(..context.len.div_ceil(layout.block_size)).unwrap_or_default();
+        if context.rows > context.len || held.is_empty() {
+            return wrong(format!("{context:?} in blocks of {}", layout.block_size));
+        }
+        if let Some(block) = held.iter().find(|b| **b as usize >= layout.blocks) {
+            return wrong(format!("block {block} of {}", layout.blocks));
+        }
+        covered += context.rows;
+    }
+    if covered == rows { Ok(()) } else { wrong(format!("contexts of {covered} rows for {rows}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_contradict_themselves_or_the_cache_are_refused() {
+        let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
+        let context = Context { rows: 2, len: 5, blocks: &[1, 0], mask: Mask::Causal };
+        let host = HostRows {
+            tokens: &[1, 2],
+            positions: &[3, 4],
+            slots: &[7, 0],
+            wanted: &[1],
+            contexts: &[context],
+        };
+        let new = |host| Rows::new(&Device::Cpu, layout, host);
+        let rows = new(host).unwrap();
+        let Contexts::Host(queries) = rows.contexts();
+        assert_eq!(queries.iter().map(|q| q.visible).collect::<Vec<_>>(), [4, 5]);
+        let full = [Context { mask: Mask::Full, ..context }];
+        assert!(super::queries(&full).iter().all(|q| q.visible == 5));
+
+        for wrong in [
+            HostRows { positions: &[3], ..host },
+            HostRows { slots: &[7, 8], ..host },
+            HostRows { wanted: &[2], ..host },
+            HostRows { contexts: &[], ..host },
+            HostRows { contexts: &[Context { len: 9, ..context }], ..host },
+            HostRows { contexts: &[Context { len: 1, ..context }], ..host },
+            HostRows { contexts: &[Context { blocks: &[1], ..context }], ..host },
+            HostRows { contexts: &[Context { blocks: &[1, 2], ..context }], ..host },
+            HostRows { contexts: &[context, Context { rows: 0, len: 0, ..context }], ..host },
+        ] {
+            assert!(new(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
