@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use super::error::CliError;
 use super::{
-    bench, experiment, flag, images, models, prompt, pull, residency, rollback, rollout, route, serve,
-    simulate,
+    bench, doctor, experiment, flag, images, models, prompt, pull, residency, rollback, rollout, route,
+    serve, simulate,
 };
 
 /// An LLM inference server with versions, weights and instant rollback built in.
@@ -47,6 +47,8 @@ enum Command {
     Pull(pull::Args),
     /// Show what a rollout policy would do, over thousands of simulated canaries
     Simulate(simulate::Args),
+    /// Show what this machine has, what of it is used, and whether the configuration fits
+    Doctor(doctor::Args),
     /// Measure what the documentation claims
     Bench(bench::Args),
 }
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => serve::run(args).await,
+        Command::Doctor(args) => doctor::run(&args),
         Command::Models(args) => models::run(args).await,
         Command::Route(args) => route::run(args).await,
         Command::Flag(args) => flag::run(args).await,

@@ -57,6 +57,9 @@ pub(super) enum CliError {
     /// A prompt does not take what it was given.
     #[error("{0}")]
     Prompt(String),
+    /// There is nothing to tell.
+    #[error("{0}")]
+    Doctor(String),
     /// A measurement could not be taken.
     #[error("{0}")]
     Bench(String),

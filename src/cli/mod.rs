@@ -8,6 +8,7 @@ mod admin_client;
 mod args;
 mod bar;
 mod bench;
+mod doctor;
 mod error;
 mod experiment;
 mod flag;

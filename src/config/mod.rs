@@ -62,8 +62,8 @@ pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
-    ApiKey, Commit, Config, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError, Mode,
-    ModelConfig, Pinning, PromptRef, Residency, ServerConfig, VersionConfig,
+    ApiKey, Commit, Config, DeviceChoice, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError,
+    Mode, ModelConfig, Pinning, PromptRef, Residency, ServerConfig, VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

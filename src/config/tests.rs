@@ -19,7 +19,7 @@ fn errors(text: &str) -> String {
 
 const GOOD: &str = r#"
 server: { listen: 127.0.0.1:9000, admin: 127.0.0.1:9001, body_limit: 1MiB, request_timeout: 90s, api_keys: ["${KEY}"] }
-engine: { max_running: 8, threads: 2 }
+engine: { max_running: 8, threads: 2, device: "cuda:1" }
 models:
   support-assistant:
     sticky_header: X-User-Id
@@ -40,6 +40,7 @@ fn a_full_config_is_read_with_defaults_and_overrides() {
     assert_eq!(config.server.api_keys[0].expose(), "secret-1");
     assert!(!format!("{config:?}").contains("secret-1"));
     assert_eq!(config.threads.map(std::num::NonZero::get), Some(2));
+    assert_eq!(config.device, DeviceChoice::Cuda(1));
     let model = &config.models[&"support-assistant".parse().unwrap()];
     assert_eq!(model.sticky_header.as_deref(), Some("x-user-id"));
     assert_eq!(model.engine.max_running, 8);
@@ -113,7 +114,7 @@ server:
   request_timeout: 5 minutes
   mode: fast
   api_keys: ["${NOPE}", "a ${KEY}", 7]
-engine: { kv_tokens: 8, max_running: 600, threads: 0, kv_cache: 9 }
+engine: { kv_tokens: 8, max_running: 600, threads: 0, device: "gpu:1", kv_cache: 9 }
 models:
   "bad name": { versions: { v1: { image: x, digest: "DIGEST" } } }
   support:
@@ -125,7 +126,7 @@ models:
       v3: { residency: warm }
       v4: { image: m, digest: "DIGEST", residency: cold }
     route: { v1: 50, v22: 20, v4: 10, v3: 101 }
-    engine: { threads: 2 }
+    engine: { threads: 2, device: cpu }
   empty:
 "#), @r#"
 /etc/sb.yaml:3: server.listen: "localhost" is not an address; write ip:port, such as 127.0.0.1:8080
@@ -137,10 +138,11 @@ models:
 /etc/sb.yaml:9: server.api_keys[0]: the environment variable NOPE is not set; set NOPE or remove this entry
 /etc/sb.yaml:9: server.api_keys[1]: a variable inside a longer text; write the whole entry as `${NAME}`
 /etc/sb.yaml:9: server.api_keys[2]: not a text; put the key in quotes
-/etc/sb.yaml:10: engine.kv_cache: unknown key; known here: kv_tokens, block_size, max_running, max_step_tokens, queue, prefix_cache, threads
+/etc/sb.yaml:10: engine.kv_cache: unknown key; known here: kv_tokens, block_size, max_running, max_step_tokens, queue, prefix_cache, threads, device
 /etc/sb.yaml:10: engine.kv_tokens: 8 is less than one block of 16; raise kv_tokens or lower block_size
 /etc/sb.yaml:10: engine.max_step_tokens: 512 is less than max_running 600, and each running sequence takes one token per step; raise max_step_tokens or lower max_running
 /etc/sb.yaml:10: engine.threads: found the number 0; give a whole number from 1 to 1024, or `auto`
+/etc/sb.yaml:10: engine.device: found "gpu:1"; write auto, cpu, or cuda:N for GPU N, such as cuda:0
 /etc/sb.yaml:12: models.bad name: "bad name" is not a usable name; use 1 to 64 of a-z, A-Z, 0-9, '.', '_', '-', starting with a letter or digit
 /etc/sb.yaml:14: models.support.sticky_header: "x user" is not a header name; write one such as x-user-id
 /etc/sb.yaml:15: models.support.sticky_header: the key is written twice, first on line 14; keep one of the two
@@ -153,7 +155,8 @@ models:
 /etc/sb.yaml:21: models.support.route.v22: the model has no such version; did you mean `v2`?
 /etc/sb.yaml:21: models.support.route.v4: a cold version cannot take traffic; set its residency to hot, or give it 0
 /etc/sb.yaml:21: models.support.route.v3: the number 101 is not a weight; give a percentage from 0 to 100 with at most two decimals
-/etc/sb.yaml:22: models.support.engine.threads: threads belong to the whole process; set engine.threads instead
+/etc/sb.yaml:22: models.support.engine.threads: threads is the whole process's; set engine.threads instead
+/etc/sb.yaml:22: models.support.engine.device: device is the whole process's; set engine.device instead
 /etc/sb.yaml:23: models.empty.versions: the model has no version; add one: `v1: { image: models/v1 }`
 "#);
 }

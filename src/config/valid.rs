@@ -23,6 +23,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Compute threads of the process; `None`: as many as the machine has cores.
     pub threads: Option<NonZeroUsize>,
+    /// What the process's engines compute on.
+    pub device: DeviceChoice,
     /// The served models; never empty.
     pub models: BTreeMap<ModelName, ModelConfig>,
     /// The model that `similar` checks compare texts with; there is one if there is such a check.
@@ -56,6 +58,18 @@ pub struct ServerConfig {
     pub mirror_capacity: Weight,
     /// Keys that clients must send; empty: no key is asked for.
     pub api_keys: Vec<ApiKey>,
+}
+
+/// What engines compute on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU, or the processor where there is none that can be used; the log says why.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// GPU N of the machine, and nothing else.
+    Cuda(usize),
 }
 
 /// How strict the config is read.

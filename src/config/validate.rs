@@ -21,7 +21,7 @@ use super::valid::{
     ApiKey, Config, EngineSettings, ImageRef, ImageRefError, Mode, ModelConfig, Residency, ServerConfig,
     VersionConfig,
 };
-use super::values::{address, digest, duration, folder, header_name, percentage, size, word};
+use super::values::{address, device, digest, duration, folder, header_name, percentage, size, word};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
@@ -40,6 +40,9 @@ const SERVER: &[&str] = &[
 ];
 const ENGINE: &[&str] =
     &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
+
+/// Keys of `engine` that are the whole process's, not a model's.
+const PROCESS: [&str; 2] = ["threads", "device"];
 
 const VERSION: &[&str] = &["image", "digest", "prompt", "prompt_digest", "residency", "flag"];
 
@@ -82,8 +85,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
     let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
 
-    let mut known = ENGINE.to_vec();
-    known.push("threads");
+    let known = [ENGINE, &PROCESS].concat();
     let engine_section = r.section(top.get("engine").unwrap_or(&EMPTY), "engine".to_owned(), &known);
     let engine = read_engine(r, &engine_section, EngineSettings::default());
     let threads = r
@@ -94,6 +96,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
                 .map_err(|p| Problem::new(p.found, format!("{}, or `auto`", p.fix))),
         })
         .flatten();
+    let device = r.field(&engine_section, "device", device).unwrap_or_default();
 
     let models_section = r.map(top.get("models").unwrap_or(&EMPTY), "models".to_owned());
     let is_absent = |node: Option<&Node>| node.is_none_or(|n| matches!(n.value, Value::Null));
@@ -118,7 +121,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
     }
     let embedding = read_embedding(r, top.get("embedding").unwrap_or(&EMPTY), &models, base, server.mode);
     let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&EMPTY), env);
-    Config { file: file.to_owned(), server, threads, models, embedding, policies, webhooks }
+    Config { file: file.to_owned(), server, threads, device, models, embedding, policies, webhooks }
 }
 
 fn read_server(
@@ -266,13 +269,12 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
 
     let engine_path = s.path_of("engine");
     let engine_node = s.get("engine").unwrap_or(&EMPTY);
-    // `threads` is read here only to say why it cannot stand here.
-    let mut known = ENGINE.to_vec();
-    known.push("threads");
-    let overrides = r.section(engine_node, engine_path, &known);
-    if overrides.get("threads").is_some() {
-        let problem = Problem::new("threads belong to the whole process", "set engine.threads instead");
-        r.push(overrides.line_of("threads"), overrides.path_of("threads"), problem);
+    // these are read here only to say why they cannot stand here
+    let overrides = r.section(engine_node, engine_path, &[ENGINE, &PROCESS].concat());
+    for key in PROCESS.into_iter().filter(|key| overrides.get(key).is_some()) {
+        let problem =
+            Problem::new(format!("{key} is the whole process's"), format!("set engine.{key} instead"));
+        r.push(overrides.line_of(key), overrides.path_of(key), problem);
     }
     let engine = read_engine(r, &overrides, engine);
 

@@ -9,6 +9,7 @@ use super::policy::Chance;
 use super::raw::Value;
 use super::reader::{Problem, text};
 use super::units;
+use super::valid::DeviceChoice;
 use crate::ids::{Digest, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
@@ -91,6 +92,24 @@ pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Pro
     found.map(|(_, t)| *t).ok_or_else(|| {
         let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
         Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
+    })
+}
+
+pub(super) fn device(value: &Value) -> Result<DeviceChoice, Problem> {
+    let of = |text: &str| match text {
+        "auto" => Some(DeviceChoice::Auto),
+        "cpu" => Some(DeviceChoice::Cpu),
+        text => Some(DeviceChoice::Cuda(text.strip_prefix("cuda:")?.parse().ok()?)),
+    };
+    let found = match value {
+        Value::Text(text) => of(text),
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        Problem::new(
+            format!("found {}", value.describe()),
+            "write auto, cpu, or cuda:N for GPU N, such as cuda:0",
+        )
     })
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::device::Device;
 use super::generation::{Event, Failure, channel};
 use super::job::Job;
 use super::scheduler::{Limits, Scheduler};
 use super::shared::{EngineStats, Phase, Place, Shared};
+use super::turns::Turns;
 use super::worker::{Command, Worker};
 use super::{EngineConfig, EngineError, GenerateRequest, Generation, SubmitError};
 use crate::model::{CausalLm, Tokenizer};
@@ -32,7 +32,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     name: String,
     shared: Arc<Shared>,
-    device: Device,
+    turns: Turns,
     commands: SyncSender<Command>,
     limits: EngineLimits,
     vocab: usize,
@@ -86,14 +86,14 @@ impl Drop for MarkDead {
 
 impl Engine {
     /// Allocates the key-value storage and starts the thread, named after `name`. Engines that compute on one device
-    /// hold the same `device`.
+    /// hold the same `turns`.
     #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
     pub fn start(
         name: String,
         mut lm: Box<dyn CausalLm>,
         tokenizer: Tokenizer,
         config: EngineConfig,
-        device: Device,
+        turns: Turns,
     ) -> Result<Self, EngineError> {
         let geometry = config.geometry()?;
         let EngineConfig { kv_tokens, max_running, max_step_tokens, queue, prefix_cache, .. } = config;
@@ -114,7 +114,7 @@ impl Engine {
             jobs: HashMap::new(),
             commands: inbox,
             shared: Arc::clone(&shared),
-            device: device.clone(),
+            turns: turns.clone(),
             next_id: 0,
         };
         let mark = MarkDead(Arc::clone(&shared));
@@ -128,7 +128,7 @@ impl Engine {
         Ok(Self(Arc::new(Inner {
             name,
             shared,
-            device,
+            turns,
             commands,
             limits: EngineLimits { max_context },
             vocab,
@@ -142,7 +142,7 @@ impl Engine {
     /// Hands a request in. Never blocks. What is taken in is answered, also when the engine is being drained. A request
     /// that makes no sense (no prompt, a token outside the vocabulary) gives a generation that has failed.
     pub fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
-        let Inner { shared, commands, limits, device, .. } = &*self.0;
+        let Inner { shared, commands, limits, turns, .. } = &*self.0;
         let full = || SubmitError::QueueFull { retry_after: shared.retry_after() };
         let place = Place::take(shared, self.0.queue).ok_or_else(full)?;
         // After the place: a thread that ends looks for places last.
@@ -158,7 +158,7 @@ impl Engine {
             outbox.send(Event::Failed(Failure::Invalid(why)));
             return Ok(generation);
         }
-        let work = Box::new(Job::new(request, outbox, place, device));
+        let work = Box::new(Job::new(request, outbox, place, turns));
         // Places are fewer than the channel's, so it is full only for a moment, if ever.
         commands.try_send(Command::Generate(work)).map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => full(),

@@ -1,13 +1,13 @@
 //! What the engine's thread keeps of a request beside its sequence: settings, text so far, the way to the client.
 
 use super::detokenizer::{Detokenizer, Piece, Search};
-use super::device::{Device, Presence, Priority};
 use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Unusable, Usage};
 use super::logprobs::{Score, score};
 use super::penalties::History;
 use super::request::{GenerateRequest, SamplingParams, StopInclusion};
 use super::sampler::{Draw, Scratch, sample};
 use super::shared::Place;
+use super::turns::{Presence, Priority, Turns};
 use crate::model::{SpecialText, Tokenizer};
 
 /// A request in work.
@@ -51,12 +51,12 @@ impl Job {
         request: GenerateRequest,
         outbox: Outbox,
         place: Place,
-        device: &Device,
+        turns: &Turns,
     ) -> (Self, Vec<u32>) {
         let job = Self {
             place: Some(place),
             priority: request.priority,
-            _presence: device.enter(request.priority),
+            _presence: turns.enter(request.priority),
             outbox,
             history: History::of(&request.prompt, &request.sampling),
             sampling: request.sampling,

@@ -10,7 +10,7 @@
 //! - [`Engine::submit`] never blocks, and a slow client holds nobody up.
 //! - A generation that is dropped frees its blocks before the next step.
 //! - Work in the background never holds up work in the foreground for longer than one short step, on all engines of a
-//!   [`Device`].
+//!   [`Turns`].
 //! - A model that fails or panics fails its requests and ends the engine; [`Engine::is_alive`] says so first.
 //!
 //! Knows no versions, routes or HTTP.
@@ -18,7 +18,6 @@
 mod block_pool;
 mod config;
 mod detokenizer;
-mod device;
 mod error;
 mod generation;
 mod handle;
@@ -30,6 +29,7 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod shared;
+mod turns;
 mod worker;
 
 #[cfg(test)]
@@ -38,9 +38,9 @@ mod testing;
 mod tests;
 
 pub use config::{EngineConfig, PrefixCache};
-pub use device::{Device, Priority};
 pub use error::{EngineError, SubmitError};
 pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
 pub use handle::{DrainOutcome, Engine, EngineLimits};
 pub use request::{EosPolicy, GenerateRequest, SamplingParams, StopInclusion, StopParams};
 pub use shared::EngineStats;
+pub use turns::{Priority, Turns};

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::device::Priority;
+use super::turns::Priority;
 use crate::model::SpecialText;
 
 /// One text to go on with.

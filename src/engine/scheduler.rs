@@ -13,8 +13,8 @@ use std::ops::Range;
 
 use super::block_pool::{BlockId, BlockPool};
 use super::config::PrefixCache;
-use super::device::Priority;
 use super::sequence::{Sequence, SequenceId, State};
+use super::turns::Priority;
 use crate::model::{Batch, Span};
 
 /// The most prompt rows of a step that are scored over the whole vocabulary: each takes `vocab` numbers.

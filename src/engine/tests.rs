@@ -15,7 +15,7 @@ fn config() -> EngineConfig {
 }
 
 fn start(lm: FakeLm, config: EngineConfig) -> Engine {
-    Engine::start("test".into(), Box::new(lm), tokenizer(), config, Device::default()).unwrap()
+    Engine::start("test".into(), Box::new(lm), tokenizer(), config, Turns::default()).unwrap()
 }
 
 fn plain(config: EngineConfig) -> Engine {
@@ -374,15 +374,15 @@ fn background(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
     GenerateRequest { priority: Priority::Background, ..request(prompt, max_tokens) }
 }
 
-fn on(device: &Device, lm: FakeLm) -> Engine {
-    Engine::start("test".into(), Box::new(lm), tokenizer(), config(), device.clone()).unwrap()
+fn on(turns: &Turns, lm: FakeLm) -> Engine {
+    Engine::start("test".into(), Box::new(lm), tokenizer(), config(), turns.clone()).unwrap()
 }
 
 #[tokio::test]
 async fn the_background_waits_for_the_foreground_of_every_engine_on_the_device() {
-    let device = Device::default();
+    let turns = Turns::default();
     let (lm, gate) = FakeLm::new(Fault::Nothing).gated();
-    let (stable, canary) = (on(&device, lm), on(&device, FakeLm::new(Fault::Nothing)));
+    let (stable, canary) = (on(&turns, lm), on(&turns, FakeLm::new(Fault::Nothing)));
     let client = stable.submit(request(&[1], 2)).unwrap();
     gate.wait();
     let mut copy = canary.submit(background(&[1], 8)).unwrap();
@@ -391,13 +391,13 @@ async fn the_background_waits_for_the_foreground_of_every_engine_on_the_device()
     drop(gate);
     listen(client).await;
     assert_eq!(listen(copy).await.tokens, greedy(&[1], 8));
-    assert!(device.is_idle() && device.background_time() > Duration::ZERO);
+    assert!(turns.is_idle() && turns.background_time() > Duration::ZERO);
 }
 
 #[tokio::test]
 async fn the_background_gives_the_same_text_though_the_foreground_cuts_in() {
-    let device = Device::default();
-    let engine = on(&device, FakeLm::new(Fault::Nothing));
+    let turns = Turns::default();
+    let engine = on(&turns, FakeLm::new(Fault::Nothing));
     let copies: Vec<_> = prompts().iter().map(|p| engine.submit(background(p, 24)).unwrap()).collect();
     let clients: Vec<_> = prompts().iter().map(|p| engine.submit(request(p, 24)).unwrap()).collect();
     for (generation, prompt) in clients.into_iter().chain(copies).zip(prompts().iter().chain(&prompts())) {
@@ -407,8 +407,8 @@ async fn the_background_gives_the_same_text_though_the_foreground_cuts_in() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_the_background() {
-    let device = Device::new(crate::ids::Weight::ZERO);
-    let engine = on(&device, FakeLm::new(Fault::Nothing));
+    let turns = Turns::new(crate::ids::Weight::ZERO);
+    let engine = on(&turns, FakeLm::new(Fault::Nothing));
     let copy = engine.submit(background(&[1], 8)).unwrap();
     assert_eq!(engine.drain(SOON).await, DrainOutcome::Finished);
     assert!(matches!(listen(copy).await.end, Some(Ok((FinishReason::Cancelled, _)))));

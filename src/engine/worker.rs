@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::device::{Device, Priority, Turn};
 use super::generation::{Event, Failure, FinishReason, Unusable};
 use super::job::{Chosen, Job, Progress};
 use super::logprobs::{Score, score};
@@ -17,6 +16,7 @@ use super::sampler::Scratch;
 use super::scheduler::{Plan, Scheduler, Step};
 use super::sequence::{PromptScores, Sequence, SequenceId};
 use super::shared::{Phase, Shared};
+use super::turns::{Priority, Turn, Turns};
 use crate::model::{CausalLm, Logits, Tokenizer};
 
 /// How long work in the background waits before it asks again for its turn.
@@ -47,7 +47,7 @@ pub(super) struct Worker {
     pub(super) jobs: HashMap<SequenceId, Job>,
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
-    pub(super) device: Device,
+    pub(super) turns: Turns,
     pub(super) next_id: u64,
 }
 
@@ -124,7 +124,7 @@ impl Worker {
     /// What the next step is for; nothing while all there is must wait for its turn.
     fn turn(&self) -> Option<(Priority, Option<Turn>)> {
         if self.scheduler.is_empty(Priority::Foreground) {
-            self.device.background_turn().map(|turn| (Priority::Background, Some(turn)))
+            self.turns.background_turn().map(|turn| (Priority::Background, Some(turn)))
         } else {
             Some((Priority::Foreground, None))
         }

@@ -14,6 +14,7 @@ mod answer;
 mod backend;
 mod checked;
 mod command;
+mod device;
 mod embedding;
 mod error;
 mod experiments;
@@ -43,6 +44,7 @@ pub use command::{
     Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, PromptInput, StopText,
     Target,
 };
+pub use device::choose;
 pub use error::GatewayError;
 pub use rehearsal::Rehearsal;
 pub use residency::{Progress, Residency, ResidencyError, State};

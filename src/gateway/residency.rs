@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 
 use super::backend::Backend;
 use crate::config::{ImageRef, PromptRef};
-use crate::engine::{Device, DrainOutcome, Engine, EngineConfig};
+use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
 use crate::ids::{Digest, VersionRef};
 use crate::image;
-use crate::model::{self, WeightPool};
+use crate::model::{self, Device, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
 use crate::telemetry::Metrics;
 
@@ -150,7 +150,7 @@ struct Inner {
     blueprints: BTreeMap<VersionRef, Blueprint>,
     images: Arc<image::Store>,
     /// What all engines compute on.
-    device: Device,
+    turns: Turns,
     pool: WeightPool,
     /// One load at a time: two would halve each other's bandwidth, and the second would not yet find the tensors
     /// that the first is about to share.
@@ -163,6 +163,7 @@ impl Residency {
         blueprints: BTreeMap<VersionRef, Blueprint>,
         images: image::Store,
         device: Device,
+        turns: Turns,
         metrics: Metrics,
     ) -> Self {
         let table = blueprints.keys().map(|version| (version.clone(), State::Cold)).collect::<Table>();
@@ -170,8 +171,8 @@ impl Residency {
             table: ArcSwap::from_pointee(table),
             blueprints,
             images: Arc::new(images),
-            device,
-            pool: WeightPool::default(),
+            turns,
+            pool: WeightPool::of(device),
             loads: Semaphore::new(1),
             metrics,
         }))
@@ -256,9 +257,9 @@ impl Residency {
             .map(|source| ChatTemplate::compile(source, &loaded.special))
             .transpose()
             .map_err(|e| e.to_string())?;
-        let (tokenizer, settings, device) =
-            (loaded.tokenizer.clone(), plan.engine.clone(), self.0.device.clone());
-        let engine = Engine::start(version.to_string(), loaded.lm, tokenizer, settings, device)
+        let (tokenizer, settings, turns) =
+            (loaded.tokenizer.clone(), plan.engine.clone(), self.0.turns.clone());
+        let engine = Engine::start(version.to_string(), loaded.lm, tokenizer, settings, turns)
             .map_err(|e| e.to_string())?;
         Ok(Backend {
             version: version.clone(),

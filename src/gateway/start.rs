@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::device::choose;
 use super::embedding::embedder;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency, State};
@@ -18,9 +19,10 @@ use super::watching::{SEEN, sink, watched};
 use crate::config::{
     Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy, Residency as Wanted,
 };
-use crate::engine::{Device, EngineConfig, PrefixCache};
+use crate::engine::{EngineConfig, PrefixCache, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
+use crate::model::TensorError;
 use crate::notify::{self, Courier, NotifyError, Terms, Webhooks};
 use crate::quality::{CheckQueue, Checks, CompileError, Embedder, Limits, Plan};
 use crate::release::{
@@ -51,6 +53,11 @@ pub enum StartError {
         /// Why, naming the file.
         why: String,
     },
+    /// What the configuration wants to compute on is not to be had.
+    #[error(
+        "engine.device: {0}\n`switchback doctor` tells what this machine has; `device: auto` takes the processor where no GPU can be used"
+    )]
+    Device(#[from] TensorError),
     /// The thread that checks answers could not be started.
     #[error("the thread that checks answers cannot be started: {0}")]
     CheckThread(#[source] std::io::Error),
@@ -113,7 +120,7 @@ pub(super) struct Inner {
     /// Policies of the configuration, beside the ready-made ones.
     pub(super) policies: BTreeMap<String, Policy>,
     /// What all engines compute on.
-    device: Device,
+    turns: Turns,
     /// Who is told what rollouts do.
     pub(super) webhooks: Webhooks,
     /// Ends the tasks below, but for what still counts.
@@ -141,8 +148,10 @@ impl Gateway {
         let sink = sink(to_watcher.clone(), metrics.clone());
         let checks = CheckQueue::start(plans, Limits::default(), metrics.clone(), sink)
             .map_err(StartError::CheckThread)?;
-        let device = Device::new(config.server.mirror_capacity);
-        let residency = Residency::new(blueprints(config), images, device.clone(), metrics.clone());
+        let turns = Turns::new(config.server.mirror_capacity);
+        let device = choose(config.device)?;
+        tracing::info!(%device, "engines compute on it");
+        let residency = Residency::new(blueprints(config), images, device, turns.clone(), metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
         let time = Arc::new(notify::SystemClock);
         let (courier, webhooks) =
@@ -181,7 +190,7 @@ impl Gateway {
             checks,
             mirror,
             watcher: to_watcher,
-            device,
+            turns,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
             policies: config.policies.clone(),
@@ -315,7 +324,7 @@ impl Gateway {
             }
         }
         let routes: Vec<_> = self.0.models.keys().flat_map(|model| self.route_samples(model)).collect();
-        self.0.metrics.render(&engines, &residency, &routes, self.0.device.background_time())
+        self.0.metrics.render(&engines, &residency, &routes, self.0.turns.background_time())
     }
 
     fn route_samples(&self, model: &ModelName) -> Vec<RouteSample> {

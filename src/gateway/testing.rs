@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Gateway;
 use super::backend::Backend;
 use super::residency::State;
-use crate::engine::{Device, Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, Turns};
 use crate::ids::VersionRef;
 use crate::model::{Batch, CausalLm, KvGeometry, KvShape, Logits, ModelError};
 
@@ -38,7 +38,7 @@ impl Gateway {
         let sound = self.inner().residency.hot(version).expect("a hot version");
         let lm = Box::new(Broken { vocab: sound.vocab_size() });
         let (tokenizer, config) = (sound.tokenizer.clone(), EngineConfig::default());
-        let engine = Engine::start("broken".into(), lm, tokenizer, config, Device::default()).unwrap();
+        let engine = Engine::start("broken".into(), lm, tokenizer, config, Turns::default()).unwrap();
         let broken = Backend {
             version: sound.version.clone(),
             digest: sound.digest,

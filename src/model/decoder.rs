@@ -6,16 +6,16 @@ use super::error::ModelError;
 use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, HostRows, KvCache, KvLayout, Mask, RopeAngles, RopeTable, Rows, Tensor, TensorError,
-    Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention, rms_norm,
-    rope_write_kv, select_rows,
+    Context, Device, HostRows, KvCache, KvLayout, Mask, Rope, RopeAngles, Rows, Tensor, TensorError, Vector,
+    Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention, rms_norm, rope_write_kv,
+    select_rows,
 };
 
 /// A Llama with its cache.
 pub(super) struct Llama {
     device: Device,
     config: Config,
-    rope: RopeTable,
+    rope: Rope,
     embedding: Weight,
     layers: Vec<Layer>,
     norm: Vector,
@@ -101,17 +101,18 @@ impl CausalLm for Llama {
         }
         // the one before goes first, so that both are never there at once
         self.cache = None;
-        self.cache = KvCache::new(&self.device, KvLayout { layers, blocks, block_size, kv_heads, head_dim });
+        let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
+        self.cache = KvCache::new(&self.device, layout, self.embedding.element());
         let bytes_per_token = self.kv_shape().bytes_per_token();
         if self.cache.is_some() { Ok(()) } else { Err(ModelError::Memory { tokens, bytes_per_token }) }
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
-        let Self { device, config, rope, embedding: table, layers, norm, head, cache } = self;
+        let Self { config, rope, embedding: table, layers, norm, head, cache, .. } = self;
         let Some(cache) = cache else {
             return Err(ModelError::Batch("a forward pass before allocate_kv".to_owned()));
         };
-        let layout @ KvLayout { blocks, block_size, .. } = cache.layout();
+        let KvLayout { blocks, block_size, .. } = cache.layout();
         batch.check(config.vocab, config.max_positions, KvGeometry { blocks, block_size })?;
         if batch.tokens.is_empty() {
             return Ok(Logits::new(Vec::new(), config.vocab));
@@ -124,8 +125,8 @@ impl CausalLm for Llama {
             wanted: &batch.logit_rows,
             contexts: &contexts,
         };
-        let rows = Rows::new(device, layout, host)?;
-        let step = Step { config, angles: rope.angles(&rows), rows };
+        let rows = Rows::new(cache, host)?;
+        let step = Step { config, angles: rope.angles(&rows)?, rows };
 
         let mut x = embedding(table, &step.rows.tokens)?; // [rows, hidden]
         let mut delta = None;
@@ -163,8 +164,9 @@ impl Llama {
         };
         // old checkpoints carry the frequencies, which config.json already tells
         from.leave_out(|name| name.ends_with(".rotary_emb.inv_freq"));
-        let rope = config.rope.table(config.head_dim);
-        Ok(Self { device: from.device().clone(), config, rope, embedding, layers, norm, head, cache: None })
+        let device = from.device().stream()?;
+        let rope = Rope::new(config.rope.table(config.head_dim), &device)?;
+        Ok(Self { device, config, rope, embedding, layers, norm, head, cache: None })
     }
 }
 

@@ -14,6 +14,7 @@ mod config;
 mod decoder;
 mod encoder;
 mod error;
+mod footprint;
 mod load;
 mod pool;
 mod projection;
@@ -21,9 +22,16 @@ mod rope;
 mod tokenizer;
 mod weights;
 
+#[cfg(test)]
+mod gpu_tests;
+
 pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
 pub use encoder::Encoder;
 pub use error::ModelError;
+pub use footprint::Footprint;
 pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, load};
 pub use pool::WeightPool;
 pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
+
+/// What models compute on, for those who may not know how.
+pub use crate::tensor::{Device, GpuInfo, TensorError};

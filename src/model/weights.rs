@@ -72,8 +72,12 @@ impl<'a> Checkpoint<'a> {
         Ok(Self { source, left, pool, progress, total, done: 0, taken, totals })
     }
 
-    /// The tensor `name`, which must have shape `expected`.
+    /// The tensor `name`, which must have shape `expected`, on the device.
     pub(super) fn take(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
+        Ok(self.find(name, expected)?.on(self.pool.device())?)
+    }
+
+    fn find(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
         let Some(Stored { path, file, dtype, shape, range }) = self.left.remove(name) else {
             let (path, tensor) = (self.source.clone(), name.to_owned());
             return Err(ModelError::MissingTensor { path, tensor, expected: expected.to_vec() });
@@ -117,7 +121,7 @@ impl<'a> Checkpoint<'a> {
 
     /// The tensor `name`, which must have `len` elements: a gain or a bias.
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vector, ModelError> {
-        let weight = self.take(name, &[len])?;
+        let weight = self.find(name, &[len])?;
         Ok(Vector::new(&weight, self.pool.device())?)
     }
 
@@ -134,6 +138,13 @@ impl<'a> Checkpoint<'a> {
         (self.progress)(self.total, self.total);
         Ok(self.totals)
     }
+}
+
+/// Bytes of all tensors of the weight files of `dir`, told by their headers.
+pub(super) fn stored_bytes(dir: &Path) -> Result<u64, ModelError> {
+    let index = dir.join(INDEX);
+    let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&dir.join(SINGLE))? };
+    Ok(all.values().map(|stored| stored.range.len() as u64).sum())
 }
 
 /// The tensors of the files that an index names, each where the index says.

@@ -1,9 +1,11 @@
 //! Activations: what operators take and give.
 
 use super::error::{Result, TensorError};
+use super::gpu::Array;
 
-/// A matrix of activations `[rows, width]`, row-major, on a device: of `f32` on the host. Heads lie side by side in a
-/// row: `[rows, heads * head_dim]`.
+/// A matrix of activations `[rows, width]`, row-major, on a device. Heads lie side by side in a row:
+/// `[rows, heads * head_dim]`. On the host all are `f32`; on a GPU the residual stream and the logits are, and others are
+/// of the element type that the weights have.
 #[derive(Debug)]
 pub struct Tensor {
     rows: usize,
@@ -14,6 +16,7 @@ pub struct Tensor {
 #[derive(Debug)]
 pub(super) enum Data {
     Host(Vec<f32>),
+    Device(Array),
 }
 
 impl Tensor {
@@ -53,6 +56,7 @@ impl Tensor {
     pub fn into_vec(self) -> Result<Vec<f32>> {
         match self.data {
             Data::Host(values) => Ok(values),
+            Data::Device(array) => array.to_vec(self.rows * self.width),
         }
     }
 }

@@ -36,4 +36,9 @@ impl TensorError {
     }
 }
 
+/// Tensors of one operator that lie on different devices: a bug of the caller.
+pub(super) fn elsewhere(operator: &'static str) -> TensorError {
+    TensorError::shape(operator, "its tensors lie on different devices")
+}
+
 pub(super) type Result<T> = std::result::Result<T, TensorError>;

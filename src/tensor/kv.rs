@@ -3,8 +3,9 @@
 //! Layout of a layer: `[blocks, block_size, kv_heads, head_dim]` for keys, the same for values. A slot is
 //! `block * block_size + offset`. Allocated once; a step allocates nothing of it.
 
-use super::cpu;
-use super::device::Device;
+use super::device::{Device, Place};
+use super::weight::ElementType;
+use super::{cpu, gpu};
 
 /// The sizes of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +47,16 @@ pub struct KvCache {
 
 pub(super) enum Store {
     Host(cpu::KvStore),
+    Device(gpu::KvStore),
 }
 
 impl KvCache {
-    /// Allocates all of it; `None` if the memory is not to be had.
-    pub fn new(device: &Device, layout: KvLayout) -> Option<Self> {
-        let store = match device {
-            Device::Cpu => Store::Host(cpu::KvStore::new(layout)?),
+    /// Allocates all of it; `None` if the memory is not to be had. On a GPU its elements are of the type that the
+    /// model's weights have; on the host they are `f32`.
+    pub fn new(device: &Device, layout: KvLayout, element: ElementType) -> Option<Self> {
+        let store = match &device.0 {
+            Place::Cpu => Store::Host(cpu::KvStore::new(layout)?),
+            Place::Gpu(gpu) => Store::Device(gpu::KvStore::new(gpu, layout, element)?),
         };
         Some(Self { layout, store })
     }
@@ -79,6 +83,6 @@ mod tests {
     fn a_cache_that_no_memory_holds_is_refused() {
         let layout =
             KvLayout { layers: 4, blocks: usize::MAX / 64, block_size: 16, kv_heads: 8, head_dim: 128 };
-        assert!(KvCache::new(&Device::Cpu, layout).is_none());
+        assert!(KvCache::new(&Device::CPU, layout, ElementType::F32).is_none());
     }
 }

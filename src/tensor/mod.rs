@@ -15,6 +15,7 @@ mod array;
 mod cpu;
 mod device;
 mod error;
+mod gpu;
 mod kv;
 mod ops;
 #[cfg(test)]
@@ -24,13 +25,15 @@ mod rows;
 mod weight;
 
 pub use array::Tensor;
-pub use device::Device;
+pub use device::{Device, GpuInfo};
 pub use error::TensorError;
+#[cfg(test)]
+pub(crate) use gpu::emulated_device;
 pub use kv::{KvCache, KvLayout};
 pub use ops::{
     Affine, add, add_rms_norm, embedding, gated_linear, gelu, layer_norm, linear, logits, paged_attention,
     rms_norm, rope_write_kv, select_rows, write_kv,
 };
-pub use rope::{RopeAngles, RopeTable};
+pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};
 pub use weight::{ElementType, MappedFile, Vector, WeakWeight, Weight, WeightError};

@@ -2,10 +2,11 @@
 
 use super::array::{Data, Tensor};
 use super::cpu::{self, Level};
-use super::error::{Result, TensorError};
-use super::kv::{KvCache, Store};
+use super::error::{Result, TensorError, elsewhere};
+use super::gpu;
+use super::kv::{KvCache, KvLayout, Store};
 use super::rope::{RopeAngles, Turns};
-use super::rows::{Contexts, Indices, Rows};
+use super::rows::{Contexts, Indices, Numbers, Rows};
 use super::weight::{Values, Vector, Weight};
 
 /// A linear layer: a weight `[out, in]`, and a bias `[out]` where it has one.
@@ -19,16 +20,17 @@ pub struct Affine<'a> {
 
 /// Rows of `table` `[vocab, hidden]` for `ids`: `[ids, hidden]`.
 pub fn embedding(table: &Weight, ids: &Indices<'_>) -> Result<Tensor> {
-    let shape = |data| Tensor::new(ids.len(), table.cols(), data);
-    match ids {
-        Indices::Host(ids) => {
+    let data = match &ids.0 {
+        Numbers::Host(ids) => {
             if let Some(id) = ids.iter().find(|id| **id as usize >= table.rows()) {
                 let what = format!("token {id} of a vocabulary of {}", table.rows());
                 return Err(TensorError::shape("embedding", what));
             }
-            Ok(shape(Data::Host(cpu::embedding(table, ids))))
+            Data::Host(cpu::embedding(table, ids))
         }
-    }
+        Numbers::Device(ids) => Data::Device(gpu::embedding(placed("embedding", table)?, ids)?),
+    };
+    Ok(Tensor::new(ids.len(), table.cols(), data))
 }
 
 /// `x Wᵀ + b`: `[rows, in]` gives `[rows, out]`.
@@ -46,10 +48,11 @@ pub fn linear(x: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
             let mut y = vec![0.0; x.len() / weight.cols() * weight.rows()];
             cpu::linear(Level::best(), x, weight, &mut y);
             if let Some(bias) = bias {
-                cpu::add(&mut y, on_host(bias));
+                cpu::add(&mut y, on_host("linear", bias)?);
             }
             Data::Host(y)
         }
+        Data::Device(array) => Data::Device(gpu::linear(array, x.rows(), layer.placed("linear")?)?),
     };
     Ok(Tensor::new(x.rows(), weight.rows(), data))
 }
@@ -57,23 +60,44 @@ pub fn linear(x: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
 /// `silu(gate(x)) * up(x)`: `[rows, in]` gives `[rows, out]`, for two layers of the same shape.
 pub fn gated_linear(x: &Tensor, gate: Affine<'_>, up: Affine<'_>) -> Result<Tensor> {
     expect("gated-linear", "an upward layer", up.weight.rows(), gate.weight.rows())?;
+    if let Data::Device(array) = x.data() {
+        for layer in [gate, up] {
+            expect("gated-linear", "rows", x.width(), layer.weight.cols())?;
+        }
+        let (outs, layers) = (gate.weight.rows(), [gate.placed("gated-linear")?, up.placed("gated-linear")?]);
+        let gated = gpu::gated_linear(array, x.rows(), layers[0], layers[1])?;
+        return Ok(Tensor::new(x.rows(), outs, Data::Device(gated)));
+    }
     let (mut gate, up) = (linear(x, gate)?, linear(x, up)?);
     match (gate.data_mut(), up.data()) {
         (Data::Host(gate), Data::Host(up)) => cpu::silu_mul(Level::best(), gate, up),
+        _ => return Err(elsewhere("gated-linear")),
     }
     Ok(gate)
 }
 
 /// `x Wᵀ` in `f32`, for the last layer: `[rows, hidden]` gives `[rows, vocab]`.
 pub fn logits(x: &Tensor, head: &Weight) -> Result<Tensor> {
-    linear(x, Affine { weight: head, bias: None })
+    let layer = Affine { weight: head, bias: None };
+    match x.data() {
+        Data::Host(_) => linear(x, layer),
+        Data::Device(array) => {
+            expect("logits", "rows", x.width(), head.cols())?;
+            let y = gpu::logits(array, x.rows(), layer.placed("logits")?)?;
+            Ok(Tensor::new(x.rows(), head.rows(), Data::Device(y)))
+        }
+    }
 }
 
 /// Root-mean-square normalisation of each row of `[rows, hidden]`, scaled by `gain` `[hidden]`.
 pub fn rms_norm(x: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
     expect("rms-norm", "a gain", gain.len(), x.width())?;
+    let shape = [x.rows(), x.width()];
     let data = match x.data() {
-        Data::Host(x) => Data::Host(cpu::rms_norm(x, on_host(gain), eps)),
+        Data::Host(x) => Data::Host(cpu::rms_norm(x, on_host("rms-norm", gain)?, eps)),
+        Data::Device(x) => {
+            Data::Device(gpu::rms_norm(x, shape, on_device("rms-norm", gain)?, eps, gain.element())?)
+        }
     };
     Ok(Tensor::new(x.rows(), x.width(), data))
 }
@@ -82,62 +106,83 @@ pub fn rms_norm(x: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
 pub fn add_rms_norm(x: &mut Tensor, y: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
     expect("add-rms-norm", "a gain", gain.len(), x.width())?;
     same_shape("add-rms-norm", x, y)?;
+    let shape = [x.rows(), x.width()];
     let data = match (x.data_mut(), y.data()) {
         (Data::Host(x), Data::Host(y)) => {
             cpu::add(x, y);
-            Data::Host(cpu::rms_norm(x, on_host(gain), eps))
+            Data::Host(cpu::rms_norm(x, on_host("add-rms-norm", gain)?, eps))
         }
+        (Data::Device(x), Data::Device(y)) => {
+            Data::Device(gpu::add_rms_norm(x, y, shape, on_device("add-rms-norm", gain)?, eps)?)
+        }
+        _ => return Err(elsewhere("add-rms-norm")),
     };
     Ok(Tensor::new(x.rows(), x.width(), data))
 }
 
 /// Normalisation of each row of `[rows, hidden]` to mean 0 and variance 1, then scaled by `gain` and moved by `bias`,
-/// both `[hidden]`.
+/// both `[hidden]`. On the host only: encoders compute there.
 pub fn layer_norm(mut x: Tensor, gain: &Vector, bias: &Vector, eps: f32) -> Result<Tensor> {
     for vector in [gain, bias] {
         expect("layer-norm", "a vector", vector.len(), x.width())?;
     }
     match x.data_mut() {
-        Data::Host(x) => cpu::layer_norm(x, on_host(gain), on_host(bias), eps),
+        Data::Host(values) => {
+            cpu::layer_norm(values, on_host("layer-norm", gain)?, on_host("layer-norm", bias)?, eps);
+            Ok(x)
+        }
+        Data::Device(_) => Err(elsewhere("layer-norm")),
     }
-    Ok(x)
 }
 
-/// `x Φ(x)`, element by element: GELU with the error function, not its approximation by tanh.
-pub fn gelu(mut x: Tensor) -> Tensor {
+/// `x Φ(x)`, element by element: GELU with the error function, not its approximation by tanh. On the host
+/// only.
+pub fn gelu(mut x: Tensor) -> Result<Tensor> {
     match x.data_mut() {
-        Data::Host(x) => cpu::gelu(Level::best(), x),
+        Data::Host(values) => {
+            cpu::gelu(Level::best(), values);
+            Ok(x)
+        }
+        Data::Device(_) => Err(elsewhere("gelu")),
     }
-    x
 }
 
-/// `x + y`, both `[rows, width]`; or `y` is one row, which is added to each of `x`.
+/// `x + y`, both `[rows, width]`; or `y` is one row, which is added to each of `x`. On the host only: a GPU adds
+/// where it normalises.
 pub fn add(mut x: Tensor, y: &Tensor) -> Result<Tensor> {
     if y.rows() != 1 {
         same_shape("add", &x, y)?;
     }
     expect("add", "a row", y.width(), x.width())?;
     match (x.data_mut(), y.data()) {
-        (Data::Host(x), Data::Host(y)) => cpu::add(x, y),
+        (Data::Host(values), Data::Host(y)) => {
+            cpu::add(values, y);
+            Ok(x)
+        }
+        _ => Err(elsewhere("add")),
     }
-    Ok(x)
 }
 
 /// Rows `rows` of `x`, in that order.
 pub fn select_rows(x: &Tensor, rows: &Indices<'_>) -> Result<Tensor> {
-    let data = match (x.data(), rows) {
-        (Data::Host(values), Indices::Host(rows)) => {
+    let data = match (x.data(), &rows.0) {
+        (Data::Host(values), Numbers::Host(rows)) => {
             let row = |row: &u32| values.chunks_exact(x.width().max(1)).nth(*row as usize);
             let picked: Option<Vec<&[f32]>> = rows.iter().map(row).collect();
             let picked = picked
                 .ok_or_else(|| TensorError::shape("select-rows", format!("rows {rows:?} of {}", x.rows())))?;
             Data::Host(picked.concat())
         }
+        (Data::Device(array), Numbers::Device(rows)) => {
+            Data::Device(gpu::select_rows(array, x.width(), rows)?)
+        }
+        _ => return Err(elsewhere("select-rows")),
     };
     Ok(Tensor::new(rows.len(), x.width(), data))
 }
 
-/// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`.
+/// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`. On the host only:
+/// a GPU writes them as it turns them.
 pub fn write_kv(
     cache: &mut KvCache,
     layer: usize,
@@ -150,12 +195,13 @@ pub fn write_kv(
         expect("write-kv", "rows", x.rows(), rows.len())?;
         expect("write-kv", "a width", x.width(), cache.layout().slot())?;
     }
-    match (cache.store_mut(), &rows.slots, keys.data(), values.data()) {
-        (Store::Host(store), Indices::Host(slots), Data::Host(keys), Data::Host(values)) => {
+    match (cache.store_mut(), &rows.slots.0, keys.data(), values.data()) {
+        (Store::Host(store), Numbers::Host(slots), Data::Host(keys), Data::Host(values)) => {
             store.write(layer, slots, keys, values);
+            Ok(())
         }
+        _ => Err(elsewhere("write-kv")),
     }
-    Ok(())
 }
 
 /// Rotary position embedding of queries `[rows, heads * head_dim]` and keys, each row by its own angles; the keys and
@@ -176,13 +222,32 @@ pub fn rope_write_kv(
             return Err(TensorError::shape("rope", what));
         }
     }
-    match (queries.data_mut(), keys.data_mut(), angles.turns()) {
-        (Data::Host(queries), Data::Host(keys), Turns::Host(turns)) => {
-            cpu::rope(queries, turns, angles.head_dim() / 2);
-            cpu::rope(keys, turns, angles.head_dim() / 2);
-        }
+    let half = angles.head_dim() / 2;
+    if let (Data::Host(q), Data::Host(k), Turns::Host(turns)) =
+        (queries.data_mut(), keys.data_mut(), angles.turns())
+    {
+        cpu::rope(q, turns, half);
+        cpu::rope(k, turns, half);
+        write_kv(cache, layer, rows, &keys, values)?;
+        return Ok(queries);
     }
-    write_kv(cache, layer, rows, &keys, values)?;
+    in_cache("rope", cache, layer, rows)?;
+    for x in [&keys, values] {
+        expect("rope", "rows", x.rows(), rows.len())?;
+        expect("rope", "a width", x.width(), cache.layout().slot())?;
+    }
+    let heads = heads(&queries, cache);
+    match (queries.data(), keys.data(), values.data(), angles.turns(), &rows.slots.0, cache.store()) {
+        (
+            Data::Device(q),
+            Data::Device(k),
+            Data::Device(v),
+            Turns::Device(angles),
+            Numbers::Device(slots),
+            Store::Device(store),
+        ) => gpu::rope_write_kv([q, k, v], angles, slots, store.layer(layer), heads)?,
+        _ => return Err(elsewhere("rope")),
+    }
     Ok(queries)
 }
 
@@ -199,13 +264,55 @@ pub fn paged_attention(queries: &Tensor, cache: &KvCache, layer: usize, rows: &R
         (Data::Host(queries), Store::Host(store), Contexts::Host(contexts)) => {
             Data::Host(cpu::attend(Level::best(), queries, contexts, store, layer))
         }
+        (Data::Device(array), Store::Device(store), Contexts::Device(contexts)) => {
+            let heads = heads(queries, cache);
+            Data::Device(gpu::paged_attention(
+                array,
+                rows.len(),
+                store,
+                layer,
+                heads,
+                layout.block_size,
+                contexts,
+            )?)
+        }
+        _ => return Err(elsewhere("paged-attention")),
     };
     Ok(Tensor::new(queries.rows(), queries.width(), data))
 }
 
-fn on_host(vector: &Vector) -> &[f32] {
-    let Values::Host(values) = vector.values();
-    values
+impl<'a> Affine<'a> {
+    /// The layer on a GPU.
+    fn placed(self, operator: &'static str) -> Result<gpu::Layer<'a>> {
+        let bias = self.bias.map(|bias| on_device(operator, bias)).transpose()?;
+        Ok(gpu::Layer { bias, ..placed(operator, self.weight)? })
+    }
+}
+
+fn placed<'a>(operator: &'static str, weight: &'a Weight) -> Result<gpu::Layer<'a>> {
+    let buffer = weight.placed().ok_or_else(|| elsewhere(operator))?;
+    let (outs, width) = (weight.rows(), weight.cols());
+    Ok(gpu::Layer { weight: buffer, element: weight.element(), bias: None, outs, width })
+}
+
+fn on_host<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a [f32]> {
+    match vector.values() {
+        Values::Host(values) => Ok(values),
+        Values::Device(_) => Err(elsewhere(operator)),
+    }
+}
+
+fn on_device<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a gpu::Buffer> {
+    match vector.values() {
+        Values::Device(values) => Ok(values),
+        Values::Host(_) => Err(elsewhere(operator)),
+    }
+}
+
+/// The heads of queries over a cache.
+fn heads(queries: &Tensor, cache: &KvCache) -> gpu::Heads {
+    let KvLayout { kv_heads, head_dim, .. } = cache.layout();
+    gpu::Heads { heads: queries.width() / head_dim, kv_heads, head_dim }
 }
 
 fn in_cache(operator: &'static str, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<()> {
@@ -235,10 +342,10 @@ fn same_shape(operator: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
 mod tests {
     use super::*;
     use crate::tensor::reference::{noise, weight};
-    use crate::tensor::{Context, Device, ElementType, HostRows, KvLayout, Mask};
+    use crate::tensor::{Context, Device, ElementType, HostRows, Mask};
 
     fn vector(n: usize) -> Vector {
-        Vector::new(&weight(&noise(n, 1), ElementType::F32, &[n]), &Device::Cpu).unwrap()
+        Vector::new(&weight(&noise(n, 1), ElementType::F32, &[n]), &Device::CPU).unwrap()
     }
 
     #[test]
@@ -256,10 +363,10 @@ mod tests {
         assert!(add_rms_norm(&mut x(), &fits, &six, 1e-5).is_err());
         assert!(layer_norm(x(), &six, &six, 1e-5).is_ok());
         assert!(layer_norm(x(), &six, &five, 1e-5).is_err() && layer_norm(x(), &five, &six, 1e-5).is_err());
-        assert!(embedding(&w, &Indices::Host(&[0, 4])).is_err());
+        assert!(embedding(&w, &Indices::host(&[0, 4])).is_err());
         assert!(add(x(), &fits).is_err());
-        assert!(select_rows(&x(), &Indices::Host(&[2])).is_err());
-        assert!(Tensor::from_vec(vec![0.0; 11], 2, 6).is_err() && Vector::new(&w, &Device::Cpu).is_err());
+        assert!(select_rows(&x(), &Indices::host(&[2])).is_err());
+        assert!(Tensor::from_vec(vec![0.0; 11], 2, 6).is_err() && Vector::new(&w, &Device::CPU).is_err());
     }
 
     #[test]
@@ -273,8 +380,9 @@ mod tests {
             wanted: &[],
             contexts: &[context],
         };
-        let rows = |layout| Rows::new(&Device::Cpu, layout, host).unwrap();
-        let mut cache = KvCache::new(&Device::Cpu, layout).unwrap();
+        let new = |layout| KvCache::new(&Device::CPU, layout, ElementType::F32).unwrap();
+        let rows = |layout| Rows::new(&new(layout), host).unwrap();
+        let mut cache = new(layout);
         let x = |n| Tensor::from_vec(vec![0.0; n * 6], n, 6).unwrap();
         let larger = KvLayout { blocks: 3, ..layout };
         for (n, layer, layout, fits) in

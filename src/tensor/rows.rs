@@ -1,21 +1,30 @@
 //! What the operators of one forward pass know of its rows: checked once, used in every layer.
 
-use super::device::Device;
 use super::error::{Result, TensorError};
-use super::kv::KvLayout;
+use super::gpu;
+use super::kv::{KvCache, KvLayout, Store};
 
 /// Numbers of tokens, positions, slots or rows, on a device.
 #[derive(Debug, Clone)]
-pub enum Indices<'a> {
-    /// In the host's memory.
+pub struct Indices<'a>(pub(super) Numbers<'a>);
+
+#[derive(Debug, Clone)]
+pub(super) enum Numbers<'a> {
     Host(&'a [u32]),
+    Device(gpu::Indices),
 }
 
-impl Indices<'_> {
+impl<'a> Indices<'a> {
+    /// Numbers in the host's memory.
+    pub const fn host(numbers: &'a [u32]) -> Self {
+        Self(Numbers::Host(numbers))
+    }
+
     /// How many there are.
     pub const fn len(&self) -> usize {
-        match self {
-            Self::Host(numbers) => numbers.len(),
+        match &self.0 {
+            Numbers::Host(numbers) => numbers.len(),
+            Numbers::Device(numbers) => numbers.len(),
         }
     }
 
@@ -73,6 +82,7 @@ pub struct Rows<'a> {
 pub(super) enum Contexts<'a> {
     /// One a row.
     Host(Vec<Query<'a>>),
+    Device(gpu::Contexts),
 }
 
 /// [`Rows`] as the host knows them.
@@ -91,20 +101,27 @@ pub struct HostRows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Brings the rows to where the operators find them. An error if the lists are of different lengths, if a row sees
-    /// nothing, or if a slot, a wanted row or a block is not there.
-    pub fn new(device: &Device, layout: KvLayout, host: HostRows<'a>) -> Result<Self> {
+    /// Brings the rows to where a cache lies. An error if the lists are of different lengths, if a row sees nothing, or if
+    /// a slot, a wanted row or a block is not there. Tokens are checked where they are looked up, on the host only: a GPU
+    /// reads whatever lies there.
+    pub fn new(cache: &KvCache, host: HostRows<'a>) -> Result<Self> {
+        let layout = cache.layout();
         check(layout, &host)?;
-        match device {
-            Device::Cpu => Ok(Self {
-                tokens: Indices::Host(host.tokens),
-                positions: Indices::Host(host.positions),
-                slots: Indices::Host(host.slots),
-                wanted: Indices::Host(host.wanted),
+        Ok(match cache.store() {
+            Store::Host(_) => Self {
+                tokens: Indices::host(host.tokens),
+                positions: Indices::host(host.positions),
+                slots: Indices::host(host.slots),
+                wanted: Indices::host(host.wanted),
                 contexts: Contexts::Host(queries(host.contexts)),
                 layout,
-            }),
-        }
+            },
+            Store::Device(store) => {
+                let (lists, contexts) = store.upload(&host, layout)?;
+                let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
+                Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
+            }
+        })
     }
 
     /// How many rows there are.
@@ -114,7 +131,7 @@ impl<'a> Rows<'a> {
 
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.slots.is_empty()
     }
 
     /// The sizes of the cache that the contexts lie in.
@@ -172,6 +189,7 @@ fn check(layout: KvLayout, host: &HostRows<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::{Device, ElementType};
 
     #[test]
     fn rows_that_contradict_themselves_or_the_cache_are_refused() {
@@ -184,10 +202,11 @@ mod tests {
             wanted: &[1],
             contexts: &[context],
         };
-        let new = |host| Rows::new(&Device::Cpu, layout, host);
+        let cache = KvCache::new(&Device::CPU, layout, ElementType::F32).unwrap();
+        let new = |host| Rows::new(&cache, host);
         let rows = new(host).unwrap();
-        let Contexts::Host(queries) = rows.contexts();
-        assert_eq!(queries.iter().map(|q| q.visible).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(rows.len(), 2);
+        assert_eq!(super::queries(&[context]).iter().map(|q| q.visible).collect::<Vec<_>>(), [4, 5]);
         let full = [Context { mask: Mask::Full, ..context }];
         assert!(super::queries(&full).iter().all(|q| q.visible == 5));
 

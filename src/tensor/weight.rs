@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
-use super::device::Device;
+use super::device::{Device, Place};
 use super::error::{Result, TensorError};
+use super::gpu;
 
 /// How an element is stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,8 +70,17 @@ impl MappedFile {
 }
 
 enum Bytes {
-    Mapped { file: MappedFile, range: Range<usize> },
+    Mapped {
+        file: MappedFile,
+        range: Range<usize>,
+    },
     Owned(Box<[u8]>),
+    /// On a GPU. The one in the host's memory stays, so that others find it by its content: as it is mapped, that costs
+    /// no memory.
+    Placed {
+        buffer: gpu::Buffer,
+        source: Weight,
+    },
 }
 
 struct Inner {
@@ -78,6 +88,9 @@ struct Inner {
     element: ElementType,
     rows: usize,
     cols: usize,
+    // Guards the one copy of a weight on a GPU: two versions that load it at the same time must agree on one, and
+    // find-or-place is one step.
+    placed: Mutex<WeakWeight>,
 }
 
 /// A matrix `[rows, cols]`, or a vector as `[1, cols]`, row-major. Cloning it clones a pointer.
@@ -86,7 +99,7 @@ struct Inner {
 pub struct Weight(Arc<Inner>);
 
 /// A weight that does not keep itself alive.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct WeakWeight(Weak<Inner>);
 
 impl WeakWeight {
@@ -112,7 +125,7 @@ impl Weight {
         let held = file.bytes().get(range.clone()).map_or(0, <[u8]>::len);
         let (rows, cols) = matrix(element, shape, held)?;
         let bytes = Bytes::Mapped { file: file.clone(), range };
-        Ok(Self(Arc::new(Inner { bytes, element, rows, cols })))
+        Ok(Self::of(bytes, element, rows, cols))
     }
 
     /// A weight with bytes of its own, read as `shape` (one or two dimensions).
@@ -122,7 +135,26 @@ impl Weight {
         shape: &[usize],
     ) -> std::result::Result<Self, WeightError> {
         let (rows, cols) = matrix(element, shape, bytes.len())?;
-        Ok(Self(Arc::new(Inner { bytes: Bytes::Owned(bytes.into()), element, rows, cols })))
+        Ok(Self::of(Bytes::Owned(bytes.into()), element, rows, cols))
+    }
+
+    fn of(bytes: Bytes, element: ElementType, rows: usize, cols: usize) -> Self {
+        Self(Arc::new(Inner { bytes, element, rows, cols, placed: Mutex::default() }))
+    }
+
+    /// The weight on a device: itself on the host; on a GPU a copy there, which all who ask share while one of them
+    /// holds it.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(self.clone()) };
+        let mut placed = self.0.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = placed.upgrade() {
+            return Ok(there);
+        }
+        let bytes = Bytes::Placed { buffer: gpu.place(bytes)?, source: self.clone() };
+        let there = Self::of(bytes, self.element(), self.rows(), self.cols());
+        *placed = there.downgrade();
+        self.release_pages();
+        Ok(there)
     }
 
     /// Rows: a linear layer's outputs.
@@ -140,11 +172,28 @@ impl Weight {
         self.0.element
     }
 
-    /// All bytes, row-major: exactly `rows * cols` elements.
+    /// All bytes, row-major: exactly `rows * cols` elements. Of a weight on a GPU, those of its source on the host.
     pub fn bytes(&self) -> &[u8] {
         match &self.0.bytes {
             Bytes::Mapped { file, range } => &file.bytes()[range.clone()],
             Bytes::Owned(bytes) => bytes,
+            Bytes::Placed { source, .. } => source.bytes(),
+        }
+    }
+
+    /// All bytes, unless it is on a GPU.
+    fn host_bytes(&self) -> Option<&[u8]> {
+        match &self.0.bytes {
+            Bytes::Placed { .. } => None,
+            Bytes::Mapped { .. } | Bytes::Owned(_) => Some(self.bytes()),
+        }
+    }
+
+    /// Where it lies on a GPU, if it does.
+    pub(super) fn placed(&self) -> Option<&gpu::Buffer> {
+        match &self.0.bytes {
+            Bytes::Placed { buffer, .. } => Some(buffer),
+            Bytes::Mapped { .. } | Bytes::Owned(_) => None,
         }
     }
 
@@ -176,18 +225,31 @@ impl Weight {
         let size = self.cols() * self.element().size();
         let bytes = &self.bytes()[row * size..][..size];
         assert_eq!(out.len(), self.cols(), "a row of another width");
-        match self.element() {
-            ElementType::Bf16 => {
+        self.element().widen_into(bytes, out);
+    }
+}
+
+impl ElementType {
+    /// Stored elements as `f32`, exactly.
+    pub(super) fn widen(self, bytes: &[u8]) -> Vec<f32> {
+        let mut out = vec![0.0; bytes.len() / self.size()];
+        self.widen_into(bytes, &mut out);
+        out
+    }
+
+    fn widen_into(self, bytes: &[u8], out: &mut [f32]) {
+        match self {
+            Self::Bf16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *o = half::bf16::from_le_bytes(*b).to_f32();
                 }
             }
-            ElementType::F16 => {
+            Self::F16 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *o = half::f16::from_le_bytes(*b).to_f32();
                 }
             }
-            ElementType::F32 => {
+            Self::F32 => {
                 for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *o = f32::from_le_bytes(*b);
                 }
@@ -207,6 +269,8 @@ pub struct Vector {
 #[derive(Clone)]
 pub(super) enum Values {
     Host(Arc<[f32]>),
+    /// On a GPU.
+    Device(Arc<gpu::Buffer>),
 }
 
 impl Vector {
@@ -218,17 +282,19 @@ impl Vector {
         }
         let mut row = vec![0.0; weight.cols()];
         weight.widen_row(0, &mut row);
-        let values = match device {
-            Device::Cpu => Values::Host(row.into()),
+        let values = match &device.0 {
+            Place::Cpu => Values::Host(row.into()),
+            Place::Gpu(gpu) => {
+                let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+                Values::Device(Arc::new(gpu.place(&bytes)?))
+            }
         };
         Ok(Self { values, source: weight.clone() })
     }
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        match &self.values {
-            Values::Host(values) => values.len(),
-        }
+        self.source.cols()
     }
 
     /// Whether there are none.

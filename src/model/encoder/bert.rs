@@ -5,8 +5,8 @@ use crate::model::error::ModelError;
 use crate::model::projection::{Bias, Projection};
 use crate::model::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, HostRows, Indices, KvCache, KvLayout, Mask, Rows, Tensor, TensorError, Vector, Weight,
-    add, embedding, gelu, layer_norm, linear, paged_attention, write_kv,
+    Context, Device, ElementType, HostRows, Indices, KvCache, KvLayout, Mask, Rows, Tensor, TensorError,
+    Vector, Weight, add, embedding, gelu, layer_norm, linear, paged_attention, write_kv,
 };
 
 pub(super) struct Bert {
@@ -49,7 +49,7 @@ impl Bert {
         let rows = tokens.len();
         let Config { heads, head_dim, .. } = self.config;
         let layout = KvLayout { layers: 1, blocks: 1, block_size: rows, kv_heads: heads, head_dim };
-        let Some(cache) = KvCache::new(&Device::Cpu, layout) else {
+        let Some(cache) = KvCache::new(&Device::CPU, layout, ElementType::F32) else {
             return Err(ModelError::Batch(format!("a text of {rows} tokens")));
         };
         // the text's positions are its slots, too
@@ -57,11 +57,11 @@ impl Bert {
         let whole_text = [Context { rows, len: rows, blocks: &[0], mask: Mask::Full }];
         let host =
             HostRows { tokens, positions: &positions, slots: &positions, wanted: &[], contexts: &whole_text };
-        let mut pass = Pass { rows: Rows::new(&Device::Cpu, layout, host)?, cache };
+        let mut pass = Pass { rows: Rows::new(&cache, host)?, cache };
 
         let x = embedding(&self.words, &pass.rows.tokens)?;
         let x = add(x, &embedding(&self.positions, &pass.rows.positions)?)?;
-        let x = add(x, &embedding(&self.token_types, &Indices::Host(&[0]))?)?; // all of it is the first segment
+        let x = add(x, &embedding(&self.token_types, &Indices::host(&[0]))?)?; // all of it is the first segment
         let mut x = self.norm.forward(x)?; // [rows, hidden]
         for layer in &self.layers {
             x = layer.forward(x, &mut pass)?;
@@ -81,7 +81,7 @@ impl Layer {
         let h = paged_attention(&q, cache, 0, rows)?;
         let x = self.attention_norm.forward(add(linear(&h, self.o.layer())?, &x)?)?; // [rows, hidden]
 
-        let h = gelu(linear(&x, self.up.layer())?); // [rows, intermediate]
+        let h = gelu(linear(&x, self.up.layer())?)?; // [rows, intermediate]
         self.norm.forward(add(linear(&h, self.down.layer())?, &x)?) // [rows, hidden]
     }
 }

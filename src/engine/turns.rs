@@ -20,9 +20,9 @@ pub enum Priority {
     Background,
 }
 
-/// One device. Clones are the same one; every engine on it holds one.
+/// Whose turn it is on one device. Clones are the same device's; every engine on it holds one.
 #[derive(Debug, Clone)]
-pub struct Device(Arc<Inner>);
+pub struct Turns(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -38,8 +38,8 @@ struct Inner {
     born: Instant,
 }
 
-impl Device {
-    /// A device that gives the background at most this share of its time.
+impl Turns {
+    /// Of a device that gives the background at most this share of its time.
     pub fn new(background: Weight) -> Self {
         Self(Arc::new(Inner {
             foreground: AtomicUsize::new(0),
@@ -80,7 +80,7 @@ impl Device {
             return None;
         }
         taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).ok()?;
-        Some(Turn { device: self.clone(), began: Instant::now() })
+        Some(Turn { turns: self.clone(), began: Instant::now() })
     }
 
     fn now(&self) -> u64 {
@@ -89,7 +89,7 @@ impl Device {
 }
 
 /// All of the time that the foreground leaves.
-impl Default for Device {
+impl Default for Turns {
     fn default() -> Self {
         Self::new(Weight::FULL)
     }
@@ -97,7 +97,7 @@ impl Default for Device {
 
 /// A request in the foreground.
 #[derive(Debug)]
-pub(super) struct Presence(Device);
+pub(super) struct Presence(Turns);
 
 impl Drop for Presence {
     fn drop(&mut self) {
@@ -108,18 +108,18 @@ impl Drop for Presence {
 /// One step in the background. When it is over, the background rests for as long as its share asks.
 #[derive(Debug)]
 pub(super) struct Turn {
-    device: Device,
+    turns: Turns,
     began: Instant,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Inner { taken, rests_until, spent, share, .. } = &*self.device.0;
+        let Inner { taken, rests_until, spent, share, .. } = &*self.turns.0;
         let worked = self.began.elapsed().as_micros() as u64;
         let share = u64::from(share.basis_points().max(1));
         let rest = worked * (u64::from(Weight::FULL.basis_points()) - share) / share;
         spent.fetch_add(worked, Ordering::Relaxed);
-        rests_until.store(self.device.now() + rest, Ordering::Release);
+        rests_until.store(self.turns.now() + rest, Ordering::Release);
         taken.store(false, Ordering::Release);
     }
 }
@@ -130,27 +130,27 @@ mod tests {
 
     #[test]
     fn the_background_has_its_turn_only_while_nobody_waits() {
-        let device = Device::default();
-        let waits = device.enter(Priority::Foreground);
-        assert!(device.background_turn().is_none());
+        let turns = Turns::default();
+        let waits = turns.enter(Priority::Foreground);
+        assert!(turns.background_turn().is_none());
         drop(waits);
-        assert!(device.enter(Priority::Background).is_none(), "it is no reason to wait");
-        let turn = device.background_turn().unwrap();
-        assert!(device.background_turn().is_none(), "one at a time");
+        assert!(turns.enter(Priority::Background).is_none(), "it is no reason to wait");
+        let turn = turns.background_turn().unwrap();
+        assert!(turns.background_turn().is_none(), "one at a time");
         drop(turn);
-        assert!(device.background_turn().is_some());
+        assert!(turns.background_turn().is_some());
     }
 
     #[test]
     fn the_background_rests_as_its_share_asks() {
-        let device = Device::new(Weight::from_percent(0.01).unwrap());
-        let turn = device.background_turn().unwrap();
+        let turns = Turns::new(Weight::from_percent(0.01).unwrap());
+        let turn = turns.background_turn().unwrap();
         while turn.began.elapsed() < Duration::from_millis(2) {
             std::hint::spin_loop();
         }
         drop(turn);
-        assert!(device.background_turn().is_none(), "20 seconds to rest");
-        assert!(device.background_time() >= Duration::from_millis(2));
-        assert!(Device::new(Weight::ZERO).background_turn().is_none());
+        assert!(turns.background_turn().is_none(), "20 seconds to rest");
+        assert!(turns.background_time() >= Duration::from_millis(2));
+        assert!(Turns::new(Weight::ZERO).background_turn().is_none());
     }
 }

@@ -1,0 +1,57 @@
+// Rotary position embedding (Su et al., 2021) of halves, as Hugging Face's Llama rotates: element i of a head turns with
+// element i + head_dim / 2. Fused with the write of keys and values into their slots.
+//
+// Layout: q T [rows, heads, head_dim], k and v T [rows, kv_heads, head_dim]; angles f32 [rows, head_dim / 2] of cosine
+// and sine; keys and values of one layer T [slots, kv_heads, head_dim]. One block a row. The angles are computed once a
+// pass, by the host's own formula in f32, and read by all layers.
+#include "common.cuh"
+
+constexpr int ROPE_THREADS = 256;
+
+template <class T>
+__device__ void rope_write_kv(T* q, const T* k, const T* v, const float2* angles, const u32* slots, T* keys, T* values,
+                              int heads, int kv_heads, int head_dim) {
+  const size_t row = blockIdx.x;
+  const int half = head_dim / 2, width = kv_heads * head_dim;
+  const u32 slot = slots[row];
+  const float2* turns = angles + row * half;
+  q += row * heads * head_dim;
+  k += row * width;
+  v += row * width;
+  for (int i = threadIdx.x; i < heads * half; i += ROPE_THREADS) {
+    const int at = i / half * head_dim + i % half;
+    const float2 turn = turns[i % half];
+    const float a = widen(q[at]), b = widen(q[at + half]);
+    q[at] = narrow<T>(a * turn.x - b * turn.y);
+    q[at + half] = narrow<T>(b * turn.x + a * turn.y);
+  }
+  if (slot == NO_SLOT) return;
+  keys += size_t(slot) * width;
+  values += size_t(slot) * width;
+  for (int i = threadIdx.x; i < kv_heads * half; i += ROPE_THREADS) {
+    const int at = i / half * head_dim + i % half;
+    const float2 turn = turns[i % half];
+    const float a = widen(k[at]), b = widen(k[at + half]);
+    keys[at] = narrow<T>(a * turn.x - b * turn.y);
+    keys[at + half] = narrow<T>(b * turn.x + a * turn.y);
+  }
+  for (int i = threadIdx.x; i < width; i += ROPE_THREADS) values[i] = v[i];
+}
+
+KERNEL(rope_angles, ROPE_THREADS,
+       (const u32* positions, const float* frequencies, float factor, float2* angles, int rows, int half)) {
+  const int i = blockIdx.x * ROPE_THREADS + threadIdx.x;
+  if (i >= rows * half) return;
+  const float angle = float(positions[i / half]) * frequencies[i % half];
+  angles[i] = make_float2(cosf(angle) * factor, sinf(angle) * factor);
+}
+
+#define ROPE(T)                                                                                                   \
+  KERNEL(rope_write_kv_##T, ROPE_THREADS,                                                                         \
+         (T * q, const T* k, const T* v, const float2* angles, const u32* slots, T* keys, T* values, int heads,   \
+          int kv_heads, int head_dim)) {                                                                          \
+    rope_write_kv<T>(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim);                            \
+  }
+ROPE(f32)
+ROPE(f16)
+ROPE(bf16)

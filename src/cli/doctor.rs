@@ -1,0 +1,214 @@
+//! `switchback doctor`: what this machine has, what the program can use of it, and what of the configuration fits.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::error::CliError;
+use super::images::show;
+use super::table::{Table, bytes};
+use crate::config::{self, Config, ImageRef};
+use crate::model::{Device, Footprint, GpuInfo};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration whose models are to fit; left out: `switchback.yaml`, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print what the compiler says of each GPU kernel, and nothing else
+    #[arg(long)]
+    kernels: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// A version of the configuration, as far as its size is known.
+struct Sized {
+    version: String,
+    kv_tokens: usize,
+    footprint: Result<Footprint, String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    if args.kernels {
+        let report = Device::kernel_resources();
+        print!(
+            "{}",
+            report.ok_or_else(|| CliError::Doctor("this program is built without CUDA".to_owned()))?
+        );
+        return Ok(());
+    }
+    let default = Path::new("switchback.yaml");
+    let file = args.config.as_deref().or_else(|| default.exists().then_some(default));
+    let config = file.map(config::load).transpose()?;
+    let sized = config.as_ref().map(sizes).unwrap_or_default();
+    let gpus = Device::gpus();
+    let choice = config.as_ref().map(|config| config.device).unwrap_or_default();
+    let device = crate::gateway::choose(choice).map_err(|error| error.to_string());
+    if args.json {
+        show(&document(&gpus, device.as_ref(), &sized));
+        return Ok(());
+    }
+    println!("processor: {} cores, {}", cores(), Device::instruction_set());
+    if let Some(memory) = memory() {
+        println!("memory: {} of {} free", bytes(memory.free), bytes(memory.total));
+    }
+    match &gpus {
+        Ok(gpus) if gpus.is_empty() => println!("gpus: none that CUDA sees"),
+        Ok(gpus) => print!("gpus:\n{}", table_of(gpus)),
+        Err(why) => println!("gpus: none. {why}"),
+    }
+    match &device {
+        Ok(device) => println!("engines compute on: {device}"),
+        Err(why) => println!("engines compute on: nothing. {why}"),
+    }
+    if let Some(file) = file {
+        print!("\n{}:\n{}", file.display(), table_of_versions(&sized));
+        println!("{}", verdict(&gpus.unwrap_or_default(), device.as_ref(), &sized));
+    }
+    Ok(())
+}
+
+fn sizes(config: &Config) -> Vec<Sized> {
+    let mut sized = Vec::new();
+    for (model, settings) in &config.models {
+        for (version, of) in &settings.versions {
+            let footprint = match &of.image {
+                ImageRef::Local(dir) => Footprint::of(dir).map_err(|error| error.to_string()),
+                image @ ImageRef::Hub { .. } => {
+                    Err(format!("{image} tells its size once it is pulled and loaded"))
+                }
+            };
+            let kv_tokens = settings.engine.kv_tokens;
+            sized.push(Sized { version: format!("{model}@{version}"), kv_tokens, footprint });
+        }
+    }
+    sized
+}
+
+/// Bytes of keys and values on a device.
+fn kv_bytes(sized: &Sized, footprint: &Footprint) -> u64 {
+    (footprint.kv_shape.bytes_per_token() * sized.kv_tokens) as u64
+}
+
+fn table_of(gpus: &[GpuInfo]) -> Table {
+    let mut table = Table::new(&["device", "name", "compute", "memory", "free", "cuda", ""]);
+    for gpu in gpus {
+        let ((major, minor), (cuda, minor_cuda)) = (gpu.compute_capability, gpu.cuda_version);
+        table.row([
+            format!("cuda:{}", gpu.ordinal),
+            gpu.name.clone(),
+            format!("{major}.{minor}"),
+            bytes(gpu.total_bytes),
+            bytes(gpu.free_bytes),
+            format!("{cuda}.{minor_cuda}"),
+            gpu.unusable().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn table_of_versions(sized: &[Sized]) -> Table {
+    let mut table = Table::new(&["version", "weights", "kv cache", ""]);
+    for version in sized {
+        match &version.footprint {
+            Ok(footprint) => table.row([
+                version.version.clone(),
+                bytes(footprint.weight_bytes),
+                format!("{} for {} tokens", bytes(kv_bytes(version, footprint)), version.kv_tokens),
+                String::new(),
+            ]),
+            Err(why) => table.row([version.version.as_str(), "", "", why]),
+        }
+    }
+    table
+}
+
+/// Bytes that all versions take together, none of them sharing a weight.
+fn wanted(sized: &[Sized]) -> u64 {
+    let known = sized.iter().filter_map(|version| Some((version, version.footprint.as_ref().ok()?)));
+    known.map(|(version, footprint)| footprint.weight_bytes + kv_bytes(version, footprint)).sum()
+}
+
+/// Bytes that the device has free.
+fn free(gpus: &[GpuInfo], device: Result<&Device, &String>) -> Option<u64> {
+    let name = device.ok()?.to_string();
+    let gpu = gpus.iter().find(|gpu| name == format!("cuda:{}", gpu.ordinal));
+    gpu.map(|gpu| gpu.free_bytes).or_else(|| memory().map(|memory| memory.free))
+}
+
+fn verdict(gpus: &[GpuInfo], device: Result<&Device, &String>, sized: &[Sized]) -> String {
+    let wanted = wanted(sized);
+    match free(gpus, device) {
+        Some(free) if wanted <= free => {
+            format!("all of them together take at most {}: they fit into {} free", bytes(wanted), bytes(free))
+        }
+        Some(free) => format!(
+            "all of them together take up to {}, more than {} free: lower engine.kv_tokens, or keep versions `residency: \
+             cold`. Weights that versions share count once, which this does not know",
+            bytes(wanted),
+            bytes(free)
+        ),
+        None => format!("all of them together take at most {}", bytes(wanted)),
+    }
+}
+
+fn document(
+    gpus: &Result<Vec<GpuInfo>, impl ToString>,
+    device: Result<&Device, &String>,
+    sized: &[Sized],
+) -> Value {
+    let gpu = |gpu: &GpuInfo| {
+        json!({
+            "device": format!("cuda:{}", gpu.ordinal),
+            "name": gpu.name,
+            "compute_capability": format!("{}.{}", gpu.compute_capability.0, gpu.compute_capability.1),
+            "total_bytes": gpu.total_bytes,
+            "free_bytes": gpu.free_bytes,
+            "cuda_version": format!("{}.{}", gpu.cuda_version.0, gpu.cuda_version.1),
+            "unusable": gpu.unusable(),
+        })
+    };
+    let version = |version: &Sized| {
+        let footprint = version.footprint.as_ref();
+        json!({
+            "version": version.version,
+            "weight_bytes": footprint.ok().map(|footprint| footprint.weight_bytes),
+            "kv_bytes": footprint.ok().map(|footprint| kv_bytes(version, footprint)),
+            "error": footprint.err(),
+        })
+    };
+    json!({
+        "cores": cores(),
+        "instruction_set": Device::instruction_set(),
+        "memory_bytes": memory().map(|memory| memory.total),
+        "memory_free_bytes": memory().map(|memory| memory.free),
+        "gpus": gpus.as_ref().map(|gpus| gpus.iter().map(gpu).collect::<Vec<_>>()).unwrap_or_default(),
+        "gpu_error": gpus.as_ref().err().map(ToString::to_string),
+        "device": device.ok().map(ToString::to_string),
+        "device_error": device.err(),
+        "versions": sized.iter().map(version).collect::<Vec<_>>(),
+        "wanted_bytes": wanted(sized),
+        "free_bytes": free(gpus.as_deref().unwrap_or_default(), device),
+    })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+struct Memory {
+    total: u64,
+    free: u64,
+}
+
+/// As Linux tells it: what programs could get without swapping.
+fn memory() -> Option<Memory> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let of = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    Some(Memory { total: of("MemTotal:")?, free: of("MemAvailable:")? })
+}

@@ -1,0 +1,88 @@
+//! Whole models on an emulated GPU, against the same models on the host.
+
+use std::path::{Path, PathBuf};
+
+use super::{Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span, WeightPool, load};
+use crate::tensor::emulated_device;
+
+const BLOCK: usize = 4;
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn both(dir: &Path, blocks: usize) -> [LoadedModel; 2] {
+    [WeightPool::new(), WeightPool::of(emulated_device(1 << 30))].map(|pool| {
+        let mut loaded = load(dir, &pool, &|_, _| ()).unwrap();
+        loaded.lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
+        loaded
+    })
+}
+
+/// Contexts that grow side by side: of each its tokens, the first of its blocks, and how many tokens come now.
+fn batch(contexts: &[(&[u32], u32, usize)]) -> Batch {
+    let mut batch = Batch::default();
+    for (tokens, first_block, new) in contexts {
+        let block_table: Vec<u32> = (0..tokens.len().div_ceil(BLOCK) as u32).map(|b| first_block + b).collect();
+        let start = batch.tokens.len();
+        for position in tokens.len() - new..tokens.len() {
+            batch.tokens.push(tokens[position]);
+            batch.positions.push(position as u32);
+            batch.slots.push(block_table[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
+        }
+        batch.logit_rows.push(batch.tokens.len() as u32 - 1);
+        let rows = start..batch.tokens.len();
+        batch.spans.push(Span { rows, context_len: tokens.len(), block_table });
+    }
+    batch
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap()
+}
+
+/// By how much logits differ, as a share of their spread.
+fn distance(a: &Logits, b: &Logits) -> f32 {
+    let rows = |logits: &Logits| (0..logits.rows()).flat_map(|r| logits.row(r).to_vec()).collect::<Vec<f32>>();
+    let (a, b) = (rows(a), rows(b));
+    let largest = a.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    a.iter().zip(&b).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest
+}
+
+/// Prompts in chunks beside contexts that grow by a token, as the engine's batches are.
+#[test]
+fn logits_are_those_of_the_host() {
+    for (fixture, tolerance) in [("gqa", 1e-4), ("llama3", 0.05), ("tied", 0.01)] {
+        let [mut host, mut gpu] = both(&repository("tests/fixtures/golden").join(fixture), 24);
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 290).collect();
+        for contexts in [
+            [(&tokens[..21], 0, 21), (&tokens[3..4], 12, 1)],
+            [(&tokens[..30], 0, 9), (&tokens[3..5], 12, 1)],
+            [(&tokens[..31], 0, 1), (&tokens[3..6], 12, 1)],
+        ] {
+            let batch = batch(&contexts);
+            let (a, b) = (host.lm.forward(&batch).unwrap(), gpu.lm.forward(&batch).unwrap());
+            let distance = distance(&a, &b);
+            assert!(distance < tolerance, "{fixture}: {distance} of {} rows", batch.tokens.len());
+        }
+    }
+}
+
+#[test]
+fn the_demo_says_the_same_word_for_word() {
+    let [host, gpu] = both(&repository("models/v1"), 40);
+    let prompt = "My parcel has not arrived, and nobody answers the phone. Where is it?";
+    let tokens = host.tokenizer.encode(prompt, super::SpecialTokens::Add).unwrap();
+    let answer = |mut lm: Box<dyn CausalLm>| {
+        let (mut tokens, mut new) = (tokens.clone(), tokens.len());
+        for _ in 0..12 {
+            let logits = lm.forward(&batch(&[(&tokens, 0, new)])).unwrap();
+            tokens.push(best(logits.row(0)) as u32);
+            new = 1;
+        }
+        tokens
+    };
+    let (host, gpu) = (answer(host.lm), answer(gpu.lm));
+    assert_eq!(host, gpu);
+    assert!(host.len() == tokens.len() + 12);
+}

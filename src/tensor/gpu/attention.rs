@@ -1,0 +1,155 @@
+//! The paged cache on a device, and the launches of attention over it.
+
+#![allow(unsafe_code)]
+
+use super::driver::{Gpu, Shape};
+use super::launch::Launch;
+use super::memory::Buffer;
+use super::ops::{Array, Heads, same_element, suffix};
+use super::rows::{Contexts, Indices, Tiling, upload};
+use crate::tensor::error::{Result, TensorError};
+use crate::tensor::kv::KvLayout;
+use crate::tensor::rows::HostRows;
+use crate::tensor::weight::ElementType;
+
+/// Threads of the kernels of attention.cu and prefill.cu.
+const THREADS: usize = 128;
+/// Ranges that attention.cu cuts a context into at most.
+const MOST_SPLITS: usize = 16;
+/// Tokens of one tile of prefill.cu, and the bytes by which its rows are padded.
+const TILE_TOKENS: usize = 64;
+const PADDING: usize = 16;
+/// What the kernels take for a model whose scores have no cap, and whose rows see their whole context.
+const NO_SOFTCAP: f32 = 0.0;
+const NO_WINDOW: usize = 0;
+/// Heads that prefill.cu is compiled for.
+const TILED_HEADS: [usize; 3] = [32, 64, 128];
+
+/// Keys and values of all layers on a device, in the element type of the model.
+#[derive(Debug)]
+pub(in crate::tensor) struct KvStore {
+    gpu: Gpu,
+    element: ElementType,
+    /// Keys and values of each layer.
+    layers: Vec<[Array; 2]>,
+}
+
+impl KvStore {
+    /// Allocates all of it; `None` if the memory is not to be had.
+    pub(in crate::tensor) fn new(gpu: &Gpu, layout: KvLayout, element: ElementType) -> Option<Self> {
+        let bytes = layout.layer()?.checked_mul(element.size())?;
+        let part = || Some(Array { buffer: gpu.zeroed(bytes).ok()?, element });
+        let layers = (0..layout.layers).map(|_| Some([part()?, part()?])).collect::<Option<_>>()?;
+        Some(Self { gpu: gpu.clone(), element, layers })
+    }
+
+    /// Brings the lists of a pass to the device, as its kernels of attention want them.
+    pub(in crate::tensor) fn upload(
+        &self,
+        host: &HostRows<'_>,
+        layout: KvLayout,
+    ) -> Result<([Indices; 4], Contexts)> {
+        upload(&self.gpu, host, tiling(self.element, layout))
+    }
+
+    pub(in crate::tensor) fn layer(&self, layer: usize) -> [&Array; 2] {
+        let [keys, values] = &self.layers[layer];
+        [keys, values]
+    }
+}
+
+/// Whether contexts of many rows go to tensor cores.
+fn tiling(element: ElementType, layout: KvLayout) -> Tiling {
+    let cores =
+        matches!(element, ElementType::Bf16 | ElementType::F16) && TILED_HEADS.contains(&layout.head_dim);
+    if cores { Tiling::Tiles } else { Tiling::Singles }
+}
+
+/// Attention of `q` over layer `layer`: each single row by attention.cu, each tile by prefill.cu.
+pub(in crate::tensor) fn paged_attention(
+    q: &Array,
+    rows: usize,
+    store: &KvStore,
+    layer: usize,
+    heads: Heads,
+    block_size: usize,
+    contexts: &Contexts,
+) -> Result<Array> {
+    same_element("paged-attention", q.element, store.element)?;
+    let gpu = q.buffer.gpu();
+    let Heads { heads: count, kv_heads, head_dim } = heads;
+    let out = Array { buffer: gpu.scratch(rows * count * head_dim * q.element.size())?, element: q.element };
+    let scale = (head_dim as f32).sqrt().recip();
+    let [keys, values] = store.layer(layer);
+    let Contexts { tables, singles: [which, starts, visible], tiles } = contexts;
+
+    if which.len() > 0 {
+        let plan = Plan::new(q.element, heads)?;
+        let packs = kv_heads * (count / kv_heads).div_ceil(plan.heads);
+        let partial = gpu.scratch(which.len() * count * MOST_SPLITS * (head_dim + 2) * size_of::<f32>())?;
+        let arrived = gpu.scratch(which.len() * packs * size_of::<u32>())?;
+        clear(gpu, &arrived, which.len() * packs)?;
+        let name = format!("paged_attention_{}_{}_{}", suffix(q.element), plan.lanes, plan.heads);
+        let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
+        let launch = launch.at(tables.buffer(), tables.offset()).at(which.buffer(), which.offset());
+        let launch = launch.at(starts.buffer(), starts.offset()).at(visible.buffer(), visible.offset());
+        let launch = launch.buffer(&out.buffer).buffer(&partial).buffer(&arrived);
+        let launch = launch.int(count).int(kv_heads).int(head_dim).int(block_size);
+        let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
+        let grid = [packs as u32, which.len() as u32, MOST_SPLITS as u32];
+        let shape = Shape { grid, block: THREADS as u32, shared: plan.shared(head_dim) };
+        // SAFETY: paged_attention(q, keys, values, tables, which, starts, visible, out, partial, arrived, heads,
+        // kv_heads, head_dim, block_size, scale, softcap, window); the host knows the contexts to be in the cache
+        unsafe { launch.go(gpu, shape)? };
+    }
+    if tiles.len() > 0 {
+        let name = format!("prefill_attention_{}_{head_dim}", suffix(q.element));
+        let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
+        let launch = launch.at(tables.buffer(), tables.offset()).at(tiles.buffer(), tiles.offset());
+        let launch = launch.buffer(&out.buffer).int(count).int(kv_heads).int(block_size);
+        let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
+        let shared = 2 * TILE_TOKENS * (head_dim * q.element.size() + PADDING);
+        let grid = [count as u32, (tiles.len() / 4) as u32, 1];
+        // SAFETY: prefill_attention(q, keys, values, tables, tiles, out, heads, kv_heads, block_size, scale, softcap,
+        // window), for heads of this width
+        unsafe { launch.go(gpu, Shape { grid, block: THREADS as u32, shared })? };
+    }
+    Ok(out)
+}
+
+/// Which form of attention.cu takes a model's heads.
+struct Plan {
+    /// Lanes that hold one head.
+    lanes: usize,
+    /// Query heads of a block.
+    heads: usize,
+}
+
+impl Plan {
+    fn new(element: ElementType, heads: Heads) -> Result<Self> {
+        let Heads { heads, kv_heads, head_dim } = heads;
+        let wide = 16 / element.size();
+        let lanes = head_dim.div_ceil(wide).next_power_of_two().max(8);
+        if lanes > 32 {
+            let what = format!("heads of {head_dim} {element:?}: a GPU takes at most {}", 32 * wide);
+            return Err(TensorError::shape("paged-attention", what));
+        }
+        let heads = match heads / kv_heads {
+            1 => 1,
+            2..=4 => 4,
+            _ => 8,
+        };
+        Ok(Self { lanes, heads })
+    }
+
+    /// Bytes of shared memory: of each query head and token at once its highest score, its total and its sums.
+    const fn shared(&self, head_dim: usize) -> usize {
+        self.heads * (THREADS / self.lanes) * (head_dim + 2) * size_of::<f32>()
+    }
+}
+
+fn clear(gpu: &Gpu, buffer: &Buffer, n: usize) -> Result<()> {
+    let launch = Launch::of("clear").buffer(buffer).size(n);
+    // SAFETY: clear(numbers, n)
+    unsafe { launch.go(gpu, Shape { grid: [n.div_ceil(256) as u32, 1, 1], block: 256, shared: 0 }) }
+}

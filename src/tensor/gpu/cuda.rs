@@ -1,0 +1,228 @@
+//! CUDA's driver and cuBLASLt, found when the program runs: it starts on machines without either and says what is
+//! missing.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublaslt;
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, sys};
+
+use super::driver::{Driver, Shape};
+use super::gemm::Product;
+use super::matmul::Matmul;
+use crate::tensor::device::GpuInfo;
+use crate::tensor::error::{Result, TensorError};
+
+/// All kernels, for each kind of GPU: written by the build script.
+static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// One stream on a device.
+pub(super) struct Cuda {
+    shared: Arc<Shared>,
+    stream: Arc<CudaStream>,
+    matmul: Matmul,
+}
+
+/// What all streams of a device share.
+struct Shared {
+    name: String,
+    context: Arc<CudaContext>,
+    module: Module,
+    // Guards the kernels found so far. A lookup is a hash of a name, once a launch, on threads that seldom meet; after
+    // the first step all are there.
+    kernels: Mutex<HashMap<String, Function>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+// SAFETY: a handle that the driver itself guards; it is valid while its module is
+unsafe impl Send for Function {}
+
+struct Module(sys::CUmodule);
+// SAFETY: as above; nothing unloads it but the drop of the last stream
+unsafe impl Send for Module {}
+// SAFETY: as above
+unsafe impl Sync for Module {}
+
+/// The devices of this machine.
+pub(in crate::tensor) fn devices() -> Result<Vec<GpuInfo>> {
+    let broken = |what: String| TensorError::Device { device: "CUDA".to_owned(), what };
+    // SAFETY: it opens a library and closes it
+    if !unsafe { sys::is_culib_present() } {
+        return Err(broken("there is no NVIDIA driver: libcuda.so.1 is not found".to_owned()));
+    }
+    let failed = |error: DriverError| broken(explained(error));
+    result::init().map_err(failed)?;
+    let count = result::device::get_count().map_err(failed)?;
+    (0..count as usize).map(|ordinal| info(ordinal).map_err(failed)).collect()
+}
+
+fn info(ordinal: usize) -> std::result::Result<GpuInfo, DriverError> {
+    let context = CudaContext::new(ordinal)?;
+    let (major, minor) = context.compute_capability()?;
+    let (free, total) = context.mem_get_info()?;
+    let mut version = 0;
+    // SAFETY: it writes one number
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok(GpuInfo {
+        ordinal,
+        name: context.name()?,
+        compute_capability: (major as u32, minor as u32),
+        total_bytes: total as u64,
+        free_bytes: free as u64,
+        cuda_version: (version as u32 / 1000, version as u32 % 1000 / 10),
+    })
+}
+
+/// What the driver says, in words.
+fn explained(error: DriverError) -> String {
+    let text = error.error_string().ok().and_then(|text| text.to_str().ok());
+    match (error.error_name().ok().and_then(|name| name.to_str().ok()), text) {
+        (Some(name), Some(text)) => format!("{text} ({name})"),
+        _ => format!("{error:?}"),
+    }
+}
+
+impl Cuda {
+    /// The first stream on a device.
+    pub(super) fn new(ordinal: usize) -> Result<Self> {
+        let name = format!("cuda:{ordinal}");
+        let failed = |what: String| TensorError::Device { device: name.clone(), what };
+        // SAFETY: it opens a library and closes it
+        if !unsafe { cublaslt::sys::is_culib_present() } {
+            let what = "libcublasLt.so.13 is not found: install CUDA 13's cuBLAS, or name its folder in LD_LIBRARY_PATH";
+            return Err(failed(what.to_owned()));
+        }
+        let driver = |error: DriverError| failed(explained(error));
+        let context = CudaContext::new(ordinal).map_err(driver)?;
+        // SAFETY: each stream orders its own work, and what is placed for all is waited for
+        unsafe { context.disable_event_tracking() };
+        // SAFETY: the image is a fatbin, which tells its own length
+        let module = unsafe { result::module::load_data(FATBIN.as_ptr().cast()) }.map_err(driver)?;
+        let shared = Shared { name, context, module: Module(module), kernels: Mutex::default() };
+        Self::on(Arc::new(shared))
+    }
+
+    fn on(shared: Arc<Shared>) -> Result<Self> {
+        let stream = shared.context.new_stream().map_err(|error| shared.failed(error))?;
+        let matmul =
+            Matmul::new(&shared.name, shared.context.compute_capability().map_or(0, |(major, _)| major))?;
+        Ok(Self { shared, stream, matmul })
+    }
+
+    /// The context is the calling thread's from here on.
+    fn here(&self) -> Result<sys::CUstream> {
+        self.shared.context.bind_to_thread().map_err(|error| self.shared.failed(error))?;
+        Ok(self.stream.cu_stream())
+    }
+
+    fn done(&self, what: std::result::Result<(), DriverError>) -> Result<()> {
+        what.map_err(|error| self.shared.failed(error))
+    }
+}
+
+impl Shared {
+    fn failed(&self, error: DriverError) -> TensorError {
+        TensorError::Device { device: self.name.clone(), what: explained(error) }
+    }
+
+    fn kernel(&self, name: &str) -> Result<sys::CUfunction> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Function(kernel)) = kernels.get(name) {
+            return Ok(*kernel);
+        }
+        let missing =
+            |why: String| TensorError::Device { device: self.name.clone(), what: format!("{name}: {why}") };
+        let c_name = CString::new(name).map_err(|error| missing(error.to_string()))?;
+        // SAFETY: the module is loaded
+        let kernel = unsafe { result::module::get_function(self.module.0, c_name) };
+        let kernel = kernel.map_err(|error| missing(explained(error)))?;
+        kernels.insert(name.to_owned(), Function(kernel));
+        Ok(kernel)
+    }
+}
+
+impl Driver for Cuda {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.here()?;
+        // SAFETY: whoever gets it writes it before he reads it
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Ok(address),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(TensorError::Memory { device: self.shared.name.clone(), bytes })
+            }
+            Err(error) => Err(self.shared.failed(error)),
+        }
+    }
+
+    fn free(&self, address: u64) {
+        // Freeing waits for all work on the device, so that none of it still uses the memory.
+        // SAFETY: `allocate` gave the address, and its one buffer is gone
+        let freed = self.here().and_then(|_| self.done(unsafe { result::free_sync(address) }));
+        if let Err(error) = freed {
+            tracing::error!(%error, "memory of a GPU could not be given back");
+        }
+    }
+
+    fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        let stream = self.here()?;
+        // SAFETY: a buffer of so many bytes lies there
+        self.done(unsafe { result::memset_d8_async(address, 0, bytes, stream) })
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        let stream = self.here()?;
+        // SAFETY: a buffer of so many bytes lies there. Memory that is not pinned is copied by the driver before this
+        // returns, so the source may change.
+        self.done(unsafe { result::memcpy_htod_async(address, bytes, stream) })
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        let stream = self.here()?;
+        // SAFETY: a buffer of so many bytes lies there, and the copy is over before `bytes` is anybody else's
+        self.done(unsafe { result::memcpy_dtoh_async(bytes, address, stream) })?;
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.done(self.stream.synchronize())
+    }
+
+    unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
+        let (stream, function) = (self.here()?, self.shared.kernel(kernel)?);
+        let Shape { grid: [x, y, z], block, shared } = shape;
+        // SAFETY: the caller's promise
+        let launched = unsafe {
+            result::launch_kernel(function, (x, y, z), (block, 1, 1), shared as u32, stream, arguments)
+        };
+        launched.map_err(|error| TensorError::Device {
+            device: self.shared.name.clone(),
+            what: format!("{kernel}: {}", explained(error)),
+        })
+    }
+
+    unsafe fn multiply(&self, product: &Product) -> Result<()> {
+        let stream = self.here()?;
+        // SAFETY: the caller's promise
+        unsafe { self.matmul.enqueue(product, stream.cast()) }
+    }
+
+    fn fork(&self) -> Result<Box<dyn Driver>> {
+        Ok(Box::new(Self::on(Arc::clone(&self.shared))?))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // what is enqueued may still use the workspace
+        let _ = self.wait();
+    }
+}

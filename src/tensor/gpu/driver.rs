@@ -1,0 +1,213 @@
+//! The seam between operators and whoever runs their kernels.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::gemm::Product;
+use super::memory::{Buffer, Kept, Recycled};
+use crate::tensor::error::{Result, TensorError};
+
+/// One stream of work on a device. Clones are the same stream.
+#[derive(Clone)]
+pub(in crate::tensor) struct Gpu(Arc<Inner>);
+
+struct Inner {
+    driver: Box<dyn Driver>,
+    // Guards the memory that tensors gave back. They are dropped wherever they go out of scope, on the one thread that
+    // owns the stream, so nobody waits for it; the type cannot know that.
+    recycled: Mutex<Recycled>,
+}
+
+/// Who runs the work of one stream: CUDA's driver, or in tests the host.
+pub(super) trait Driver: Send + Sync {
+    /// As the configuration names the device: `cuda:0`.
+    fn name(&self) -> &str;
+    /// Memory of so many bytes, at least one, with anything in it.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+    /// Gives memory back, once work that uses it is done.
+    fn free(&self, address: u64);
+    /// Says that a tensor's memory is another's now.
+    fn reused(&self, _address: u64, _bytes: usize) {}
+    /// Zeroes memory, in the order of the stream.
+    fn zero(&self, address: u64, bytes: usize) -> Result<()>;
+    /// Writes memory, in the order of the stream; the source may change afterwards.
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()>;
+    /// Reads memory, after all work before.
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Waits for all work.
+    fn wait(&self) -> Result<()>;
+    /// Enqueues a kernel.
+    ///
+    /// # Safety
+    /// As [`Gpu::launch`].
+    unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()>;
+    /// Enqueues a product.
+    ///
+    /// # Safety
+    /// As [`Gpu::multiply`].
+    unsafe fn multiply(&self, product: &Product) -> Result<()>;
+    /// Another stream on the same device.
+    fn fork(&self) -> Result<Box<dyn Driver>>;
+}
+
+/// The shape of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) grid: [u32; 3],
+    /// Threads of a block.
+    pub(super) block: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub(super) shared: usize,
+}
+
+/// Why there is no GPU in a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub(super) fn not_built() -> TensorError {
+    let what = "this program is built without it; build it with `cargo build --release --features cuda`";
+    TensorError::Device { device: "CUDA".to_owned(), what: what.to_owned() }
+}
+
+impl Gpu {
+    /// The first stream on a GPU of this machine.
+    pub(in crate::tensor) fn open(ordinal: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self::new(Box::new(super::cuda::Cuda::new(ordinal)?)));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = ordinal;
+            Err(not_built())
+        }
+    }
+
+    /// As the configuration names it: `cuda:0`.
+    pub(in crate::tensor) fn name(&self) -> &str {
+        self.0.driver.name()
+    }
+
+    pub(super) fn new(driver: Box<dyn Driver>) -> Self {
+        Self(Arc::new(Inner { driver, recycled: Mutex::new(Recycled::default()) }))
+    }
+
+    /// Room for a tensor of a step, with whatever was there before in it.
+    pub(super) fn scratch(&self, bytes: usize) -> Result<Buffer> {
+        let class = Recycled::class(bytes);
+        let recycled = self.0.recycled().take(class);
+        let address = match recycled {
+            Some(address) => {
+                self.0.driver.reused(address, class);
+                address
+            }
+            None => self.allocate(class)?,
+        };
+        Ok(Buffer::new(self.clone(), address, class, Kept::ForTheNext))
+    }
+
+    /// Room for what stays: a weight, a cache. Given back to the device when it is dropped.
+    pub(super) fn lasting(&self, bytes: usize) -> Result<Buffer> {
+        Ok(Buffer::new(self.clone(), self.allocate(bytes)?, bytes, Kept::Not))
+    }
+
+    /// Room for what stays, zeroed.
+    pub(super) fn zeroed(&self, bytes: usize) -> Result<Buffer> {
+        let buffer = self.lasting(bytes)?;
+        self.0.driver.zero(buffer.address(), bytes)?;
+        Ok(buffer)
+    }
+
+    /// What stays, with these bytes in it: they are there when this returns, for all streams.
+    pub(in crate::tensor) fn place(&self, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.lasting(bytes.len())?;
+        self.write(&buffer, bytes)?;
+        self.0.driver.wait()?;
+        Ok(buffer)
+    }
+
+    /// Writes bytes at the start of a buffer. The source may be changed once this returns.
+    pub(super) fn write(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
+        debug_assert!(bytes.len() <= buffer.bytes(), "more than the buffer holds");
+        self.0.driver.write(buffer.address(), bytes)
+    }
+
+    /// Reads the start of a buffer, after all work that is enqueued.
+    pub(super) fn read(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
+        debug_assert!(bytes.len() <= buffer.bytes(), "more than the buffer holds");
+        self.0.driver.read(buffer.address(), bytes)
+    }
+
+    /// Enqueues a kernel.
+    ///
+    /// # Safety
+    /// `arguments` point to values of the kernel's own parameter types, in its order, and what the kernel makes of them
+    /// is within buffers that live until the work is enqueued.
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &str,
+        shape: Shape,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        if shape.grid.contains(&0) {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise
+        unsafe { self.0.driver.launch(kernel, shape, arguments) }
+    }
+
+    /// Enqueues a product of matrices.
+    ///
+    /// # Safety
+    /// Its addresses are of buffers that hold matrices of its shape and live until the work is enqueued.
+    pub(super) unsafe fn multiply(&self, product: &Product) -> Result<()> {
+        // SAFETY: the caller's promise
+        unsafe { self.0.driver.multiply(product) }
+    }
+
+    /// Another stream of work on the same device.
+    pub(in crate::tensor) fn fork(&self) -> Result<Self> {
+        Ok(Self::new(self.0.driver.fork()?))
+    }
+
+    pub(super) fn free(&self, address: u64) {
+        self.0.driver.free(address);
+    }
+
+    pub(super) fn recycle(&self, address: u64, bytes: usize) {
+        self.0.recycled().put(address, bytes);
+    }
+
+    /// What tensors gave back may be enough where the device has no more, in other pieces.
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let bytes = bytes.max(1);
+        match self.0.driver.allocate(bytes) {
+            Err(TensorError::Memory { .. }) if self.0.give_back() > 0 => self.0.driver.allocate(bytes),
+            asked => asked,
+        }
+    }
+}
+
+impl Inner {
+    fn recycled(&self) -> MutexGuard<'_, Recycled> {
+        self.recycled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the device all that no tensor has; how many pieces that is.
+    fn give_back(&self) -> usize {
+        let pieces = self.recycled().drain();
+        pieces.iter().for_each(|address| self.driver.free(*address));
+        pieces.len()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({})", self.name())
+    }
+}

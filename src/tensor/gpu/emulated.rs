@@ -1,0 +1,158 @@
+//! The host plays a device: its memory, and the kernels' host form.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use super::driver::{Driver, Shape};
+use super::gemm::{Product, ProductShape};
+use crate::tensor::error::{Result, TensorError};
+use crate::tensor::weight::ElementType;
+
+/// Every byte that nobody has written yet: not a number in all element types.
+pub(super) const POISON: u8 = 0xFF;
+
+const NAME: &str = "the emulated device";
+
+/// As CUDA's allocator gives them at least.
+const ALIGNMENT: usize = 256;
+
+#[derive(Debug, Clone)]
+pub(super) struct Emulated(Arc<Mutex<Memory>>);
+
+#[derive(Debug)]
+struct Memory {
+    capacity: usize,
+    pieces: HashMap<u64, usize>,
+}
+
+impl Emulated {
+    /// A device with so many bytes.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self(Arc::new(Mutex::new(Memory { capacity, pieces: HashMap::new() })))
+    }
+
+    /// Bytes that somebody holds.
+    pub(super) fn used(&self) -> usize {
+        self.0.lock().unwrap().pieces.values().sum()
+    }
+
+    fn fill(address: u64, bytes: usize, byte: u8) {
+        // SAFETY: the piece has so many bytes, as `Buffer` says
+        unsafe { std::ptr::write_bytes(address as *mut u8, byte, bytes) };
+    }
+}
+
+impl Driver for Emulated {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let used = self.used();
+        let mut memory = self.0.lock().unwrap();
+        if used + bytes > memory.capacity {
+            return Err(TensorError::Memory { device: NAME.to_owned(), bytes });
+        }
+        // SAFETY: the layout is not empty, as nobody asks for nothing
+        let address = unsafe { alloc(layout(bytes)) } as u64;
+        memory.pieces.insert(address, bytes);
+        Self::fill(address, bytes, POISON);
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        let bytes = self.0.lock().unwrap().pieces.remove(&address);
+        let bytes = bytes.expect("it was allocated, and not freed twice");
+        // SAFETY: `allocate` made it with this layout
+        unsafe { dealloc(address as *mut u8, layout(bytes)) };
+    }
+
+    fn reused(&self, address: u64, bytes: usize) {
+        Self::fill(address, bytes, POISON);
+    }
+
+    fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        Self::fill(address, bytes, 0);
+        Ok(())
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the piece has so many bytes; a slice of the program is not in a piece
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: as above
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
+        let Shape { grid, block, shared } = shape;
+        let shape = switchback_emulator::Shape { grid, block: [block, 1, 1], shared };
+        // SAFETY: the caller's promise
+        let launched = unsafe { switchback_emulator::launch(kernel, shape, arguments) };
+        let refused =
+            |why| TensorError::Device { device: NAME.to_owned(), what: format!("{kernel}: {why:?}") };
+        launched.map_err(refused)
+    }
+
+    unsafe fn multiply(&self, product: &Product) -> Result<()> {
+        let ProductShape { rows, outs, width, element, out } = product.shape;
+        // SAFETY: the matrices are where the product says, and have its shape
+        let x = |r, k| unsafe { load(product.x, element, r * width + k) };
+        // SAFETY: as above
+        let w = |o, k| unsafe { load(product.weight, element, o * width + k) };
+        for r in 0..rows {
+            for o in 0..outs {
+                let sum: f32 = (0..width).map(|k| x(r, k) * w(o, k)).sum();
+                // SAFETY: as above
+                unsafe { store(product.y, out, r * outs + o, sum) };
+            }
+        }
+        Ok(())
+    }
+
+    fn fork(&self) -> Result<Box<dyn Driver>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, ALIGNMENT).expect("no test asks for that much")
+}
+
+/// # Safety
+/// An element lies there.
+unsafe fn load(address: u64, element: ElementType, i: usize) -> f32 {
+    // SAFETY: the caller's promise
+    unsafe {
+        match element {
+            ElementType::Bf16 => (*(address as *const half::bf16).add(i)).to_f32(),
+            ElementType::F16 => (*(address as *const half::f16).add(i)).to_f32(),
+            ElementType::F32 => *(address as *const f32).add(i),
+        }
+    }
+}
+
+/// # Safety
+/// There is room for an element there.
+unsafe fn store(address: u64, element: ElementType, i: usize, value: f32) {
+    // SAFETY: the caller's promise
+    unsafe {
+        match element {
+            ElementType::Bf16 => *(address as *mut half::bf16).add(i) = half::bf16::from_f32(value),
+            ElementType::F16 => *(address as *mut half::f16).add(i) = half::f16::from_f32(value),
+            ElementType::F32 => *(address as *mut f32).add(i) = value,
+        }
+    }
+}

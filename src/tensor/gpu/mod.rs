@@ -1,0 +1,62 @@
+//! A GPU: memory on it, and the kernels of `kernels/` launched over it.
+//!
+//! A [`Gpu`] is one stream of work on a device, in order. Operators enqueue and return; only reading a result waits.
+//! `driver` is the seam: behind it are CUDA's driver, in builds with the feature `cuda`, and in tests the kernels' host
+//! form over the host's memory, so that all else of this folder is tested without a GPU. Without either it is an empty
+//! type, and nothing here can be reached.
+//!
+//! Imports the rest of `tensor` only for shapes. Invariants: memory that a tensor gave back is written again only by
+//! work that is enqueued later on the same stream; a kernel is given its arguments in one place, beside the shape of its
+//! launch.
+
+mod attention;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod driver;
+#[cfg(test)]
+mod emulated;
+mod gemm;
+mod launch;
+#[cfg(feature = "cuda")]
+mod matmul;
+mod memory;
+mod ops;
+mod rows;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use attention::{KvStore, paged_attention};
+pub(super) use driver::Gpu;
+pub(super) use memory::Buffer;
+pub(super) use ops::{
+    Array, Heads, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm,
+    rope_write_kv, select_rows,
+};
+pub(super) use rows::{Contexts, Indices};
+
+use super::device::GpuInfo;
+use super::error::Result;
+
+/// A device of so many bytes that the host plays.
+#[cfg(test)]
+pub(crate) fn emulated_device(bytes: usize) -> super::Device {
+    let gpu = Gpu::new(Box::new(emulated::Emulated::new(bytes)));
+    super::Device(super::device::Place::Gpu(gpu))
+}
+
+/// The GPUs of this machine.
+pub(super) fn devices() -> Result<Vec<GpuInfo>> {
+    #[cfg(feature = "cuda")]
+    return cuda::devices();
+    #[cfg(not(feature = "cuda"))]
+    Err(driver::not_built())
+}
+
+/// What the compiler says of each kernel.
+pub(super) const fn kernel_resources() -> Option<&'static str> {
+    #[cfg(feature = "cuda")]
+    return Some(include_str!(concat!(env!("OUT_DIR"), "/resources.txt")));
+    #[cfg(not(feature = "cuda"))]
+    None
+}

@@ -1,0 +1,272 @@
+//! Each operator's launch: which kernel, over what shape, with which arguments.
+//!
+//! The residual stream is `f32`. What a layer multiplies is in the element type of its weights, as the gain of the norm
+//! before it was stored; products give the same, but for logits, which are `f32`.
+
+#![allow(unsafe_code)]
+
+use super::driver::{Gpu, Shape};
+use super::gemm::{Product, ProductShape};
+use super::launch::Launch;
+use super::memory::Buffer;
+use super::rows::Indices;
+use crate::tensor::error::{Result, TensorError};
+use crate::tensor::weight::ElementType;
+
+/// Threads of the kernels of norm.cu, rope.cu and elementwise.cu.
+const THREADS: u32 = 256;
+/// Warps of linear.cu's blocks.
+const LINEAR_WARPS: usize = 4;
+/// Rows up to which linear.cu is used: it reads each weight once for so many rows.
+const FEW_ROWS: usize = 8;
+
+/// The elements of a tensor on a device.
+#[derive(Debug)]
+pub(in crate::tensor) struct Array {
+    pub(super) buffer: Buffer,
+    pub(super) element: ElementType,
+}
+
+/// A weight on a device, or a layer's weight and bias.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Layer<'a> {
+    /// `[outs, width]`.
+    pub(in crate::tensor) weight: &'a Buffer,
+    pub(in crate::tensor) element: ElementType,
+    /// `f32` `[outs]`.
+    pub(in crate::tensor) bias: Option<&'a Buffer>,
+    pub(in crate::tensor) outs: usize,
+    pub(in crate::tensor) width: usize,
+}
+
+impl Array {
+    fn new(gpu: &Gpu, n: usize, element: ElementType) -> Result<Self> {
+        Ok(Self { buffer: gpu.scratch(n * element.size())?, element })
+    }
+
+    /// The first `n` elements as `f32`, once all work before is done.
+    pub(in crate::tensor) fn to_vec(&self, n: usize) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; n * self.element.size()];
+        self.buffer.gpu().read(&self.buffer, &mut bytes)?;
+        Ok(self.element.widen(&bytes))
+    }
+}
+
+/// The name that kernels end in for an element type.
+pub(super) const fn suffix(element: ElementType) -> &'static str {
+    match element {
+        ElementType::Bf16 => "bf16",
+        ElementType::F16 => "f16",
+        ElementType::F32 => "f32",
+    }
+}
+
+/// One block a row.
+fn a_row(rows: usize) -> Shape {
+    Shape { grid: [rows as u32, 1, 1], block: THREADS, shared: 0 }
+}
+
+/// One thread an element.
+fn an_element(n: usize) -> Shape {
+    Shape { grid: [n.div_ceil(THREADS as usize) as u32, 1, 1], block: THREADS, shared: 0 }
+}
+
+/// Refuses an element type that an operator does not take.
+pub(super) fn same_element(operator: &'static str, found: ElementType, wanted: ElementType) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let what = format!("{found:?} where {wanted:?} is wanted: a GPU takes weights of one element type");
+    Err(TensorError::shape(operator, what))
+}
+
+/// The rows `ids` of `table`, as `f32`.
+pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices) -> Result<Array> {
+    let gpu = ids.gpu();
+    let out = Array::new(gpu, ids.len() * table.width, ElementType::F32)?;
+    let launch = Launch::of(format!("embedding_{}", suffix(table.element)));
+    let launch =
+        launch.buffer(table.weight).at(ids.buffer(), ids.offset()).buffer(&out.buffer).int(table.width);
+    // SAFETY: embedding(table, ids, out, width): the host knows the ids to be rows of the table
+    unsafe { launch.go(gpu, a_row(ids.len()))? };
+    Ok(out)
+}
+
+/// The rows `rows` of `x`.
+pub(in crate::tensor) fn select_rows(x: &Array, width: usize, rows: &Indices) -> Result<Array> {
+    let gpu = x.buffer.gpu();
+    let out = Array::new(gpu, rows.len() * width, x.element)?;
+    let launch = Launch::of(format!("select_rows_{}", suffix(x.element)));
+    let launch = launch.buffer(&x.buffer).at(rows.buffer(), rows.offset()).buffer(&out.buffer).int(width);
+    // SAFETY: select_rows(x, rows, out, width): the host knows them to be rows of x
+    unsafe { launch.go(gpu, a_row(rows.len()))? };
+    Ok(out)
+}
+
+/// `f32` in, what the next layer multiplies out.
+pub(in crate::tensor) fn rms_norm(
+    x: &Array,
+    [rows, width]: [usize; 2],
+    gain: &Buffer,
+    eps: f32,
+    out: ElementType,
+) -> Result<Array> {
+    same_element("rms-norm", x.element, ElementType::F32)?;
+    let gpu = x.buffer.gpu();
+    let normed = Array::new(gpu, rows * width, out)?;
+    let launch = Launch::of(format!("rms_norm_{}", suffix(out)));
+    let launch = launch.buffer(&x.buffer).buffer(gain).buffer(&normed.buffer).int(width).float(eps);
+    // SAFETY: rms_norm(x, gain, out, width, eps) of so many rows
+    unsafe { launch.go(gpu, a_row(rows))? };
+    Ok(normed)
+}
+
+/// `x += y` and the norm of `x`.
+pub(in crate::tensor) fn add_rms_norm(
+    x: &Array,
+    y: &Array,
+    [rows, width]: [usize; 2],
+    gain: &Buffer,
+    eps: f32,
+) -> Result<Array> {
+    same_element("add-rms-norm", x.element, ElementType::F32)?;
+    let gpu = x.buffer.gpu();
+    let normed = Array::new(gpu, rows * width, y.element)?;
+    let launch = Launch::of(format!("add_rms_norm_{}", suffix(y.element)));
+    let launch =
+        launch.buffer(&x.buffer).buffer(&y.buffer).buffer(gain).buffer(&normed.buffer).int(width).float(eps);
+    // SAFETY: add_rms_norm(x, y, gain, out, width, eps) of so many rows
+    unsafe { launch.go(gpu, a_row(rows))? };
+    Ok(normed)
+}
+
+/// `x Wᵀ + b` in the layer's element type.
+pub(in crate::tensor) fn linear(x: &Array, rows: usize, layer: Layer<'_>) -> Result<Array> {
+    product("linear", x, rows, layer, layer.element)
+}
+
+/// `x Wᵀ` in `f32`.
+pub(in crate::tensor) fn logits(x: &Array, rows: usize, head: Layer<'_>) -> Result<Array> {
+    product("logits", x, rows, head, ElementType::F32)
+}
+
+fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: ElementType) -> Result<Array> {
+    same_element(name, x.element, layer.element)?;
+    let Layer { weight, element, bias, outs, width } = layer;
+    let gpu = x.buffer.gpu();
+    let y = Array::new(gpu, rows * outs, out)?;
+    if rows <= FEW_ROWS {
+        let launch = Launch::of(format!("{name}_{}_{}", suffix(element), few(rows)));
+        let launch = launch.buffer(&x.buffer).buffer(weight).optional(bias).buffer(&y.buffer);
+        let launch = launch.int(rows).int(outs).int(width);
+        // two outputs a warp
+        // SAFETY: linear(x, weight, bias, y, rows, outs, width)
+        unsafe { launch.go(gpu, warps(outs.div_ceil(2)))? };
+        return Ok(y);
+    }
+    let shape = ProductShape { rows, outs, width, element, out };
+    let addresses = [&x.buffer, weight, &y.buffer].map(Buffer::address);
+    let product = Product { x: addresses[0], weight: addresses[1], y: addresses[2], shape };
+    // SAFETY: the buffers hold matrices of this shape
+    unsafe { gpu.multiply(&product)? };
+    if let Some(bias) = bias {
+        let n = rows * outs;
+        let launch = Launch::of(format!("add_bias_{}", suffix(out)));
+        let launch = launch.buffer(&y.buffer).buffer(bias).int(outs).size(n);
+        // SAFETY: add_bias(y, bias, width, n)
+        unsafe { launch.go(gpu, an_element(n))? };
+    }
+    Ok(y)
+}
+
+/// `silu(gate(x)) * up(x)`.
+pub(in crate::tensor) fn gated_linear(
+    x: &Array,
+    rows: usize,
+    gate: Layer<'_>,
+    up: Layer<'_>,
+) -> Result<Array> {
+    same_element("gated-linear", up.element, gate.element)?;
+    let (gpu, element) = (x.buffer.gpu(), gate.element);
+    if rows <= FEW_ROWS {
+        same_element("gated-linear", x.element, element)?;
+        let y = Array::new(gpu, rows * gate.outs, element)?;
+        let launch = Launch::of(format!("gated_{}_{}", suffix(element), few(rows)));
+        let launch = launch.buffer(&x.buffer).buffer(gate.weight).optional(gate.bias);
+        let launch = launch.buffer(up.weight).optional(up.bias).buffer(&y.buffer);
+        let launch = launch.int(rows).int(gate.outs).int(gate.width);
+        // one output a warp: a row of each weight
+        // SAFETY: gated(x, gate, gate_bias, up, up_bias, y, rows, outs, width)
+        unsafe { launch.go(gpu, warps(gate.outs))? };
+        return Ok(y);
+    }
+    let n = rows * gate.outs;
+    let (gate, up) = (linear(x, rows, gate)?, linear(x, rows, up)?);
+    let launch = Launch::of(format!("silu_mul_{}", suffix(element)));
+    let launch = launch.buffer(&gate.buffer).buffer(&up.buffer).size(n);
+    // SAFETY: silu_mul(gate, up, n), in the place of gate
+    unsafe { launch.go(gpu, an_element(n))? };
+    Ok(gate)
+}
+
+/// The number of rows that a kernel of linear.cu is compiled for.
+const fn few(rows: usize) -> usize {
+    match rows {
+        0..=1 => 1,
+        2 => 2,
+        3..=4 => 4,
+        _ => FEW_ROWS,
+    }
+}
+
+fn warps(n: usize) -> Shape {
+    Shape { grid: [n.div_ceil(LINEAR_WARPS) as u32, 1, 1], block: 32 * LINEAR_WARPS as u32, shared: 0 }
+}
+
+/// Cosine and sine of each row's position, `[rows, half]`.
+pub(in crate::tensor) fn angles(
+    positions: &Indices,
+    frequencies: &Buffer,
+    half: usize,
+    factor: f32,
+) -> Result<Buffer> {
+    let (gpu, rows) = (positions.gpu(), positions.len());
+    let angles = gpu.scratch(rows * half * 2 * size_of::<f32>())?;
+    let launch = Launch::of("rope_angles")
+        .at(positions.buffer(), positions.offset())
+        .buffer(frequencies)
+        .float(factor);
+    let launch = launch.buffer(&angles).int(rows).int(half);
+    // SAFETY: rope_angles(positions, frequencies, factor, angles, rows, half)
+    unsafe { launch.go(gpu, an_element(rows * half))? };
+    Ok(angles)
+}
+
+/// Where a layer's keys and values lie, and what heads there are.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Heads {
+    pub(in crate::tensor) heads: usize,
+    pub(in crate::tensor) kv_heads: usize,
+    pub(in crate::tensor) head_dim: usize,
+}
+
+/// Turns `q` in its place; turns `k` into its slots, and copies `v` into its own.
+pub(in crate::tensor) fn rope_write_kv(
+    [q, k, v]: [&Array; 3],
+    angles: &Buffer,
+    slots: &Indices,
+    [keys, values]: [&Array; 2],
+    heads: Heads,
+) -> Result<()> {
+    for x in [q, k, v, values] {
+        same_element("rope", x.element, keys.element)?;
+    }
+    let Heads { heads, kv_heads, head_dim } = heads;
+    let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
+    let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer).buffer(angles);
+    let launch = launch.at(slots.buffer(), slots.offset()).buffer(&keys.buffer).buffer(&values.buffer);
+    let launch = launch.int(heads).int(kv_heads).int(head_dim);
+    // SAFETY: rope_write_kv(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim); the host knows the slots
+    // to be in the cache
+    unsafe { launch.go(q.buffer.gpu(), a_row(slots.len())) }
+}

@@ -1,0 +1,145 @@
+//! What a forward pass tells the device of its rows: one copy for all of it.
+
+use std::sync::Arc;
+
+use super::driver::Gpu;
+use super::memory::Buffer;
+use crate::tensor::error::{Result, TensorError};
+use crate::tensor::rows::{Context, HostRows, Mask, queries};
+
+/// Rows of a context from which tensor cores attend for all of them together.
+pub(super) const LEAST_TILE: usize = 8;
+/// Rows of one tile of prefill.cu.
+pub(super) const TILE_ROWS: usize = 64;
+
+/// A list of numbers in a buffer that several lists share.
+#[derive(Debug, Clone)]
+pub(in crate::tensor) struct Indices {
+    buffer: Arc<Buffer>,
+    first: usize,
+    len: usize,
+}
+
+impl Indices {
+    pub(in crate::tensor) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        self.buffer.gpu()
+    }
+
+    pub(super) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    /// In bytes.
+    pub(super) const fn offset(&self) -> usize {
+        self.first * size_of::<u32>()
+    }
+}
+
+/// The contexts of a pass, as the kernels of attention find them.
+#[derive(Debug)]
+pub(in crate::tensor) struct Contexts {
+    /// All block tables, one after the other.
+    pub(super) tables: Indices,
+    /// Of each single row: which it is, where its table starts, and how many tokens it sees.
+    pub(super) singles: [Indices; 3],
+    /// Tiles of consecutive rows `[tiles, 4]`: first row, how many, where their table starts, what the first sees.
+    pub(super) tiles: Indices,
+}
+
+/// The lists of a pass: tokens, positions, slots and wanted rows, and its contexts. Contexts of many rows are cut into
+/// tiles where `tiled`; else all rows are single.
+pub(super) fn upload(gpu: &Gpu, host: &HostRows<'_>, tiling: Tiling) -> Result<([Indices; 4], Contexts)> {
+    let cut = cut(host.contexts, tiling)?;
+    let lists = [
+        host.tokens,
+        host.positions,
+        host.slots,
+        host.wanted,
+        &cut.tables,
+        &cut.rows,
+        &cut.starts,
+        &cut.visible,
+        &cut.tiles,
+    ];
+    let mut all = Vec::with_capacity(lists.iter().map(|list| list.len()).sum());
+    let mut spans = Vec::with_capacity(lists.len());
+    for list in lists {
+        // each begins where a kernel may read 16 bytes at once
+        all.resize(all.len().next_multiple_of(4), 0);
+        spans.push((all.len(), list.len()));
+        all.extend_from_slice(list);
+    }
+    let bytes: Vec<u8> = all.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let buffer = Arc::new(gpu.scratch(bytes.len())?);
+    gpu.write(&buffer, &bytes)?;
+    let mut lists = spans.into_iter().map(|(first, len)| Indices { buffer: Arc::clone(&buffer), first, len });
+    let mut next =
+        || lists.next().unwrap_or_else(|| Indices { buffer: Arc::clone(&buffer), first: 0, len: 0 });
+    let given = [next(), next(), next(), next()];
+    let contexts = Contexts { tables: next(), singles: [next(), next(), next()], tiles: next() };
+    Ok((given, contexts))
+}
+
+/// Whether contexts of many rows are cut into tiles for tensor cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tiling {
+    Tiles,
+    Singles,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Cut {
+    tables: Vec<u32>,
+    rows: Vec<u32>,
+    starts: Vec<u32>,
+    visible: Vec<u32>,
+    tiles: Vec<u32>,
+}
+
+fn cut(contexts: &[Context<'_>], tiling: Tiling) -> Result<Cut> {
+    let mut cut = Cut::default();
+    let mut row = 0;
+    for context in contexts {
+        if context.mask != Mask::Causal {
+            return Err(TensorError::shape("rows", "a GPU attends to what comes before a row, not after it"));
+        }
+        let start = cut.tables.len() as u32;
+        cut.tables.extend_from_slice(context.blocks);
+        if tiling == Tiling::Tiles && context.rows >= LEAST_TILE {
+            for first in (0..context.rows).step_by(TILE_ROWS) {
+                let rows = TILE_ROWS.min(context.rows - first);
+                let sees = context.len - context.rows + first + 1;
+                cut.tiles.extend([(row + first) as u32, rows as u32, start, sees as u32]);
+            }
+        } else {
+            for (i, query) in queries(&[*context]).into_iter().enumerate() {
+                cut.rows.push((row + i) as u32);
+                cut.starts.push(start);
+                cut.visible.push(query.visible as u32);
+            }
+        }
+        row += context.rows;
+    }
+    Ok(cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_contexts_are_cut_into_tiles_and_short_ones_into_rows() {
+        let of = |rows, len, blocks| Context { rows, len, blocks, mask: Mask::Causal };
+        let contexts = [of(1, 5, &[3, 1][..]), of(70, 90, &[2, 4]), of(2, 2, &[7])];
+        let cut = cut(&contexts, Tiling::Tiles).unwrap();
+        assert_eq!(cut.tables, [3, 1, 2, 4, 7]);
+        assert_eq!((cut.rows, cut.starts, cut.visible), (vec![0, 71, 72], vec![0, 4, 4], vec![5, 1, 2]));
+        assert_eq!(cut.tiles, [1, 64, 2, 21, 65, 6, 2, 85]);
+        assert_eq!(super::cut(&contexts, Tiling::Singles).unwrap().rows.len(), 73);
+        assert!(super::cut(&[Context { mask: Mask::Full, ..contexts[0] }], Tiling::Tiles).is_err());
+    }
+}
