@@ -28,7 +28,6 @@ fn compile_kernels() {
     for variable in ["CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    println!("cargo:rerun-if-changed=kernels");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let kernels = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("kernels");
 
@@ -39,6 +38,7 @@ fn compile_kernels() {
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .collect();
     sources.sort();
+    println!("cargo:rerun-if-changed=kernels");
     let mut all = String::new();
     for source in &sources {
         let _ = writeln!(all, "#include \"{}\"", source.display());

@@ -7,9 +7,9 @@
 //
 // A block takes one row, one key-value head and up to HEADS of the query heads that share it (Ainslie et al., 2023), so
 // that each key and value is read once for all of them; and one of several ranges of the context (split-KV: Dao et al.,
-// Flash-Decoding, 2023). LANES lanes hold a token's head, 16 bytes each; four tokens are under way at once. Softmax is
-// online (Milakov and Gimelshein, 2018). The last block of a row to finish adds the ranges up, in their order. How a
-// context is cut depends on its length alone, so a row's result does not depend on the batch.
+// Flash-Decoding, 2023). LANES lanes hold a token's head, 16 bytes each, and two or four tokens are under way at once.
+// Softmax is online (Milakov and Gimelshein, 2018). The last block of a row to finish adds the ranges up, in their
+// order. How a context is cut depends on its length alone, so a row's result does not depend on the batch.
 //
 // Limits: head_dim <= LANES * 16 bytes. Scratch: partial f32 [entries, heads, MOST_SPLITS, head_dim + 2] and arrived
 // u32 [entries, gridDim.x], which is zero before and after.
@@ -18,7 +18,6 @@
 constexpr int ATTENTION_THREADS = 128;
 constexpr int MOST_SPLITS = 16;
 constexpr int LEAST_RANGE = 64;
-constexpr int TILE = 4;
 
 struct Range {
   int first, last, used;
@@ -49,7 +48,8 @@ template <class T, int LANES, int HEADS>
 __device__ void paged_attention(const T* q, const T* keys, const T* values, const u32* tables, const u32* which,
                                 const u32* starts, const u32* visible, T* out, float* partial, u32* arrived, int heads, int kv_heads,
                                 int head_dim, int block_size, float scale, float softcap, int window) {
-  constexpr int SUBS = ATTENTION_THREADS / LANES;  // tokens at once, times TILE
+  constexpr int SUBS = ATTENTION_THREADS / LANES;  // tokens side by side
+  constexpr int TILE = HEADS == 1 ? 4 : 2;         // and one after the other: more would cost registers that warps need
   constexpr int V = WIDE<T>;
   DYNAMIC_SHARED(shared);
   __shared__ u32 ticket;

@@ -32,12 +32,13 @@ struct Sized {
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
     if args.kernels {
-        let report = Device::kernel_resources();
-        print!(
-            "{}",
-            report.ok_or_else(|| CliError::Doctor("this program is built without CUDA".to_owned()))?
-        );
-        return Ok(());
+        return match Device::kernel_resources() {
+            "" => Err(CliError::Doctor("this program is built without CUDA".to_owned())),
+            report => {
+                print!("{report}");
+                Ok(())
+            }
+        };
     }
     let default = Path::new("switchback.yaml");
     let file = args.config.as_deref().or_else(|| default.exists().then_some(default));

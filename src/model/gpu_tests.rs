@@ -23,7 +23,8 @@ fn both(dir: &Path, blocks: usize) -> [LoadedModel; 2] {
 fn batch(contexts: &[(&[u32], u32, usize)]) -> Batch {
     let mut batch = Batch::default();
     for (tokens, first_block, new) in contexts {
-        let block_table: Vec<u32> = (0..tokens.len().div_ceil(BLOCK) as u32).map(|b| first_block + b).collect();
+        let block_table: Vec<u32> =
+            (0..tokens.len().div_ceil(BLOCK) as u32).map(|b| first_block + b).collect();
         let start = batch.tokens.len();
         for position in tokens.len() - new..tokens.len() {
             batch.tokens.push(tokens[position]);
@@ -43,7 +44,8 @@ fn best(row: &[f32]) -> usize {
 
 /// By how much logits differ, as a share of their spread.
 fn distance(a: &Logits, b: &Logits) -> f32 {
-    let rows = |logits: &Logits| (0..logits.rows()).flat_map(|r| logits.row(r).to_vec()).collect::<Vec<f32>>();
+    let rows =
+        |logits: &Logits| (0..logits.rows()).flat_map(|r| logits.row(r).to_vec()).collect::<Vec<f32>>();
     let (a, b) = (rows(a), rows(b));
     let largest = a.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     a.iter().zip(&b).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest

@@ -310,9 +310,9 @@ fn on_device<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a gpu::
 }
 
 /// The heads of queries over a cache.
-fn heads(queries: &Tensor, cache: &KvCache) -> gpu::Heads {
+fn heads(queries: &Tensor, cache: &KvCache) -> gpu::Grouping {
     let KvLayout { kv_heads, head_dim, .. } = cache.layout();
-    gpu::Heads { heads: queries.width() / head_dim, kv_heads, head_dim }
+    gpu::Grouping { heads: queries.width() / head_dim, kv_heads, head_dim }
 }
 
 fn in_cache(operator: &'static str, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<()> {

@@ -5,7 +5,7 @@
 use super::driver::{Gpu, Shape};
 use super::launch::Launch;
 use super::memory::Buffer;
-use super::ops::{Array, Heads, same_element, suffix};
+use super::ops::{Array, Grouping, same_element, suffix};
 use super::rows::{Contexts, Indices, Tiling, upload};
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::kv::KvLayout;
@@ -71,13 +71,13 @@ pub(in crate::tensor) fn paged_attention(
     rows: usize,
     store: &KvStore,
     layer: usize,
-    heads: Heads,
+    heads: Grouping,
     block_size: usize,
     contexts: &Contexts,
 ) -> Result<Array> {
     same_element("paged-attention", q.element, store.element)?;
     let gpu = q.buffer.gpu();
-    let Heads { heads: count, kv_heads, head_dim } = heads;
+    let Grouping { heads: count, kv_heads, head_dim } = heads;
     let out = Array { buffer: gpu.scratch(rows * count * head_dim * q.element.size())?, element: q.element };
     let scale = (head_dim as f32).sqrt().recip();
     let [keys, values] = store.layer(layer);
@@ -126,8 +126,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(element: ElementType, heads: Heads) -> Result<Self> {
-        let Heads { heads, kv_heads, head_dim } = heads;
+    fn new(element: ElementType, heads: Grouping) -> Result<Self> {
+        let Grouping { heads, kv_heads, head_dim } = heads;
         let wide = 16 / element.size();
         let lanes = head_dim.div_ceil(wide).next_power_of_two().max(8);
         if lanes > 32 {

@@ -195,7 +195,9 @@ impl Inner {
     /// Gives the device all that no tensor has; how many pieces that is.
     fn give_back(&self) -> usize {
         let pieces = self.recycled().drain();
-        pieces.iter().for_each(|address| self.driver.free(*address));
+        for address in &pieces {
+            self.driver.free(*address);
+        }
         pieces.len()
     }
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
@@ -29,6 +30,9 @@ pub(super) struct Matmul {
 unsafe impl Send for Matmul {}
 // SAFETY: as above
 unsafe impl Sync for Matmul {}
+
+/// `CUBLAS_OP_T`, which these bindings do not name.
+const TRANSPOSED: i32 = 1;
 
 /// How a shape is computed.
 struct Plan {
@@ -59,15 +63,13 @@ impl Matmul {
     /// has the device's context.
     pub(super) unsafe fn enqueue(&self, product: &Product, stream: sys::cudaStream_t) -> Result<()> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if !plans.contains_key(&product.shape) {
-            plans.insert(
-                product.shape,
-                self.plan(product.shape).map_err(|error| self.failed(product.shape, error))?,
-            );
-        }
-        let Some(Plan { operation, layouts: [weight, x, y], algorithm }) = plans.get(&product.shape) else {
-            return Ok(());
+        let plan = match plans.entry(product.shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(self.plan(product.shape).map_err(|error| self.failed(product.shape, error))?)
+            }
         };
+        let Plan { operation, layouts: [weight, x, y], algorithm } = plan;
         let (one, zero) = (1.0_f32, 0.0_f32);
         // SAFETY: the plan is of this shape; the caller promised the addresses
         let enqueued = unsafe {
@@ -98,7 +100,6 @@ impl Matmul {
     fn plan(&self, shape: ProductShape) -> std::result::Result<Plan, CublasError> {
         let ProductShape { rows, outs, width, element, out } = shape;
         let (rows, outs, width) = (rows as u64, outs as u64, width as u64);
-        let turned = sys::cublasOperation_t::CUBLAS_OP_T;
         let (compute, scale) =
             (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F);
         let operation = result::create_matmul_desc(compute, scale)?;
@@ -107,8 +108,8 @@ impl Matmul {
             result::set_matmul_desc_attribute(
                 operation,
                 sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-                ptr::from_ref(&turned).cast(),
-                size_of_val(&turned),
+                ptr::from_ref(&TRANSPOSED).cast(),
+                size_of_val(&TRANSPOSED),
             )?;
         }
         let layouts = [

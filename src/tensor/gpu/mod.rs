@@ -30,7 +30,7 @@ pub(super) use attention::{KvStore, paged_attention};
 pub(super) use driver::Gpu;
 pub(super) use memory::Buffer;
 pub(super) use ops::{
-    Array, Heads, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm,
+    Array, Grouping, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm,
     rope_write_kv, select_rows,
 };
 pub(super) use rows::{Contexts, Indices};
@@ -53,10 +53,10 @@ pub(super) fn devices() -> Result<Vec<GpuInfo>> {
     Err(driver::not_built())
 }
 
-/// What the compiler says of each kernel.
-pub(super) const fn kernel_resources() -> Option<&'static str> {
+/// What the compiler says of each kernel; nothing where none was compiled.
+pub(super) const fn kernel_resources() -> &'static str {
     #[cfg(feature = "cuda")]
-    return Some(include_str!(concat!(env!("OUT_DIR"), "/resources.txt")));
+    return include_str!(concat!(env!("OUT_DIR"), "/resources.txt"));
     #[cfg(not(feature = "cuda"))]
-    None
+    ""
 }

@@ -244,7 +244,7 @@ pub(in crate::tensor) fn angles(
 
 /// Where a layer's keys and values lie, and what heads there are.
 #[derive(Clone, Copy)]
-pub(in crate::tensor) struct Heads {
+pub(in crate::tensor) struct Grouping {
     pub(in crate::tensor) heads: usize,
     pub(in crate::tensor) kv_heads: usize,
     pub(in crate::tensor) head_dim: usize,
@@ -256,12 +256,12 @@ pub(in crate::tensor) fn rope_write_kv(
     angles: &Buffer,
     slots: &Indices,
     [keys, values]: [&Array; 2],
-    heads: Heads,
+    heads: Grouping,
 ) -> Result<()> {
     for x in [q, k, v, values] {
         same_element("rope", x.element, keys.element)?;
     }
-    let Heads { heads, kv_heads, head_dim } = heads;
+    let Grouping { heads, kv_heads, head_dim } = heads;
     let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
     let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer).buffer(angles);
     let launch = launch.at(slots.buffer(), slots.offset()).buffer(&keys.buffer).buffer(&values.buffer);
