@@ -12,7 +12,7 @@ use switchback::engine::{EngineConfig, PrefixCache};
 /// Each room and the rooms that it may name. `ids` and `telemetry` are open to all others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &["gateway", "config"]),
-    ("cli", &["api", "gateway", "release", "image", "prompt", "model", "config", "demo"]),
+    ("cli", &["api", "gateway", "engine", "release", "image", "prompt", "model", "config", "demo"]),
     ("config", &[]),
     ("demo", &[]),
     ("engine", &["model"]),

@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::future::join_all;
 use switchback::demo::{SYSTEM_PROMPT, held_out};
 use switchback::engine::{
-    Device, Engine, EngineConfig, EosPolicy, Event, GenerateRequest, PrefixCache, Priority, SamplingParams,
-    StopParams,
+    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, PrefixCache, Priority, SamplingParams,
+    StopParams, Turns,
 };
 use switchback::model::{self, SpecialText, SpecialTokens, WeightPool};
 use tokio::sync::OnceCell;
@@ -48,7 +48,7 @@ fn serve(config: EngineConfig) -> Served {
     let shared = prompts.iter().all(|prompt| prompt[..=2 * BLOCK] == prompts[0][..=2 * BLOCK]);
     assert!(shared, "the prompts share less than two blocks: the prefix cache would have nothing to find");
     let engine =
-        Engine::start("demo".to_owned(), loaded.lm, loaded.tokenizer, config, Device::default()).unwrap();
+        Engine::start("demo".to_owned(), loaded.lm, loaded.tokenizer, config, Turns::default()).unwrap();
     Served { engine, prompts, eos: loaded.eos }
 }
 

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use switchback::config;
 use switchback::demo::{SYSTEM_PROMPT, Score, held_out, score};
 use switchback::engine::{
-    Device, Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Priority, SamplingParams, StopParams,
+    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Priority, SamplingParams, StopParams, Turns,
 };
 use switchback::image::Store;
 use switchback::model::{LoadedModel, SpecialText, SpecialTokenText, SpecialTokens, WeightPool, load};
@@ -67,7 +67,7 @@ async fn quality(version: &str) -> Quality {
     let LoadedModel { lm, tokenizer, eos, .. } = load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
     let encoder = tokenizer.clone();
     let engine =
-        Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default(), Device::default()).unwrap();
+        Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default(), Turns::default()).unwrap();
     let cases = held_out(1, 60);
     let answers = cases.iter().map(|case| {
         let text = format!(

@@ -72,6 +72,23 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
+impl FromStr for DeviceChoice {
+    type Err = &'static str;
+
+    /// What would do, where it is none.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FIX: &str = "write auto, cpu, or cuda:N for GPU N, such as cuda:0";
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            text => {
+                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+                ordinal.map(Self::Cuda).ok_or(FIX)
+            }
+        }
+    }
+}
+
 /// How strict the config is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

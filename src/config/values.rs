@@ -96,21 +96,11 @@ pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Pro
 }
 
 pub(super) fn device(value: &Value) -> Result<DeviceChoice, Problem> {
-    let of = |text: &str| match text {
-        "auto" => Some(DeviceChoice::Auto),
-        "cpu" => Some(DeviceChoice::Cpu),
-        text => Some(DeviceChoice::Cuda(text.strip_prefix("cuda:")?.parse().ok()?)),
+    let text = match value {
+        Value::Text(text) => text.as_str(),
+        _ => "",
     };
-    let found = match value {
-        Value::Text(text) => of(text),
-        _ => None,
-    };
-    found.ok_or_else(|| {
-        Problem::new(
-            format!("found {}", value.describe()),
-            "write auto, cpu, or cuda:N for GPU N, such as cuda:0",
-        )
-    })
+    text.parse().map_err(|fix: &str| Problem::new(format!("found {}", value.describe()), fix))
 }
 
 pub(super) fn chance(value: &Value) -> Result<Chance, Problem> {

@@ -1,14 +1,14 @@
 //! What the engine's thread keeps of a request beside its sequence: settings, text so far, the way to the client.
 
 use super::detokenizer::{Detokenizer, Piece, Search};
-use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Unusable, Usage};
-use super::logprobs::{Score, score};
+use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Usage};
+use super::logprobs::Score;
 use super::penalties::History;
 use super::request::{GenerateRequest, SamplingParams, StopInclusion};
-use super::sampler::{Draw, Scratch, sample};
+use super::sampler::choice;
 use super::shared::Place;
 use super::turns::{Presence, Priority, Turns};
-use crate::model::{SpecialText, Tokenizer};
+use crate::model::{Choice, SpecialText, Tokenizer};
 
 /// A request in work.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Job {
     inclusion: StopInclusion,
     max_tokens: usize,
     min_tokens: usize,
-    logprobs: Option<u8>,
+    pub(super) logprobs: Option<u8>,
     pub(super) prompt_logprobs: Option<u8>,
     special_text: SpecialText,
     detokenizer: Detokenizer,
@@ -76,14 +76,11 @@ impl Job {
         (job, request.prompt)
     }
 
-    /// Chooses the next token.
-    pub(super) fn choose(&self, logits: &[f32], scratch: &mut Scratch) -> Result<Chosen, Unusable> {
+    /// How the next token is chosen.
+    pub(super) fn choice(&self) -> Choice {
         let index = self.usage.completion_tokens;
         let banned: &[u32] = if index < self.min_tokens { &self.stop_tokens } else { &[] };
-        let draw = Draw { params: &self.sampling, history: self.history.as_ref(), index, banned };
-        let token = sample(logits, &draw, scratch)?;
-        let score = self.logprobs.map(|n| score(logits, token, n)).transpose()?;
-        Ok((token, score))
+        choice(&self.sampling, self.history.as_ref(), index, banned)
     }
 
     /// Scores of prompt tokens, in order.

@@ -23,6 +23,7 @@ mod generation;
 mod handle;
 mod job;
 mod logprobs;
+mod outcomes;
 mod penalties;
 mod request;
 mod sampler;

@@ -7,17 +7,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use super::generation::{Event, Failure, FinishReason, Unusable};
-use super::job::{Chosen, Job, Progress};
-use super::logprobs::{Score, score};
-use super::sampler::Scratch;
-use super::scheduler::{Plan, Scheduler, Step};
+use super::job::{Job, Progress};
+use super::outcomes::{Outcome, outcomes};
+use super::scheduler::{Scheduler, Step};
 use super::sequence::{PromptScores, Sequence, SequenceId};
 use super::shared::{Phase, Shared};
 use super::turns::{Priority, Turn, Turns};
-use crate::model::{CausalLm, Logits, Tokenizer};
+use crate::model::{CausalLm, Tokenizer};
 
 /// How long work in the background waits before it asks again for its turn.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -49,12 +46,6 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) turns: Turns,
     pub(super) next_id: u64,
-}
-
-/// What a step gave one sequence.
-struct Outcome {
-    scores: Vec<Score>,
-    chosen: Option<Chosen>,
 }
 
 impl Worker {
@@ -201,28 +192,12 @@ impl Worker {
             .map_err(|error| error.to_string())?;
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
         self.scheduler.computed(&plan);
-        for (step, outcome) in plan.steps.iter().zip(self.outcomes(&plan, &logits)) {
+        let outcomes =
+            outcomes(&self.jobs, &self.scheduler, &plan, &logits).map_err(|error| error.to_string())?;
+        for (step, outcome) in plan.steps.iter().zip(outcomes) {
             self.apply(step, outcome);
         }
         Ok(())
-    }
-
-    /// Chooses and scores for all sequences at once; each depends on its own rows and job only.
-    fn outcomes(&self, plan: &Plan, logits: &Logits) -> Vec<Result<Outcome, Unusable>> {
-        let (jobs, scheduler) = (&self.jobs, &self.scheduler);
-        let outcome = |scratch: &mut Scratch, step: &Step| {
-            let Some((job, sequence)) = jobs.get(&step.id).zip(scheduler.get(step.id)) else {
-                return Ok(Outcome { scores: Vec::new(), chosen: None });
-            };
-            let top = job.prompt_logprobs.unwrap_or(0);
-            let of_prompt = |(position, row): &(usize, usize)| {
-                score(logits.row(*row), sequence.tokens[position + 1], top)
-            };
-            let scores = step.scores.iter().map(of_prompt).collect::<Result<_, _>>()?;
-            let chosen = step.sample.map(|row| job.choose(logits.row(row), scratch)).transpose()?;
-            Ok(Outcome { scores, chosen })
-        };
-        plan.steps.par_iter().map_init(Scratch::default, outcome).collect()
     }
 
     /// Gives a sequence and its client what the step brought.

@@ -1,8 +1,10 @@
 //! What goes into a forward pass and what comes out.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::error::ModelError;
+use crate::tensor::{Choice, Tensor, choose};
 
 /// One ragged forward: rows of several independent spans, each span consecutive positions of one context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,34 +73,44 @@ pub trait CausalLm: Send {
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
 }
 
-/// Logits, one row for each of a batch's `logit_rows`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logits {
-    values: Vec<f32>,
-    vocab: usize,
-}
+/// Logits, one row for each of a batch's `logit_rows`, where they were computed.
+#[derive(Debug)]
+pub struct Logits(Tensor);
 
 impl Logits {
-    /// From rows of `vocab` values.
+    /// From rows of `vocab` values in the host's memory.
     ///
     /// # Panics
     /// If `values` is not a whole number of rows.
     pub fn new(values: Vec<f32>, vocab: usize) -> Self {
-        assert!(vocab > 0 && values.len().is_multiple_of(vocab), "logits that are not whole rows");
-        Self { values, vocab }
+        let rows = values.len() / vocab.max(1);
+        Self(Tensor::from_vec(values, rows, vocab).expect("logits are whole rows"))
+    }
+
+    pub(super) const fn of(rows: Tensor) -> Self {
+        Self(rows)
     }
 
     /// How many rows there are.
-    pub fn rows(&self) -> usize {
-        self.values.len() / self.vocab
+    pub const fn rows(&self) -> usize {
+        self.0.rows()
     }
 
-    /// Row `i`: a value for each token.
+    /// Row `i`: a value for each token. Copied where it was computed elsewhere than in the host's memory.
     ///
     /// # Panics
     /// If there is no such row.
-    pub fn row(&self, i: usize) -> &[f32] {
-        &self.values[i * self.vocab..][..self.vocab]
+    pub fn row(&self, i: usize) -> Result<Cow<'_, [f32]>, ModelError> {
+        Ok(self.0.row(i)?)
+    }
+
+    /// A token of row `rows[i]` for each of `choices`, all at once; none where nothing can be chosen from a row. Only ids
+    /// are copied. A row has one choice, which may spend it: what else is wanted of it is read before.
+    ///
+    /// # Panics
+    /// If there are not as many rows as choices.
+    pub fn choose(&self, rows: &[u32], choices: &[Choice]) -> Result<Vec<Option<u32>>, ModelError> {
+        Ok(choose(&self.0, rows, choices)?)
     }
 }
 

@@ -143,8 +143,7 @@ impl CausalLm for Llama {
             }
             None => rms_norm(&x, norm, config.norm_eps)?,
         };
-        let logits = logits(&x, head)?; // [logit rows, vocab]
-        Ok(Logits::new(logits.into_vec()?, config.vocab))
+        Ok(Logits::of(logits(&x, head)?)) // [logit rows, vocab]
     }
 }
 

@@ -44,8 +44,9 @@ fn best(row: &[f32]) -> usize {
 
 /// By how much logits differ, as a share of their spread.
 fn distance(a: &Logits, b: &Logits) -> f32 {
-    let rows =
-        |logits: &Logits| (0..logits.rows()).flat_map(|r| logits.row(r).to_vec()).collect::<Vec<f32>>();
+    let rows = |logits: &Logits| {
+        (0..logits.rows()).flat_map(|r| logits.row(r).unwrap().to_vec()).collect::<Vec<f32>>()
+    };
     let (a, b) = (rows(a), rows(b));
     let largest = a.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     a.iter().zip(&b).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest
@@ -79,7 +80,7 @@ fn the_demo_says_the_same_word_for_word() {
         let (mut tokens, mut new) = (tokens.clone(), tokens.len());
         for _ in 0..12 {
             let logits = lm.forward(&batch(&[(&tokens, 0, new)])).unwrap();
-            tokens.push(best(logits.row(0)) as u32);
+            tokens.push(best(&logits.row(0).unwrap()) as u32);
             new = 1;
         }
         tokens

@@ -33,5 +33,5 @@ pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, loa
 pub use pool::WeightPool;
 pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 
-/// What models compute on, for those who may not know how.
-pub use crate::tensor::{Device, GpuInfo, TensorError};
+/// What models compute on, and how tokens are chosen there, for those who may not know how.
+pub use crate::tensor::{Choice, Device, Edit, GpuInfo, TensorError};

@@ -1,5 +1,7 @@
 //! Activations: what operators take and give.
 
+use std::borrow::Cow;
+
 use super::error::{Result, TensorError};
 use super::gpu::Array;
 
@@ -50,6 +52,18 @@ impl Tensor {
 
     pub(super) const fn data_mut(&mut self) -> &mut Data {
         &mut self.data
+    }
+
+    /// Row `row` in `f32`. Waits for a device to finish.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> Result<Cow<'_, [f32]>> {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        match &self.data {
+            Data::Host(values) => Ok(values[row * self.width..][..self.width].into()),
+            Data::Device(array) => Ok(array.row(row, self.width)?.into()),
+        }
     }
 
     /// All elements, row by row. Waits for a device to finish.

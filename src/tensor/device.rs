@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::cpu::Level;
+use super::cpu::{self, Level};
 use super::error::{Result, TensorError};
 use super::gpu::Gpu;
 
@@ -89,6 +89,15 @@ impl Device {
             Level::Avx512 => "AVX-512",
             Level::Avx2 => "AVX2",
             Level::Portable => "no vector instructions that we use",
+        }
+    }
+
+    /// Bytes a second that the device's memory moves, measured now by a copy far larger than its caches: those read and
+    /// those written. Takes about a second and a gigabyte.
+    pub fn memory_bandwidth(&self) -> Result<f64> {
+        match &self.0 {
+            Place::Cpu => Ok(cpu::memory_bandwidth()),
+            Place::Gpu(gpu) => gpu.memory_bandwidth(),
         }
     }
 

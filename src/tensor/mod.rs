@@ -12,6 +12,7 @@
 //! large matrices there orders its additions by the batch's size.
 
 mod array;
+mod choice;
 mod cpu;
 mod device;
 mod error;
@@ -25,14 +26,15 @@ mod rows;
 mod weight;
 
 pub use array::Tensor;
+pub use choice::{Choice, Edit};
 pub use device::{Device, GpuInfo};
 pub use error::TensorError;
 #[cfg(test)]
 pub(crate) use gpu::emulated_device;
 pub use kv::{KvCache, KvLayout};
 pub use ops::{
-    Affine, add, add_rms_norm, embedding, gated_linear, gelu, layer_norm, linear, logits, paged_attention,
-    rms_norm, rope_write_kv, select_rows, write_kv,
+    Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,
+    paged_attention, rms_norm, rope_write_kv, select_rows, write_kv,
 };
 pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};

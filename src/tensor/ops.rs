@@ -1,6 +1,7 @@
 //! The face of the room: each operator as one function, whatever the device of its tensors.
 
 use super::array::{Data, Tensor};
+use super::choice::Choice;
 use super::cpu::{self, Level};
 use super::error::{Result, TensorError, elsewhere};
 use super::gpu;
@@ -179,6 +180,28 @@ pub fn select_rows(x: &Tensor, rows: &Indices<'_>) -> Result<Tensor> {
         _ => return Err(elsewhere("select-rows")),
     };
     Ok(Tensor::new(rows.len(), x.width(), data))
+}
+
+/// A token of row `rows[i]` of `logits` `[rows, vocab]` for each of `choices`; none where nothing can be chosen from it.
+/// A row has one choice. On a GPU its edits spend it: what else is wanted of it is read before.
+///
+/// # Panics
+/// If there are not as many rows as choices.
+pub fn choose(logits: &Tensor, rows: &[u32], choices: &[Choice]) -> Result<Vec<Option<u32>>> {
+    assert_eq!(rows.len(), choices.len(), "a row for each choice");
+    if let Some(row) = rows.iter().find(|row| **row as usize >= logits.rows()) {
+        return Err(TensorError::shape("choose", format!("row {row} of {}", logits.rows())));
+    }
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    match logits.data() {
+        Data::Host(values) => {
+            let row = |row: &u32| &values[*row as usize * logits.width()..][..logits.width()];
+            Ok(cpu::choose(&rows.iter().map(row).collect::<Vec<_>>(), choices))
+        }
+        Data::Device(array) => gpu::choose(array, logits.width(), rows, choices),
+    }
 }
 
 /// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`. On the host only:

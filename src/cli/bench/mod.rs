@@ -1,6 +1,7 @@
-//! `switchback bench`: measures what the documentation claims, through the public door.
+//! `switchback bench`: measures what the documentation claims, through the public door; `throughput` alone asks an
+//! engine itself.
 //!
-//! Each benchmark starts the server of a configuration in this process, on free loopback ports and with
+//! Each of the others starts the server of a configuration in this process, on free loopback ports and with
 //! a throw-away store, and speaks HTTP to it as a client would. Figures go to standard output; they are
 //! bounded in requests, so a benchmark stops by itself.
 
@@ -10,6 +11,7 @@ mod mirror;
 mod routing;
 mod stream;
 mod switch;
+mod throughput;
 
 use clap::Subcommand;
 
@@ -31,6 +33,8 @@ enum What {
     Routing(routing::Args),
     /// Whether copies of requests for a canary change stable's answers or their times
     Mirror(mirror::Args),
+    /// Prefill and decode tokens a second of one engine, by batch size, beside the memory roofline
+    Throughput(throughput::Args),
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
@@ -39,5 +43,6 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         What::Switch(args) => switch::run(args).await,
         What::Routing(args) => routing::run(args).await,
         What::Mirror(args) => mirror::run(args).await,
+        What::Throughput(args) => throughput::run(args).await,
     }
 }

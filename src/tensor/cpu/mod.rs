@@ -1,11 +1,15 @@
 //! The host's kernels: on slices of `f32`, over weights where they are mapped.
 
 mod attention;
+mod bandwidth;
+mod choose;
 mod isa;
 mod linear;
 mod rowwise;
 
 pub(super) use attention::{KvStore, attend};
+pub(super) use bandwidth::memory_bandwidth;
+pub(super) use choose::choose;
 pub(super) use isa::Level;
 pub(super) use linear::linear;
 pub(super) use rowwise::{add, embedding, gelu, layer_norm, rms_norm, rope, silu_mul};

@@ -192,6 +192,12 @@ impl Driver for Cuda {
         self.wait()
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let stream = self.here()?;
+        // SAFETY: two buffers of so many bytes lie there
+        self.done(unsafe { result::memcpy_dtod_async(to, from, bytes, stream) })
+    }
+
     fn wait(&self) -> Result<()> {
         self.done(self.stream.synchronize())
     }

@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::gemm::Product;
 use super::memory::{Buffer, Kept, Recycled};
@@ -37,6 +38,8 @@ pub(super) trait Driver: Send + Sync {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<()>;
     /// Reads memory, after all work before.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Copies memory of the device, in the order of the stream.
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
     /// Waits for all work.
     fn wait(&self) -> Result<()>;
     /// Enqueues a kernel.
@@ -133,8 +136,13 @@ impl Gpu {
 
     /// Reads the start of a buffer, after all work that is enqueued.
     pub(super) fn read(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        debug_assert!(bytes.len() <= buffer.bytes(), "more than the buffer holds");
-        self.0.driver.read(buffer.address(), bytes)
+        self.read_from(buffer, 0, bytes)
+    }
+
+    /// Reads a part of a buffer, after all work that is enqueued.
+    pub(super) fn read_from(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        debug_assert!(offset + bytes.len() <= buffer.bytes(), "more than the buffer holds");
+        self.0.driver.read(buffer.address() + offset as u64, bytes)
     }
 
     /// Enqueues a kernel.
@@ -162,6 +170,26 @@ impl Gpu {
     pub(super) unsafe fn multiply(&self, product: &Product) -> Result<()> {
         // SAFETY: the caller's promise
         unsafe { self.0.driver.multiply(product) }
+    }
+
+    /// Bytes a second that a large copy on the device reads and writes: the median of a few.
+    pub(in crate::tensor) fn memory_bandwidth(&self) -> Result<f64> {
+        const BYTES: usize = 1 << 29;
+        const ROUNDS: usize = 9;
+        const COPIES: usize = 8;
+        let (from, to) = (self.zeroed(BYTES)?, self.zeroed(BYTES)?);
+        let mut found = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            self.0.driver.wait()?;
+            let begun = Instant::now();
+            for _ in 0..COPIES {
+                self.0.driver.copy(from.address(), to.address(), BYTES)?;
+            }
+            self.0.driver.wait()?;
+            found.push((2 * COPIES * BYTES) as f64 / begun.elapsed().as_secs_f64());
+        }
+        found.sort_by(f64::total_cmp);
+        Ok(found[ROUNDS / 2])
     }
 
     /// Another stream of work on the same device.

@@ -10,6 +10,7 @@
 //! launch.
 
 mod attention;
+mod choose;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod driver;
@@ -27,6 +28,7 @@ mod rows;
 mod tests;
 
 pub(super) use attention::{KvStore, paged_attention};
+pub(super) use choose::choose;
 pub(super) use driver::Gpu;
 pub(super) use memory::Buffer;
 pub(super) use ops::{

@@ -44,6 +44,13 @@ impl Array {
         Ok(Self { buffer: gpu.scratch(n * element.size())?, element })
     }
 
+    /// A row of so many elements as `f32`, once all work before is done.
+    pub(in crate::tensor) fn row(&self, row: usize, width: usize) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; width * self.element.size()];
+        self.buffer.gpu().read_from(&self.buffer, row * bytes.len(), &mut bytes)?;
+        Ok(self.element.widen(&bytes))
+    }
+
     /// The first `n` elements as `f32`, once all work before is done.
     pub(in crate::tensor) fn to_vec(&self, n: usize) -> Result<Vec<f32>> {
         let mut bytes = vec![0; n * self.element.size()];

@@ -7,9 +7,9 @@ use crate::tensor::array::Data;
 use crate::tensor::device::Place;
 use crate::tensor::reference::{self, noise, weight};
 use crate::tensor::{
-    Affine, Context, Device, ElementType, HostRows, Indices, KvCache, KvLayout, Mask, Rope, RopeTable, Rows,
-    Tensor, TensorError, Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits,
-    paged_attention, rms_norm, rope_write_kv, select_rows,
+    Affine, Choice, Context, Device, Edit, ElementType, HostRows, Indices, KvCache, KvLayout, Mask, Rope,
+    RopeTable, Rows, Tensor, TensorError, Vector, Weight, add_rms_norm, choose, embedding, gated_linear,
+    linear, logits, paged_attention, rms_norm, rope_write_kv, select_rows,
 };
 
 const ELEMENTS: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
@@ -281,4 +281,52 @@ fn a_cache_that_does_not_fit_leaves_nothing_behind() {
     let layout = KvLayout { layers: 3, blocks: 16, block_size: 16, kv_heads: 4, head_dim: 128 };
     assert!(KvCache::new(&device(&emulated), layout, ElementType::Bf16).is_none());
     assert_eq!(emulated.used(), 0);
+}
+
+/// Choices of every kind over rows of a vocabulary that no power of two divides.
+#[test]
+fn tokens_are_chosen_as_on_the_host() {
+    let (device, vocab) = (roomy(), 1531);
+    let plain = Choice { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, random: 0, edits: Vec::new() };
+    let edits = (0..40).map(|i| Edit {
+        token: i * 31,
+        bias: i as f32 / 20.0 - 1.0,
+        repetition: 1.3,
+        minus: if i % 7 == 0 { f32::INFINITY } else { 0.2 * i as f32 },
+    });
+    let kinds = [
+        Choice { temperature: 0.0, ..plain.clone() },
+        plain.clone(),
+        Choice { temperature: 0.3, min_p: 0.1, ..plain.clone() },
+        Choice { top_k: 1, ..plain.clone() },
+        Choice { temperature: 2.0, top_k: 50, ..plain.clone() },
+        Choice { top_k: 4000, ..plain.clone() },
+        Choice { top_p: 0.9, ..plain.clone() },
+        Choice { temperature: 0.7, top_k: 20, top_p: 0.8, min_p: 0.01, ..plain.clone() },
+        Choice { top_p: 1e-9, ..plain.clone() },
+        Choice { edits: edits.collect(), ..plain.clone() },
+    ];
+    let mut choices = Vec::new();
+    for i in 0..6_u64 {
+        choices.extend(
+            kinds.iter().map(|kind| Choice { random: i.wrapping_mul(0x2AAA_AAAB_F123_4567), ..kind.clone() }),
+        );
+    }
+    let mut values = noise(choices.len() * vocab, 9);
+    for (i, value) in values.iter_mut().enumerate() {
+        // ties: every logit of every third row is one of eleven
+        *value = if i / vocab % 3 == 0 { (*value * 5.0).round() } else { *value * 8.0 };
+    }
+    values[5 * vocab + 3] = f32::NAN;
+    values[6 * vocab + 700] = f32::INFINITY;
+    values[7 * vocab..8 * vocab].fill(f32::NEG_INFINITY);
+    let rows: Vec<u32> = (0..choices.len() as u32).rev().collect();
+    let shape = [choices.len(), vocab];
+    let host = Tensor::from_vec(values.clone(), shape[0], shape[1]).unwrap();
+    let placed = activations(&device, &values, shape, ElementType::F32);
+    let expected = choose(&host, &rows, &choices).unwrap();
+    assert_eq!(choose(&placed, &rows, &choices).unwrap(), expected);
+    assert_eq!(expected.iter().filter(|token| token.is_none()).count(), 3);
+    let different: std::collections::BTreeSet<_> = expected.iter().collect();
+    assert!(different.len() > 30, "{different:?}");
 }

@@ -1,0 +1,202 @@
+//! `switchback bench throughput`: how fast one engine reads prompts and writes answers, by batch size.
+//!
+//! Prompts of random tokens, no two alike, all at once into an engine without a prefix cache; greedy answers of a fixed
+//! length. Prefill is over when each sequence has its first token; what comes after that is decode. Beside it, the
+//! memory bandwidth of the device, measured in the same run: a decode step must read every weight once, so bytes of
+//! weights times steps a second, over that bandwidth, is the share of the roofline.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde_json::{Map, Value, json};
+
+use crate::cli::bar::bar;
+use crate::cli::error::CliError;
+use crate::cli::images::show;
+use crate::cli::table::Table;
+use crate::config::DeviceChoice;
+use crate::engine::{
+    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Generation, PrefixCache, Priority,
+    SamplingParams, StopParams, Turns,
+};
+use crate::gateway::choose;
+use crate::model::{self, Device, SpecialText, WeightPool};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model's folder, in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// What to compute on: auto, cpu, or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 512, value_parser = positive)]
+    prompt: usize,
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 64, value_parser = positive)]
+    output: usize,
+    /// Sequences at once; several, with commas between them
+    #[arg(long, default_value = "1,4,16", value_delimiter = ',', value_parser = positive)]
+    batch: Vec<usize>,
+    /// The most rows of one step
+    #[arg(long, default_value_t = 2048, value_parser = positive)]
+    step_tokens: usize,
+    /// Runs of each batch size; the median counts
+    #[arg(long, default_value_t = 3, value_parser = positive)]
+    runs: usize,
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    let n = usize::from_str(text).map_err(|error| error.to_string())?;
+    if n == 0 { Err("at least 1".to_owned()) } else { Ok(n) }
+}
+
+/// How long one batch took.
+struct Run {
+    prefill: Duration,
+    decode: Duration,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let device = choose(args.device).map_err(|error| CliError::Bench(error.to_string()))?;
+    let bandwidth = device.memory_bandwidth().map_err(|error| CliError::Bench(error.to_string()))?;
+    let bar = bar(args.batch.len() * (args.runs + 1), "runs");
+    let (mut figures, mut weights) = (Map::new(), 0);
+    for batch in &args.batch {
+        let (engine, vocab, weight_bytes) = start(&args, &device, *batch)?;
+        weights = weight_bytes;
+        let mut runs = Vec::with_capacity(args.runs);
+        for number in 0..=args.runs {
+            let run = one_run(&args, &engine, vocab, *batch, number).await?;
+            // the first finds nothing warm
+            if number > 0 {
+                runs.push(run);
+            }
+            bar.inc(1);
+        }
+        engine.drain(Duration::from_secs(5)).await;
+        figures.insert(batch.to_string(), report(&args, *batch, &mut runs, weights, bandwidth));
+    }
+    bar.finish_and_clear();
+    let document = json!({
+        "model": args.model, "device": device.to_string(), "prompt": args.prompt, "output": args.output,
+        "weights_bytes": weights, "memory_bytes_per_s": bandwidth, "batch": figures,
+    });
+    if args.json {
+        show(&document);
+    } else {
+        print(&document);
+    }
+    Ok(())
+}
+
+fn start(args: &Args, device: &Device, batch: usize) -> Result<(Engine, usize, u64), CliError> {
+    let failed = |error: String| CliError::Bench(format!("{}: {error}", args.model.display()));
+    let loaded = model::load(&args.model, &WeightPool::of(device.clone()), &|_, _| ());
+    let loaded = loaded.map_err(|error| failed(error.to_string()))?;
+    let block_size = EngineConfig::default().block_size;
+    let config = EngineConfig {
+        kv_tokens: batch * (args.prompt + args.output).next_multiple_of(block_size),
+        max_running: batch,
+        max_step_tokens: args.step_tokens.max(batch),
+        queue: batch,
+        prefix_cache: PrefixCache::Off,
+        ..EngineConfig::default()
+    };
+    let (vocab, weight_bytes) = (loaded.info.vocab_size, loaded.info.weight_bytes);
+    let engine = Engine::start("bench".to_owned(), loaded.lm, loaded.tokenizer, config, Turns::default());
+    Ok((engine.map_err(|error| failed(error.to_string()))?, vocab, weight_bytes))
+}
+
+async fn one_run(
+    args: &Args,
+    engine: &Engine,
+    vocab: usize,
+    batch: usize,
+    number: usize,
+) -> Result<Run, CliError> {
+    let failed = |error: String| CliError::Bench(error);
+    let mut random = ChaCha8Rng::seed_from_u64(number as u64);
+    let begun = Instant::now();
+    let mut generations = Vec::with_capacity(batch);
+    for _ in 0..batch {
+        let prompt = (0..args.prompt).map(|_| random.next_u32() % vocab as u32).collect();
+        let request = GenerateRequest {
+            prompt,
+            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            stop: StopParams { eos: EosPolicy::Ignore, ..StopParams::default() },
+            max_tokens: args.output,
+            min_tokens: args.output,
+            logprobs: None,
+            prompt_logprobs: None,
+            special_text: SpecialText::Skip,
+            priority: Priority::Foreground,
+        };
+        generations.push(engine.submit(request).map_err(|error| failed(error.to_string()))?);
+    }
+    let times = futures::future::try_join_all(generations.into_iter().map(times)).await?;
+    let last = |of: fn(&(Instant, Instant)) -> Instant| times.iter().map(of).max().unwrap_or(begun);
+    let (first_tokens, ends) = (last(|(first, _)| *first), last(|(_, end)| *end));
+    Ok(Run { prefill: first_tokens - begun, decode: ends - first_tokens })
+}
+
+/// When a sequence has its first token, and when its last.
+async fn times(mut generation: Generation) -> Result<(Instant, Instant), CliError> {
+    let mut first = None;
+    while let Some(event) = generation.next().await {
+        match event {
+            Event::Token(_) => {
+                first.get_or_insert_with(Instant::now);
+            }
+            Event::Finished { .. } => break,
+            Event::Failed(failure) => return Err(CliError::Bench(failure.to_string())),
+            Event::Started { .. } | Event::Text(_) => {}
+        }
+    }
+    let end = Instant::now();
+    Ok((first.unwrap_or(end), end))
+}
+
+fn report(args: &Args, batch: usize, runs: &mut [Run], weights: u64, bandwidth: f64) -> Value {
+    runs.sort_by_key(|run| run.decode);
+    let decode = runs[runs.len() / 2].decode.as_secs_f64();
+    runs.sort_by_key(|run| run.prefill);
+    let prefill = runs[runs.len() / 2].prefill.as_secs_f64();
+    let steps = (args.output - 1) as f64 / decode;
+    json!({
+        "prefill_tok_s": (batch * args.prompt) as f64 / prefill,
+        "decode_tok_s": batch as f64 * steps,
+        "ms_per_step": 1e3 / steps,
+        "roofline_share": weights as f64 * steps / bandwidth,
+    })
+}
+
+fn print(document: &Value) {
+    let number = |value: &Value, digits: usize| format!("{:.digits$}", value.as_f64().unwrap_or(0.0));
+    println!(
+        "{} on {}: {} GB of weights, {} GB/s",
+        document["model"].as_str().unwrap_or_default(),
+        document["device"].as_str().unwrap_or_default(),
+        number(&json!(document["weights_bytes"].as_f64().unwrap_or(0.0) / 1e9), 2),
+        number(&json!(document["memory_bytes_per_s"].as_f64().unwrap_or(0.0) / 1e9), 1),
+    );
+    let mut table = Table::new(&["batch", "prefill tok/s", "decode tok/s", "ms a step", "of the roofline"]);
+    for (batch, figures) in document["batch"].as_object().into_iter().flatten() {
+        table.row([
+            batch.clone(),
+            number(&figures["prefill_tok_s"], 0),
+            number(&figures["decode_tok_s"], 1),
+            number(&figures["ms_per_step"], 2),
+            format!("{} %", number(&json!(figures["roofline_share"].as_f64().unwrap_or(0.0) * 100.0), 0)),
+        ]);
+    }
+    print!("{table}");
+}

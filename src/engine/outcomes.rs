@@ -1,0 +1,101 @@
+//! What a step gives each of its sequences: scores of prompt tokens, and the next token with its own. All sequences at
+//! once; each depends on its own rows and job only.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use super::generation::Unusable;
+use super::job::{Chosen, Job};
+use super::logprobs::{Score, score};
+use super::scheduler::{Plan, Scheduler, Step};
+use super::sequence::SequenceId;
+use crate::model::{Choice, Logits, ModelError};
+
+/// What a step gave one sequence.
+pub(super) struct Outcome {
+    pub(super) scores: Vec<Score>,
+    pub(super) chosen: Option<Chosen>,
+}
+
+/// A token that is to be drawn.
+struct Draw<'l> {
+    row: u32,
+    /// What was drawn; nothing where the row is unusable.
+    token: Option<u32>,
+    /// The row as the model gave it, and how many of the likeliest are wanted, where scores are.
+    scored: Option<(Cow<'l, [f32]>, u8)>,
+}
+
+/// One for each step of a plan.
+pub(super) fn outcomes(
+    jobs: &HashMap<SequenceId, Job>,
+    scheduler: &Scheduler,
+    plan: &Plan,
+    logits: &Logits,
+) -> Result<Vec<Result<Outcome, Unusable>>, ModelError> {
+    // before the choices, which may spend their rows
+    let scores = plan.steps.par_iter().map(|step| prompt_scores(jobs, scheduler, step, logits));
+    let scores: Vec<Result<Vec<Score>, Unusable>> = scores.collect::<Result<_, _>>()?;
+    let (mut draws, mut choices) = (Vec::with_capacity(plan.steps.len()), Vec::new());
+    for step in &plan.steps {
+        let draw = draw(jobs, step, logits)?;
+        draws.push(draw.map(|(draw, choice)| {
+            choices.push(choice);
+            draw
+        }));
+    }
+    let rows: Vec<u32> = draws.iter().flatten().map(|draw| draw.row).collect();
+    for (draw, token) in draws.iter_mut().flatten().zip(logits.choose(&rows, &choices)?) {
+        draw.token = token;
+    }
+    let outcome = |(scores, draw): (Result<Vec<Score>, Unusable>, Option<Draw<'_>>)| {
+        let chosen = draw.map(Draw::scored).transpose()?;
+        Ok(Outcome { scores: scores?, chosen })
+    };
+    Ok(scores.into_par_iter().zip(draws).map(outcome).collect())
+}
+
+fn prompt_scores(
+    jobs: &HashMap<SequenceId, Job>,
+    scheduler: &Scheduler,
+    step: &Step,
+    logits: &Logits,
+) -> Result<Result<Vec<Score>, Unusable>, ModelError> {
+    let Some((job, sequence)) = jobs.get(&step.id).zip(scheduler.get(step.id)) else {
+        return Ok(Ok(Vec::new()));
+    };
+    let top = job.prompt_logprobs.unwrap_or(0);
+    let mut scores = Vec::with_capacity(step.scores.len());
+    for (position, row) in &step.scores {
+        match score(&logits.row(*row)?, sequence.tokens[position + 1], top) {
+            Ok(score) => scores.push(score),
+            Err(unusable) => return Ok(Err(unusable)),
+        }
+    }
+    Ok(Ok(scores))
+}
+
+/// What is to be drawn for a sequence, if it is its turn.
+fn draw<'l>(
+    jobs: &HashMap<SequenceId, Job>,
+    step: &Step,
+    logits: &'l Logits,
+) -> Result<Option<(Draw<'l>, Choice)>, ModelError> {
+    let Some((job, row)) = jobs.get(&step.id).zip(step.sample) else { return Ok(None) };
+    let scored = match job.logprobs {
+        Some(top) => Some((logits.row(row)?, top)),
+        None => None,
+    };
+    Ok(Some((Draw { row: row as u32, token: None, scored }, job.choice())))
+}
+
+impl Draw<'_> {
+    /// The token that was drawn, with its score.
+    fn scored(self) -> Result<Chosen, Unusable> {
+        let token = self.token.ok_or(Unusable)?;
+        let score = self.scored.map(|(row, top)| score(&row, token, top)).transpose()?;
+        Ok((token, score))
+    }
+}

@@ -1,0 +1,57 @@
+//! The choice of one token from a row of logits: what it depends on, and the order in which it is made.
+//!
+//! In the order of `vLLM`: edits, temperature, `min_p`, `top_k`, `top_p`, then one draw. Host and GPU follow the same
+//! rules to the bit where the exponentials agree: weights are `exp((logit - greatest) / temperature)`; of equal ones the
+//! lower id comes first; shares of the whole are counted in whole numbers of [`UNIT`]s, so that no order of additions has
+//! a part in them; and the draw goes through what is left by id.
+
+/// How a token is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// 0 takes the greatest logit, and of equals the lowest id.
+    pub temperature: f32,
+    /// Only this many of the likeliest; 0 for all.
+    pub top_k: u32,
+    /// Only the fewest of the likeliest that together have this share of what is left.
+    pub top_p: f32,
+    /// Only those with this share of the likeliest's weight.
+    pub min_p: f32,
+    /// The draw: a number out of 2^64, all of them alike.
+    pub random: u64,
+    /// What is changed before all else; a token at most once.
+    pub edits: Vec<Edit>,
+}
+
+/// What becomes of one token's logit: `bias` is added; then it is divided by `repetition` where it is above 0, and
+/// multiplied where it is not; then `minus` is taken away. Infinite, that forbids the token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Edit {
+    /// Which token.
+    pub token: u32,
+    /// Added first.
+    pub bias: f32,
+    /// Away from likely, whatever the sign (Keskar et al., CTRL, 2019); 1 does nothing.
+    pub repetition: f32,
+    /// Taken away last.
+    pub minus: f32,
+}
+
+/// Below this, a temperature is zero: dividing by it would overflow.
+pub(super) const GREEDY: f32 = 1e-5;
+
+/// The weight of the likeliest, in units. A vocabulary of 2^23 such weights is still counted without a loss.
+pub(super) const UNIT: f32 = (1_u64 << 40) as f32;
+
+impl Edit {
+    /// An edit that does nothing.
+    pub const fn none(token: u32) -> Self {
+        Self { token, bias: 0.0, repetition: 1.0, minus: 0.0 }
+    }
+
+    /// The logit after the edit. One that grows past the floats stays the greatest, and a number.
+    pub(super) fn of(&self, logit: f32) -> f32 {
+        let logit = logit + self.bias;
+        let logit = if logit > 0.0 { logit / self.repetition } else { logit * self.repetition };
+        (logit - self.minus).min(f32::MAX)
+    }
+}

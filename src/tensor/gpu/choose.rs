@@ -1,0 +1,102 @@
+//! The choice of tokens on a device: what it depends on goes there in one copy, and ids come back.
+
+#![allow(unsafe_code)]
+
+use super::driver::{Gpu, Shape};
+use super::launch::Launch;
+use super::memory::Buffer;
+use super::ops::{Array, same_element};
+use crate::tensor::choice::Choice;
+use crate::tensor::error::Result;
+use crate::tensor::weight::ElementType;
+
+/// Threads of the kernels of sampling.cu.
+const THREADS: u32 = 512;
+/// What they say of a row that nothing can be chosen from.
+const UNUSABLE: u32 = u32::MAX;
+
+/// Lists of words in one buffer, each beginning where a kernel may read 16 bytes at once.
+#[derive(Default)]
+struct Lists {
+    words: Vec<u32>,
+    starts: Vec<usize>,
+}
+
+impl Lists {
+    fn add(&mut self, list: impl Iterator<Item = u32>) {
+        self.words.resize(self.words.len().next_multiple_of(4), 0);
+        self.starts.push(self.words.len());
+        self.words.extend(list);
+    }
+
+    /// The byte at which list `i` begins.
+    fn offset(&self, i: usize) -> usize {
+        self.starts[i] * size_of::<u32>()
+    }
+
+    fn upload(&self, gpu: &Gpu) -> Result<Buffer> {
+        let bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let buffer = gpu.scratch(bytes.len())?;
+        gpu.write(&buffer, &bytes)?;
+        Ok(buffer)
+    }
+}
+
+/// A token of `rows[i]` of `logits` for `choices[i]`. Edits change the row.
+pub(in crate::tensor) fn choose(
+    logits: &Array,
+    vocab: usize,
+    rows: &[u32],
+    choices: &[Choice],
+) -> Result<Vec<Option<u32>>> {
+    same_element("choose", logits.element, ElementType::F32)?;
+    let gpu = logits.buffer.gpu();
+    let shape = Shape { grid: [choices.len() as u32, 1, 1], block: THREADS, shared: 0 };
+    edit(gpu, logits, vocab, rows, choices)?;
+
+    let mut lists = Lists::default();
+    lists.add(rows.iter().copied());
+    lists.add(choices.iter().map(|choice| choice.temperature.to_bits()));
+    lists.add(choices.iter().map(|choice| choice.top_k));
+    lists.add(choices.iter().map(|choice| choice.top_p.to_bits()));
+    lists.add(choices.iter().map(|choice| choice.min_p.to_bits()));
+    lists.add(choices.iter().flat_map(|choice| [choice.random as u32, (choice.random >> 32) as u32]));
+    let settings = lists.upload(gpu)?;
+    let chosen = gpu.scratch(choices.len() * size_of::<u32>())?;
+    let launch = Launch::of("choose").buffer(&logits.buffer);
+    let launch = (0..6).fold(launch, |launch, i| launch.at(&settings, lists.offset(i)));
+    let launch = launch.buffer(&chosen).int(vocab);
+    // SAFETY: choose(logits, rows, temperatures, top_ks, top_ps, min_ps, randoms, chosen, vocab); the rows are the
+    // caller's, checked against the logits
+    unsafe { launch.go(gpu, shape)? };
+    let mut bytes = vec![0; choices.len() * size_of::<u32>()];
+    gpu.read(&chosen, &mut bytes)?;
+    let ids = bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+    Ok(ids.map(|id| (id != UNUSABLE).then_some(id)).collect())
+}
+
+fn edit(gpu: &Gpu, logits: &Array, vocab: usize, rows: &[u32], choices: &[Choice]) -> Result<()> {
+    if choices.iter().all(|choice| choice.edits.is_empty()) {
+        return Ok(());
+    }
+    // an edit of a token that is none would write elsewhere
+    let edits =
+        || choices.iter().map(|choice| choice.edits.iter().filter(|edit| (edit.token as usize) < vocab));
+    let mut ends: Vec<u32> = vec![0];
+    for edits in edits() {
+        ends.push(ends[ends.len() - 1] + edits.count() as u32);
+    }
+    let mut lists = Lists::default();
+    lists.add(rows.iter().copied());
+    lists.add(ends.into_iter());
+    lists.add(edits().flatten().map(|edit| edit.token));
+    lists.add(edits().flatten().map(|edit| edit.bias.to_bits()));
+    lists.add(edits().flatten().map(|edit| edit.repetition.to_bits()));
+    lists.add(edits().flatten().map(|edit| edit.minus.to_bits()));
+    let uploaded = lists.upload(gpu)?;
+    let launch = Launch::of("edit_logits").buffer(&logits.buffer);
+    let launch = (0..6).fold(launch, |launch, i| launch.at(&uploaded, lists.offset(i))).int(vocab);
+    let shape = Shape { grid: [choices.len() as u32, 1, 1], block: THREADS, shared: 0 };
+    // SAFETY: edit_logits(logits, rows, starts, tokens, bias, repetition, minus, vocab), of tokens below the vocabulary
+    unsafe { launch.go(gpu, shape) }
+}
