@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span, WeightPool, load};
-use crate::tensor::emulated_device;
+use crate::tensor::test_device;
 
 const BLOCK: usize = 4;
 
@@ -12,7 +12,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn both(dir: &Path, blocks: usize) -> [LoadedModel; 2] {
-    [WeightPool::new(), WeightPool::of(emulated_device(1 << 30))].map(|pool| {
+    [WeightPool::new(), WeightPool::of(test_device(1 << 30))].map(|pool| {
         let mut loaded = load(dir, &pool, &|_, _| ()).unwrap();
         loaded.lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
         loaded

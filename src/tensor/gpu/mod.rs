@@ -40,9 +40,14 @@ pub(super) use rows::{Contexts, Indices};
 use super::device::GpuInfo;
 use super::error::Result;
 
-/// A device of so many bytes that the host plays.
+/// A device of so many bytes that the host plays; or the GPU that `SWITCHBACK_TEST_DEVICE` names, such as `cuda:0`, for
+/// kernels/gpu-check.
 #[cfg(test)]
-pub(crate) fn emulated_device(bytes: usize) -> super::Device {
+pub(crate) fn test_device(bytes: usize) -> super::Device {
+    if let Ok(name) = std::env::var("SWITCHBACK_TEST_DEVICE") {
+        let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("a name such as cuda:0");
+        return super::Device::cuda(ordinal).expect("the GPU can be used");
+    }
     let gpu = Gpu::new(Box::new(emulated::Emulated::new(bytes)));
     super::Device(super::device::Place::Gpu(gpu))
 }

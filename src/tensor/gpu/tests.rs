@@ -1,4 +1,5 @@
-//! Each operator on an emulated device, against its slow twin; and what becomes of memory.
+//! Each operator on an emulated device, or on a GPU where `SWITCHBACK_TEST_DEVICE` names one, against its slow twin; and
+//! what becomes of memory.
 
 use super::Array;
 use super::driver::Gpu;
@@ -19,7 +20,7 @@ fn device(emulated: &Emulated) -> Device {
 }
 
 fn roomy() -> Device {
-    device(&Emulated::new(1 << 30))
+    super::test_device(1 << 30)
 }
 
 /// What a number may be off by that went through an element type once, as a share of the largest.
