@@ -27,6 +27,8 @@ pub(super) struct Args {
 struct Sized {
     version: String,
     kv_tokens: usize,
+    /// Of its cache, on the device that is used.
+    kv_bytes: u64,
     footprint: Result<Footprint, String>,
 }
 
@@ -43,10 +45,11 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let default = Path::new("switchback.yaml");
     let file = args.config.as_deref().or_else(|| default.exists().then_some(default));
     let config = file.map(config::load).transpose()?;
-    let sized = config.as_ref().map(sizes).unwrap_or_default();
     let gpus = Device::gpus();
     let choice = config.as_ref().map(|config| config.device).unwrap_or_default();
     let device = crate::gateway::choose(choice).map_err(|error| error.to_string());
+    let used = device.as_ref().unwrap_or(&Device::CPU);
+    let sized = config.as_ref().map(|config| sizes(config, used)).unwrap_or_default();
     if args.json {
         show(&document(&gpus, device.as_ref(), &sized));
         return Ok(());
@@ -71,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn sizes(config: &Config) -> Vec<Sized> {
+fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
     let mut sized = Vec::new();
     for (model, settings) in &config.models {
         for (version, of) in &settings.versions {
@@ -82,15 +85,11 @@ fn sizes(config: &Config) -> Vec<Sized> {
                 }
             };
             let kv_tokens = settings.engine.kv_tokens;
-            sized.push(Sized { version: format!("{model}@{version}"), kv_tokens, footprint });
+            let kv_bytes = footprint.as_ref().map_or(0, |footprint| footprint.kv_bytes(device, kv_tokens));
+            sized.push(Sized { version: format!("{model}@{version}"), kv_tokens, kv_bytes, footprint });
         }
     }
     sized
-}
-
-/// Bytes of keys and values on a device.
-fn kv_bytes(sized: &Sized, footprint: &Footprint) -> u64 {
-    (footprint.kv_shape.bytes_per_token() * sized.kv_tokens) as u64
 }
 
 fn table_of(gpus: &[GpuInfo]) -> Table {
@@ -117,7 +116,7 @@ fn table_of_versions(sized: &[Sized]) -> Table {
             Ok(footprint) => table.row([
                 version.version.clone(),
                 bytes(footprint.weight_bytes),
-                format!("{} for {} tokens", bytes(kv_bytes(version, footprint)), version.kv_tokens),
+                format!("{} for {} tokens", bytes(version.kv_bytes), version.kv_tokens),
                 String::new(),
             ]),
             Err(why) => table.row([version.version.as_str(), "", "", why]),
@@ -129,7 +128,7 @@ fn table_of_versions(sized: &[Sized]) -> Table {
 /// Bytes that all versions take together, none of them sharing a weight.
 fn wanted(sized: &[Sized]) -> u64 {
     let known = sized.iter().filter_map(|version| Some((version, version.footprint.as_ref().ok()?)));
-    known.map(|(version, footprint)| footprint.weight_bytes + kv_bytes(version, footprint)).sum()
+    known.map(|(version, footprint)| footprint.weight_bytes + version.kv_bytes).sum()
 }
 
 /// Bytes that the device has free.
@@ -176,7 +175,7 @@ fn document(
         json!({
             "version": version.version,
             "weight_bytes": footprint.ok().map(|footprint| footprint.weight_bytes),
-            "kv_bytes": footprint.ok().map(|footprint| kv_bytes(version, footprint)),
+            "kv_bytes": footprint.ok().map(|_| version.kv_bytes),
             "error": footprint.err(),
         })
     };

@@ -29,6 +29,16 @@ pub enum EngineError {
         /// What the model said.
         source: ModelError,
     },
+    /// The model could not take the memory that its steps work in.
+    #[error(
+        "memory for steps of {max_step_tokens} tokens: {source}; lower engine.max_step_tokens or engine.kv_tokens"
+    )]
+    Reserve {
+        /// The most tokens of a step.
+        max_step_tokens: usize,
+        /// What the model said.
+        source: ModelError,
+    },
     /// The thread could not be started.
     #[error("engine thread: {0}")]
     Thread(#[from] std::io::Error),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::error::ModelError;
-use crate::tensor::{Choice, Tensor, choose};
+use crate::tensor::{Choice, Device, ElementType, KvCache, Tensor, choose};
 
 /// One ragged forward: rows of several independent spans, each span consecutive positions of one context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub struct Span {
     pub block_table: Vec<u32>,
 }
 
+/// Rows of a rehearsal whose logits are wanted: each takes `vocab` numbers.
+const MOST_LOGIT_ROWS: usize = 64;
+
 /// The sizes of a model's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
@@ -44,9 +47,10 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of cache that one token takes: keys and values of all layers, in `f32`.
-    pub const fn bytes_per_token(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * size_of::<f32>()
+    /// Bytes of cache that one token takes: keys and values of all layers, as a device keeps those of a model whose weights
+    /// are stored so.
+    pub fn bytes_per_token(&self, device: &Device, weights: ElementType) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * KvCache::element(device, weights).size()
     }
 }
 
@@ -69,6 +73,12 @@ pub trait CausalLm: Send {
     fn kv_shape(&self) -> KvShape;
     /// Allocates the cache, in place of the one before.
     fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError>;
+    /// Takes the memory that a pass over so many rows works in, once the cache is there: so that it is missed now, while
+    /// others serve, and not by a request. Nothing is kept of the pass.
+    fn reserve(&mut self, rows: usize) -> Result<(), ModelError> {
+        let _ = rows;
+        Ok(())
+    }
     /// Computes one batch: writes its keys and values and gives the logits asked for.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
 }
@@ -115,6 +125,19 @@ impl Logits {
 }
 
 impl Batch {
+    /// One context of so many rows from the first block on, all of whose logits are wanted.
+    pub(super) fn rehearsal(rows: usize, block_size: usize) -> Self {
+        let numbers = || 0..rows as u32;
+        let block_table = (0..rows.div_ceil(block_size) as u32).collect();
+        Self {
+            tokens: vec![0; rows],
+            positions: numbers().collect(),
+            slots: numbers().collect(),
+            spans: vec![Span { rows: 0..rows, context_len: rows, block_table }],
+            logit_rows: numbers().take(MOST_LOGIT_ROWS).collect(),
+        }
+    }
+
     /// Refuses a batch that contradicts itself, the model or its cache, before any of it is written.
     pub(super) fn check(&self, vocab: usize, positions: usize, cache: KvGeometry) -> Result<(), ModelError> {
         let wrong = |what: String| Err(ModelError::Batch(what));

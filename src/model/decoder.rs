@@ -103,8 +103,17 @@ impl CausalLm for Llama {
         self.cache = None;
         let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
         self.cache = KvCache::new(&self.device, layout, self.embedding.element());
-        let bytes_per_token = self.kv_shape().bytes_per_token();
+        let bytes_per_token = self.kv_shape().bytes_per_token(&self.device, self.embedding.element());
         if self.cache.is_some() { Ok(()) } else { Err(ModelError::Memory { tokens, bytes_per_token }) }
+    }
+
+    fn reserve(&mut self, rows: usize) -> Result<(), ModelError> {
+        let Some(cache) = self.cache.as_ref().filter(|_| self.device.takes_memory_for_passes()) else {
+            return Ok(());
+        };
+        let KvLayout { blocks, block_size, .. } = cache.layout();
+        let rows = rows.min(blocks * block_size).min(self.config.max_positions);
+        self.forward(&Batch::rehearsal(rows, block_size)).map(drop)
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {

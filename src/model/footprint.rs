@@ -5,7 +5,8 @@ use std::path::Path;
 use super::batch::KvShape;
 use super::config::Config;
 use super::error::ModelError;
-use super::weights::stored_bytes;
+use super::weights::stored;
+use crate::tensor::{Device, ElementType};
 
 /// What a model takes of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +15,20 @@ pub struct Footprint {
     pub weight_bytes: u64,
     /// The sizes of its keys and values.
     pub kv_shape: KvShape,
+    /// How its embedding is stored.
+    element: ElementType,
 }
 
 impl Footprint {
     /// Of the model in `dir`; no weight is read.
     pub fn of(dir: &Path) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
-        Ok(Self { weight_bytes: stored_bytes(dir)?, kv_shape: config.kv_shape() })
+        let (weight_bytes, element) = stored(dir, "model.embed_tokens.weight")?;
+        Ok(Self { weight_bytes, kv_shape: config.kv_shape(), element })
+    }
+
+    /// Bytes of keys and values of so many tokens on a device.
+    pub fn kv_bytes(&self, device: &Device, tokens: usize) -> u64 {
+        self.kv_shape.bytes_per_token(device, self.element) as u64 * tokens as u64
     }
 }

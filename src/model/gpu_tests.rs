@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span, WeightPool, load};
-use crate::tensor::test_device;
+use crate::tensor::{test_device, watched_device};
 
 const BLOCK: usize = 4;
 
@@ -88,4 +88,51 @@ fn the_demo_says_the_same_word_for_word() {
     let (host, gpu) = (answer(host.lm), answer(gpu.lm));
     assert_eq!(host, gpu);
     assert!(host.len() == tokens.len() + 12);
+}
+
+/// Once a pass over as many rows as ever come was rehearsed, no pass asks the device for memory.
+#[test]
+fn passes_find_their_memory_where_the_rehearsal_left_it() {
+    let (device, used) = watched_device(1 << 30);
+    let mut model = load(&repository("models/v1"), &WeightPool::of(device), &|_, _| ()).unwrap();
+    model.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK }).unwrap();
+    let before = used();
+    model.lm.reserve(96).unwrap();
+    let reserved = used();
+    assert!(reserved > before);
+    let tokens: Vec<u32> = (0..96).map(|i| i * 7 % 1000).collect();
+    for rows in [96, 1, 37, 2, 64, 9, 3, 95] {
+        model.lm.forward(&batch(&[(&tokens[..rows], 0, rows)])).unwrap();
+        assert_eq!(used(), reserved, "{rows} rows");
+    }
+}
+
+/// What does not fit is an error of its own load, and the version that serves goes on.
+#[test]
+fn a_version_that_does_not_fit_leaves_the_one_that_serves_alone() {
+    let room = {
+        let (device, used) = watched_device(1 << 30);
+        let _fits = ready(&WeightPool::of(device)).unwrap();
+        used()
+    };
+    // the second shares no weight with the first
+    let (device, used) = watched_device(room + room / 2);
+    let pool = WeightPool::of(device);
+    let mut serving = ready(&pool).unwrap();
+    let before = used();
+    let other = load(&repository("models/v2"), &pool, &|_, _| ()).and_then(|mut second| {
+        second.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
+        second.lm.reserve(96)
+    });
+    let refused = other.unwrap_err().to_string();
+    assert!(refused.contains("no room for") || refused.contains("no memory for"), "{refused}");
+    assert_eq!(used(), before, "what it had is given back");
+    serving.lm.forward(&batch(&[(&[1, 2, 3], 0, 3)])).unwrap();
+}
+
+fn ready(pool: &WeightPool) -> Result<LoadedModel, super::ModelError> {
+    let mut model = load(&repository("models/v1"), pool, &|_, _| ())?;
+    model.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
+    model.lm.reserve(96)?;
+    Ok(model)
 }

@@ -78,26 +78,16 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn find(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
-        let Some(Stored { path, file, dtype, shape, range }) = self.left.remove(name) else {
+        let Some(stored) = self.left.remove(name) else {
             let (path, tensor) = (self.source.clone(), name.to_owned());
             return Err(ModelError::MissingTensor { path, tensor, expected: expected.to_vec() });
         };
-        if shape != expected {
-            let (tensor, expected) = (name.to_owned(), expected.to_vec());
-            return Err(ModelError::TensorShape { path, tensor, expected, found: shape });
+        if stored.shape != expected {
+            let (path, tensor, expected) = (stored.path, name.to_owned(), expected.to_vec());
+            return Err(ModelError::TensorShape { path, tensor, expected, found: stored.shape });
         }
-        let element = match dtype {
-            Dtype::BF16 => ElementType::Bf16,
-            Dtype::F16 => ElementType::F16,
-            Dtype::F32 => ElementType::F32,
-            other => {
-                return Err(ModelError::TensorType {
-                    path,
-                    tensor: name.to_owned(),
-                    found: format!("{other:?}"),
-                });
-            }
-        };
+        let element = element(&stored, name)?;
+        let Stored { path, file, shape, range, .. } = stored;
         let bytes = range.len() as u64;
         let weight = Weight::mapped(&file, range, element, &shape)
             .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })?;
@@ -140,11 +130,31 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Bytes of all tensors of the weight files of `dir`, told by their headers.
-pub(super) fn stored_bytes(dir: &Path) -> Result<u64, ModelError> {
+/// Bytes of all tensors of the weight files of `dir`, and how tensor `name` of them is stored; told by their headers.
+pub(super) fn stored(dir: &Path, name: &str) -> Result<(u64, ElementType), ModelError> {
     let index = dir.join(INDEX);
-    let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&dir.join(SINGLE))? };
-    Ok(all.values().map(|stored| stored.range.len() as u64).sum())
+    let source = if index.exists() { index.clone() } else { dir.join(SINGLE) };
+    let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&source)? };
+    let bytes = all.values().map(|stored| stored.range.len() as u64).sum();
+    match all.get(name) {
+        Some(stored) => Ok((bytes, element(stored, name)?)),
+        None => {
+            Err(ModelError::MissingTensor { path: source, tensor: name.to_owned(), expected: Vec::new() })
+        }
+    }
+}
+
+fn element(stored: &Stored, tensor: &str) -> Result<ElementType, ModelError> {
+    match stored.dtype {
+        Dtype::BF16 => Ok(ElementType::Bf16),
+        Dtype::F16 => Ok(ElementType::F16),
+        Dtype::F32 => Ok(ElementType::F32),
+        other => Err(ModelError::TensorType {
+            path: stored.path.clone(),
+            tensor: tensor.to_owned(),
+            found: format!("{other:?}"),
+        }),
+    }
 }
 
 /// The tensors of the files that an index names, each where the index says.

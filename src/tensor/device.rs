@@ -83,6 +83,12 @@ impl Device {
         super::gpu::kernel_resources()
     }
 
+    /// Whether passes take memory that is worth taking beforehand: a GPU's is not the host's, which gives and takes all
+    /// the time.
+    pub const fn takes_memory_for_passes(&self) -> bool {
+        matches!(self.0, Place::Gpu(_))
+    }
+
     /// What the host's kernels are compiled to here.
     pub fn instruction_set() -> &'static str {
         match Level::best() {

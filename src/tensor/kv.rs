@@ -61,6 +61,14 @@ impl KvCache {
         Some(Self { layout, store })
     }
 
+    /// How a device keeps the keys and values of a model whose weights are stored so.
+    pub const fn element(device: &Device, weights: ElementType) -> ElementType {
+        match &device.0 {
+            Place::Cpu => ElementType::F32,
+            Place::Gpu(_) => weights,
+        }
+    }
+
     /// Its sizes.
     pub const fn layout(&self) -> KvLayout {
         self.layout

@@ -30,7 +30,7 @@ pub use choice::{Choice, Edit};
 pub use device::{Device, GpuInfo};
 pub use error::TensorError;
 #[cfg(test)]
-pub(crate) use gpu::test_device;
+pub(crate) use gpu::{test_device, watched_device};
 pub use kv::{KvCache, KvLayout};
 pub use ops::{
     Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,

@@ -98,14 +98,14 @@ impl Gpu {
     pub(super) fn scratch(&self, bytes: usize) -> Result<Buffer> {
         let class = Recycled::class(bytes);
         let recycled = self.0.recycled().take(class);
-        let address = match recycled {
-            Some(address) => {
-                self.0.driver.reused(address, class);
-                address
+        let (address, bytes) = match recycled {
+            Some((address, bytes)) => {
+                self.0.driver.reused(address, bytes);
+                (address, bytes)
             }
-            None => self.allocate(class)?,
+            None => (self.allocate(class)?, class),
         };
-        Ok(Buffer::new(self.clone(), address, class, Kept::ForTheNext))
+        Ok(Buffer::new(self.clone(), address, bytes, Kept::ForTheNext))
     }
 
     /// Room for what stays: a weight, a cache. Given back to the device when it is dropped.

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use super::driver::Gpu;
 
-/// Sizes of small pieces are whole numbers of this, and so are all addresses.
+/// Sizes are whole numbers of this.
 const GRAIN: usize = 512;
-/// Sizes from here on are whole numbers of this.
-const LARGE: usize = 1 << 20;
 
 /// A piece of a device's memory. Dropping it gives it back.
 #[derive(Debug)]
@@ -21,7 +19,7 @@ pub(in crate::tensor) struct Buffer {
 /// What becomes of a piece that is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// The next tensor of its size gets it: it must not be read or written by anybody outside the stream.
+    /// The next tensor that fits gets it: it must not be read or written by anybody outside the stream.
     ForTheNext,
     /// The device has it again.
     Not,
@@ -55,31 +53,33 @@ impl Drop for Buffer {
     }
 }
 
-/// Pieces that tensors gave back. One step asks for the same sizes as the one before, so after the first there is one
-/// for each tensor, and the device is not asked again.
+/// Pieces that tensors gave back. A tensor gets the smallest that is large enough, however much larger: a pass over as
+/// many rows as ever come leaves pieces for all passes over fewer, and the device is not asked again.
 #[derive(Debug, Default)]
 pub(super) struct Recycled {
     by_size: BTreeMap<usize, Vec<u64>>,
 }
 
 impl Recycled {
-    /// The size of the piece that a tensor of so many bytes gets.
+    /// The size of the piece that is made for a tensor of so many bytes: up to an eighth more, so that not each number of
+    /// rows has sizes of its own.
     pub(super) fn class(bytes: usize) -> usize {
-        let grain = if bytes < LARGE { GRAIN } else { LARGE };
-        bytes.max(1).next_multiple_of(grain)
+        let step = (bytes.next_power_of_two() / 16).max(GRAIN);
+        bytes.max(1).next_multiple_of(step)
     }
 
-    pub(super) fn take(&mut self, class: usize) -> Option<u64> {
-        let pieces = self.by_size.get_mut(&class)?;
-        let address = pieces.pop();
+    /// A piece of at least this size, and its own.
+    pub(super) fn take(&mut self, class: usize) -> Option<(u64, usize)> {
+        let (size, pieces) = self.by_size.range_mut(class..).next()?;
+        let (size, address) = (*size, pieces.pop()?);
         if pieces.is_empty() {
-            self.by_size.remove(&class);
+            self.by_size.remove(&size);
         }
-        address
+        Some((address, size))
     }
 
-    pub(super) fn put(&mut self, address: u64, class: usize) {
-        self.by_size.entry(class).or_default().push(address);
+    pub(super) fn put(&mut self, address: u64, size: usize) {
+        self.by_size.entry(size).or_default().push(address);
     }
 
     pub(super) fn drain(&mut self) -> Vec<u64> {

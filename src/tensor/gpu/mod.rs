@@ -52,6 +52,14 @@ pub(crate) fn test_device(bytes: usize) -> super::Device {
     super::Device(super::device::Place::Gpu(gpu))
 }
 
+/// A device of so many bytes that the host plays, and how many of them somebody holds.
+#[cfg(test)]
+pub(crate) fn watched_device(bytes: usize) -> (super::Device, impl Fn() -> usize) {
+    let emulated = emulated::Emulated::new(bytes);
+    let gpu = Gpu::new(Box::new(emulated.clone()));
+    (super::Device(super::device::Place::Gpu(gpu)), move || emulated.used())
+}
+
 /// The GPUs of this machine.
 pub(super) fn devices() -> Result<Vec<GpuInfo>> {
     #[cfg(feature = "cuda")]

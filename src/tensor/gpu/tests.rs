@@ -252,6 +252,11 @@ fn memory_is_used_again_and_given_back() {
     let again = gpu.scratch(900).unwrap();
     assert_eq!((again.address(), again.bytes(), emulated.used()), (address, 1024, 1024));
 
+    // a piece that is larger than need be is better than a new one
+    drop(again);
+    let small = gpu.scratch(100).unwrap();
+    assert_eq!((small.address(), emulated.used()), (address, 1024));
+
     // what no tensor has is there for others, and what somebody has is not
     drop(gpu.scratch(2 << 20).unwrap());
     assert!(emulated.used() > 2 << 20);
@@ -259,7 +264,7 @@ fn memory_is_used_again_and_given_back() {
     assert_eq!(emulated.used(), 1024 + large.bytes());
     let refused = gpu.scratch(1 << 20).unwrap_err();
     assert!(matches!(refused, TensorError::Memory { bytes, .. } if bytes == 1 << 20), "{refused}");
-    drop((large, again));
+    drop((large, small));
     drop(device);
     assert_eq!(emulated.used(), 0);
 }
