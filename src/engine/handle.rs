@@ -98,7 +98,8 @@ impl Engine {
         let geometry = config.geometry()?;
         let EngineConfig { kv_tokens, max_running, max_step_tokens, queue, prefix_cache, .. } = config;
         lm.allocate_kv(geometry).map_err(|source| EngineError::Allocate { kv_tokens, source })?;
-        lm.reserve(max_step_tokens).map_err(|source| EngineError::Reserve { max_step_tokens, source })?;
+        lm.reserve(max_step_tokens, max_running)
+            .map_err(|source| EngineError::Reserve { max_step_tokens, source })?;
         let (blocks, block_size) = (geometry.blocks, geometry.block_size);
         let max_context = lm.max_positions().min(blocks * block_size);
         let vocab = lm.vocab_size();

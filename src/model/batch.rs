@@ -73,10 +73,11 @@ pub trait CausalLm: Send {
     fn kv_shape(&self) -> KvShape;
     /// Allocates the cache, in place of the one before.
     fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError>;
-    /// Takes the memory that a pass over so many rows works in, once the cache is there: so that it is missed now, while
-    /// others serve, and not by a request. Nothing is kept of the pass.
-    fn reserve(&mut self, rows: usize) -> Result<(), ModelError> {
-        let _ = rows;
+    /// Takes the memory that passes work in, once the cache is there and nobody uses it yet: so that it is missed now,
+    /// while others serve, and not by a request. `rows` is the most of one pass, `contexts` the most of a pass that gives
+    /// each its next token.
+    fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
+        let _ = (rows, contexts);
         Ok(())
     }
     /// Computes one batch: writes its keys and values and gives the logits asked for.
@@ -125,6 +126,18 @@ impl Logits {
 }
 
 impl Batch {
+    /// So many contexts of one token, all in the first slot.
+    pub(super) fn first_tokens(contexts: usize) -> Self {
+        let span = |row| Span { rows: row..row + 1, context_len: 1, block_table: vec![0] };
+        Self {
+            tokens: vec![0; contexts],
+            positions: vec![0; contexts],
+            slots: vec![0; contexts],
+            spans: (0..contexts).map(span).collect(),
+            logit_rows: (0..contexts as u32).collect(),
+        }
+    }
+
     /// One context of so many rows from the first block on, all of whose logits are wanted.
     pub(super) fn rehearsal(rows: usize, block_size: usize) -> Self {
         let numbers = || 0..rows as u32;

@@ -6,14 +6,21 @@ use super::error::ModelError;
 use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, HostRows, KvCache, KvLayout, Mask, Rope, RopeAngles, Rows, Tensor, TensorError, Vector,
-    Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention, rms_norm, rope_write_kv,
-    select_rows,
+    Context, Device, HostRows, KvCache, KvLayout, Mask, Replays, Rope, RopeAngles, Rows, Tensor, TensorError,
+    Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention, rms_norm,
+    rope_write_kv, select_rows,
 };
 
 /// A Llama with its cache.
 pub(super) struct Llama {
     device: Device,
+    body: Body,
+    cache: Option<KvCache>,
+    replays: Replays,
+}
+
+/// Its weights.
+struct Body {
     config: Config,
     rope: Rope,
     embedding: Weight,
@@ -21,7 +28,6 @@ pub(super) struct Llama {
     norm: Vector,
     /// The embedding itself where the two are tied.
     head: Weight,
-    cache: Option<KvCache>,
 }
 
 struct Layer {
@@ -40,7 +46,7 @@ struct Layer {
 struct Step<'a> {
     config: &'a Config,
     angles: RopeAngles,
-    rows: Rows<'a>,
+    rows: &'a Rows<'a>,
 }
 
 impl Layer {
@@ -80,15 +86,15 @@ fn context(span: &Span) -> Context<'_> {
 
 impl CausalLm for Llama {
     fn vocab_size(&self) -> usize {
-        self.config.vocab
+        self.body.config.vocab
     }
 
     fn max_positions(&self) -> usize {
-        self.config.max_positions
+        self.body.config.max_positions
     }
 
     fn kv_shape(&self) -> KvShape {
-        self.config.kv_shape()
+        self.body.config.kv_shape()
     }
 
     fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError> {
@@ -100,32 +106,35 @@ impl CausalLm for Llama {
             return Err(ModelError::Batch(format!("a cache of {blocks} blocks of {block_size} tokens")));
         }
         // the one before goes first, so that both are never there at once
+        self.replays.clear();
         self.cache = None;
         let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
-        self.cache = KvCache::new(&self.device, layout, self.embedding.element());
-        let bytes_per_token = self.kv_shape().bytes_per_token(&self.device, self.embedding.element());
+        self.cache = KvCache::new(&self.device, layout, self.body.embedding.element());
+        let bytes_per_token = self.kv_shape().bytes_per_token(&self.device, self.body.embedding.element());
         if self.cache.is_some() { Ok(()) } else { Err(ModelError::Memory { tokens, bytes_per_token }) }
     }
 
-    fn reserve(&mut self, rows: usize) -> Result<(), ModelError> {
+    fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
         let Some(cache) = self.cache.as_ref().filter(|_| self.device.takes_memory_for_passes()) else {
             return Ok(());
         };
         let KvLayout { blocks, block_size, .. } = cache.layout();
-        let rows = rows.min(blocks * block_size).min(self.config.max_positions);
+        let rows = rows.min(blocks * block_size).min(self.body.config.max_positions);
+        // first those whose results stay: they would take pieces that the largest pass leaves for others
+        for contexts in Replays::sizes(contexts) {
+            self.forward(&Batch::first_tokens(contexts))?;
+        }
         self.forward(&Batch::rehearsal(rows, block_size)).map(drop)
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
-        let Self { config, rope, embedding: table, layers, norm, head, cache, .. } = self;
+        let Self { body, cache, replays, .. } = self;
+        let config = &body.config;
         let Some(cache) = cache else {
             return Err(ModelError::Batch("a forward pass before allocate_kv".to_owned()));
         };
         let KvLayout { blocks, block_size, .. } = cache.layout();
         batch.check(config.vocab, config.max_positions, KvGeometry { blocks, block_size })?;
-        if batch.tokens.is_empty() {
-            return Ok(Logits::new(Vec::new(), config.vocab));
-        }
         let contexts: Vec<Context<'_>> = batch.spans.iter().map(context).collect();
         let host = HostRows {
             tokens: &batch.tokens,
@@ -134,25 +143,34 @@ impl CausalLm for Llama {
             wanted: &batch.logit_rows,
             contexts: &contexts,
         };
+        if batch.tokens.is_empty() {
+            return Ok(Logits::new(Vec::new(), config.vocab));
+        }
+        if let Some(logits) = replays.run(cache, &host, |cache, rows| body.forward(cache, rows))? {
+            return Ok(Logits::of(logits));
+        }
         let rows = Rows::new(cache, host)?;
-        let step = Step { config, angles: rope.angles(&rows)?, rows };
+        Ok(Logits::of(body.forward(cache, &rows)?))
+    }
+}
 
-        let mut x = embedding(table, &step.rows.tokens)?; // [rows, hidden]
+impl Body {
+    /// The logits of the wanted rows: `[wanted, vocab]`.
+    fn forward(&self, cache: &mut KvCache, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
+        let Self { config, rope, embedding: table, layers, norm, head } = self;
+        let step = Step { config, angles: rope.angles(rows)?, rows };
+
+        let mut x = embedding(table, &rows.tokens)?; // [rows, hidden]
         let mut delta = None;
         for (i, layer) in layers.iter().enumerate() {
             delta = Some(layer.forward(&mut x, delta.as_ref(), i, &step, cache)?);
         }
-        if batch.logit_rows.is_empty() {
-            return Ok(Logits::new(Vec::new(), config.vocab));
-        }
-        let mut x = select_rows(&x, &step.rows.wanted)?; // [logit rows, hidden]
+        let mut x = select_rows(&x, &rows.wanted)?; // [wanted, hidden]
         let x = match &delta {
-            Some(delta) => {
-                add_rms_norm(&mut x, &select_rows(delta, &step.rows.wanted)?, norm, config.norm_eps)?
-            }
+            Some(delta) => add_rms_norm(&mut x, &select_rows(delta, &rows.wanted)?, norm, config.norm_eps)?,
             None => rms_norm(&x, norm, config.norm_eps)?,
         };
-        Ok(Logits::of(logits(&x, head)?)) // [logit rows, vocab]
+        logits(&x, head)
     }
 }
 
@@ -174,7 +192,8 @@ impl Llama {
         from.leave_out(|name| name.ends_with(".rotary_emb.inv_freq"));
         let device = from.device().stream()?;
         let rope = Rope::new(config.rope.table(config.head_dim), &device)?;
-        Ok(Self { device, config, rope, embedding, layers, norm, head, cache: None })
+        let body = Body { config, rope, embedding, layers, norm, head };
+        Ok(Self { device, body, cache: None, replays: Replays::default() })
     }
 }
 

@@ -97,7 +97,7 @@ fn passes_find_their_memory_where_the_rehearsal_left_it() {
     let mut model = load(&repository("models/v1"), &WeightPool::of(device), &|_, _| ()).unwrap();
     model.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK }).unwrap();
     let before = used();
-    model.lm.reserve(96).unwrap();
+    model.lm.reserve(96, 2).unwrap();
     let reserved = used();
     assert!(reserved > before);
     let tokens: Vec<u32> = (0..96).map(|i| i * 7 % 1000).collect();
@@ -122,7 +122,7 @@ fn a_version_that_does_not_fit_leaves_the_one_that_serves_alone() {
     let before = used();
     let other = load(&repository("models/v2"), &pool, &|_, _| ()).and_then(|mut second| {
         second.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
-        second.lm.reserve(96)
+        second.lm.reserve(96, 2)
     });
     let refused = other.unwrap_err().to_string();
     assert!(refused.contains("no room for") || refused.contains("no memory for"), "{refused}");
@@ -133,6 +133,36 @@ fn a_version_that_does_not_fit_leaves_the_one_that_serves_alone() {
 fn ready(pool: &WeightPool) -> Result<LoadedModel, super::ModelError> {
     let mut model = load(&repository("models/v1"), pool, &|_, _| ())?;
     model.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
-    model.lm.reserve(96)?;
+    model.lm.reserve(96, 2)?;
     Ok(model)
+}
+
+/// Passes over single rows are recorded by their number and done again with other rows; contexts come, grow and go.
+#[test]
+fn recorded_decode_steps_give_what_the_host_gives() {
+    let [mut host, mut gpu] = both(&repository("tests/fixtures/golden/gqa"), 40);
+    let tokens: Vec<u32> = (0..40).map(|i| (i * 53 + 5) % 290).collect();
+    let start = |first: usize, len: usize| (&tokens[first..first + len], (first / 10 * 10) as u32, len);
+    let prompts = batch(&[start(0, 7), start(10, 5), start(20, 9), start(30, 2)]);
+    let mut steps = vec![prompts];
+    for (step, contexts) in
+        [&[0, 1, 2][..], &[0, 1, 2], &[3], &[1, 3, 0, 2], &[2], &[0, 1, 2]].into_iter().enumerate()
+    {
+        let grown = |context: &usize| {
+            let prompt = [7, 5, 9, 2][*context];
+            // the tokens that a context has by now are the same ones each time, so that slots hold what they should
+            (
+                &tokens[context * 10..context * 10 + prompt.max(1) + usize::from(step > 3)],
+                (context * 10) as u32,
+                1,
+            )
+        };
+        steps.push(batch(&contexts.iter().map(grown).collect::<Vec<_>>()));
+    }
+    for (i, batch) in steps.iter().enumerate() {
+        let (a, b) = (host.lm.forward(batch).unwrap(), gpu.lm.forward(batch).unwrap());
+        assert_eq!(a.rows(), b.rows());
+        let distance = distance(&a, &b);
+        assert!(distance < 1e-4, "step {i}: {distance}");
+    }
 }

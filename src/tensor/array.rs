@@ -46,6 +46,15 @@ impl Tensor {
         self.width
     }
 
+    /// The first rows, where the data stays: a view on a device, a copy on the host.
+    pub(super) fn first_rows(&self, rows: usize) -> Self {
+        let data = match &self.data {
+            Data::Host(values) => Data::Host(values[..rows * self.width].to_vec()),
+            Data::Device(array) => Data::Device(array.clone()),
+        };
+        Self { rows, width: self.width, data }
+    }
+
     pub(super) const fn data(&self) -> &Data {
         &self.data
     }

@@ -21,6 +21,7 @@ mod kv;
 mod ops;
 #[cfg(test)]
 mod reference;
+mod replay;
 mod rope;
 mod rows;
 mod weight;
@@ -36,6 +37,7 @@ pub use ops::{
     Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,
     paged_attention, rms_norm, rope_write_kv, select_rows, write_kv,
 };
+pub use replay::Replays;
 pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};
 pub use weight::{ElementType, MappedFile, Vector, WeakWeight, Weight, WeightError};

@@ -106,7 +106,7 @@ impl<'a> Rows<'a> {
     /// reads whatever lies there.
     pub fn new(cache: &KvCache, host: HostRows<'a>) -> Result<Self> {
         let layout = cache.layout();
-        check(layout, &host)?;
+        Self::check(cache, &host)?;
         Ok(match cache.store() {
             Store::Host(_) => Self {
                 tokens: Indices::host(host.tokens),
@@ -122,6 +122,18 @@ impl<'a> Rows<'a> {
                 Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
             }
         })
+    }
+
+    /// Rows that are written to places of their own, again and again.
+    pub(super) fn at(places: &gpu::Places, layout: KvLayout) -> Self {
+        let (lists, contexts) = places.lists();
+        let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
+        Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
+    }
+
+    /// What [`Rows::new`] checks.
+    pub(super) fn check(cache: &KvCache, host: &HostRows<'_>) -> Result<()> {
+        check(cache.layout(), host)
     }
 
     /// How many rows there are.

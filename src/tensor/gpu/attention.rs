@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::driver::{Gpu, Shape};
+use super::graph::Places;
 use super::launch::Launch;
 use super::memory::Buffer;
 use super::ops::{Array, Grouping, same_element, suffix};
@@ -38,7 +41,7 @@ impl KvStore {
     /// Allocates all of it; `None` if the memory is not to be had.
     pub(in crate::tensor) fn new(gpu: &Gpu, layout: KvLayout, element: ElementType) -> Option<Self> {
         let bytes = layout.layer()?.checked_mul(element.size())?;
-        let part = || Some(Array { buffer: gpu.zeroed(bytes).ok()?, element });
+        let part = || Some(Array { buffer: Arc::new(gpu.zeroed(bytes).ok()?), element });
         let layers = (0..layout.layers).map(|_| Some([part()?, part()?])).collect::<Option<_>>()?;
         Some(Self { gpu: gpu.clone(), element, layers })
     }
@@ -50,6 +53,11 @@ impl KvStore {
         layout: KvLayout,
     ) -> Result<([Indices; 4], Contexts)> {
         upload(&self.gpu, host, tiling(self.element, layout))
+    }
+
+    /// Places for passes over so many single rows that are recorded.
+    pub(in crate::tensor) fn places(&self, rows: usize, layout: KvLayout) -> Result<Places> {
+        Places::new(&self.gpu, rows, layout.blocks)
     }
 
     pub(in crate::tensor) fn layer(&self, layer: usize) -> [&Array; 2] {
@@ -78,7 +86,10 @@ pub(in crate::tensor) fn paged_attention(
     same_element("paged-attention", q.element, store.element)?;
     let gpu = q.buffer.gpu();
     let Grouping { heads: count, kv_heads, head_dim } = heads;
-    let out = Array { buffer: gpu.scratch(rows * count * head_dim * q.element.size())?, element: q.element };
+    let out = Array {
+        buffer: Arc::new(gpu.scratch(rows * count * head_dim * q.element.size())?),
+        element: q.element,
+    };
     let scale = (head_dim as f32).sqrt().recip();
     let [keys, values] = store.layer(layer);
     let Contexts { tables, singles: [which, starts, visible], tiles } = contexts;

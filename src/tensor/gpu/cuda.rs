@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt;
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::{CudaContext, CudaStream, sys};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, sys};
 
 use super::driver::{Driver, Shape};
 use super::gemm::Product;
+use super::graph::Recorded;
 use super::matmul::Matmul;
 use crate::tensor::device::GpuInfo;
 use crate::tensor::error::{Result, TensorError};
@@ -221,8 +222,39 @@ impl Driver for Cuda {
         unsafe { self.matmul.enqueue(product, stream.cast()) }
     }
 
+    fn begin_recording(&self) -> Result<()> {
+        self.here()?;
+        // Other threads go on with theirs meanwhile.
+        self.done(self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED))
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recorded>> {
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        let graph = graph.map_err(|error| self.shared.failed(error))?;
+        let nothing = || TensorError::Device {
+            device: self.shared.name.clone(),
+            what: "nothing was recorded".to_owned(),
+        };
+        Ok(Box::new(Recording { graph: graph.ok_or_else(nothing)?, shared: Arc::clone(&self.shared) }))
+    }
+
     fn fork(&self) -> Result<Box<dyn Driver>> {
         Ok(Box::new(Self::on(Arc::clone(&self.shared))?))
+    }
+}
+
+/// A CUDA graph, and what its kernels live in.
+struct Recording {
+    graph: CudaGraph,
+    shared: Arc<Shared>,
+}
+
+// SAFETY: the thread that owns the stream owns the graph, too, and one thread at a time has either
+unsafe impl Send for Recording {}
+
+impl Recorded for Recording {
+    fn replay(&self) -> Result<()> {
+        self.graph.launch().map_err(|error| self.shared.failed(error))
     }
 }
 

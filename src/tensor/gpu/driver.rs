@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::gemm::Product;
+use super::graph::{Graph, Recorded};
 use super::memory::{Buffer, Kept, Recycled};
 use crate::tensor::error::{Result, TensorError};
 
@@ -52,6 +53,10 @@ pub(super) trait Driver: Send + Sync {
     /// # Safety
     /// As [`Gpu::multiply`].
     unsafe fn multiply(&self, product: &Product) -> Result<()>;
+    /// Records what is enqueued from here on, instead of doing it.
+    fn begin_recording(&self) -> Result<()>;
+    /// Ends that.
+    fn end_recording(&self) -> Result<Box<dyn Recorded>>;
     /// Another stream on the same device.
     fn fork(&self) -> Result<Box<dyn Driver>>;
 }
@@ -197,6 +202,24 @@ impl Gpu {
         Ok(Self::new(self.0.driver.fork()?))
     }
 
+    /// Records the work that `work` enqueues, and gives what it gives.
+    pub(in crate::tensor) fn record<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        self.0.driver.begin_recording()?;
+        let done = work();
+        // also where it failed: the stream must not stay so
+        let recorded = self.0.driver.end_recording();
+        let done = done?;
+        Ok((Graph::new(self.clone(), recorded?), done))
+    }
+
+    pub(super) fn pin(&self) {
+        self.0.recycled().graphs += 1;
+    }
+
+    pub(super) fn unpin(&self) {
+        self.0.recycled().graphs -= 1;
+    }
+
     pub(super) fn free(&self, address: u64) {
         self.0.driver.free(address);
     }
@@ -220,9 +243,14 @@ impl Inner {
         self.recycled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the device all that no tensor has; how many pieces that is.
+    /// Gives the device all that no tensor has and no recording writes to; how many pieces that is.
     fn give_back(&self) -> usize {
-        let pieces = self.recycled().drain();
+        let mut recycled = self.recycled();
+        if recycled.graphs > 0 {
+            return 0;
+        }
+        let pieces = recycled.drain();
+        drop(recycled);
         for address in &pieces {
             self.driver.free(*address);
         }

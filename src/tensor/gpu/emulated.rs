@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::driver::{Driver, Shape};
 use super::gemm::{Product, ProductShape};
+use super::graph::Recorded;
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::weight::ElementType;
 
@@ -22,6 +23,25 @@ const ALIGNMENT: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(super) struct Emulated(Arc<Mutex<Memory>>);
+
+/// One stream of it.
+struct Stream {
+    device: Emulated,
+    /// What is being recorded, if anything is.
+    recording: Mutex<Option<Vec<Work>>>,
+}
+
+/// Work that was recorded.
+#[derive(Clone)]
+enum Work {
+    /// A kernel, its shape and its arguments.
+    Launch(String, Shape, Vec<u64>),
+    Multiply(Product),
+}
+
+struct Recording {
+    work: Vec<Work>,
+}
 
 #[derive(Debug)]
 struct Memory {
@@ -46,37 +66,70 @@ impl Emulated {
     }
 }
 
-impl Driver for Emulated {
+impl Emulated {
+    /// A stream of work on it.
+    pub(super) fn stream(&self) -> Box<dyn Driver> {
+        Box::new(Stream { device: self.clone(), recording: Mutex::default() })
+    }
+}
+
+impl Stream {
+    /// Whether the work was recorded: then it is not done.
+    fn records(&self, work: impl FnOnce() -> Work) -> bool {
+        let mut recording = self.recording.lock().unwrap();
+        recording.as_mut().map(|recorded| recorded.push(work())).is_some()
+    }
+}
+
+impl Recorded for Recording {
+    fn replay(&self) -> Result<()> {
+        for work in &self.work {
+            match work.clone() {
+                Work::Launch(kernel, shape, mut arguments) => {
+                    let mut pointers: Vec<*mut c_void> =
+                        arguments.iter_mut().map(|argument| std::ptr::from_mut(argument).cast()).collect();
+                    // SAFETY: what was promised when it was recorded
+                    unsafe { launch(&kernel, shape, &mut pointers)? };
+                }
+                // SAFETY: as above
+                Work::Multiply(product) => unsafe { multiply(&product) },
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Driver for Stream {
     fn name(&self) -> &str {
         NAME
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        let used = self.used();
-        let mut memory = self.0.lock().unwrap();
+        let used = self.device.used();
+        let mut memory = self.device.0.lock().unwrap();
         if used + bytes > memory.capacity {
             return Err(TensorError::Memory { device: NAME.to_owned(), bytes });
         }
         // SAFETY: the layout is not empty, as nobody asks for nothing
         let address = unsafe { alloc(layout(bytes)) } as u64;
         memory.pieces.insert(address, bytes);
-        Self::fill(address, bytes, POISON);
+        Emulated::fill(address, bytes, POISON);
         Ok(address)
     }
 
     fn free(&self, address: u64) {
-        let bytes = self.0.lock().unwrap().pieces.remove(&address);
+        let bytes = self.device.0.lock().unwrap().pieces.remove(&address);
         let bytes = bytes.expect("it was allocated, and not freed twice");
         // SAFETY: `allocate` made it with this layout
         unsafe { dealloc(address as *mut u8, layout(bytes)) };
     }
 
     fn reused(&self, address: u64, bytes: usize) {
-        Self::fill(address, bytes, POISON);
+        Emulated::fill(address, bytes, POISON);
     }
 
     fn zero(&self, address: u64, bytes: usize) -> Result<()> {
-        Self::fill(address, bytes, 0);
+        Emulated::fill(address, bytes, 0);
         Ok(())
     }
 
@@ -103,33 +156,63 @@ impl Driver for Emulated {
     }
 
     unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
-        let Shape { grid, block, shared } = shape;
-        let shape = switchback_emulator::Shape { grid, block: [block, 1, 1], shared };
+        // SAFETY: each argument lies in eight bytes, as `Launch` puts them
+        let values = || arguments.iter().map(|argument| unsafe { *argument.cast::<u64>() }).collect();
+        if self.records(|| Work::Launch(kernel.to_owned(), shape, values())) {
+            return Ok(());
+        }
         // SAFETY: the caller's promise
-        let launched = unsafe { switchback_emulator::launch(kernel, shape, arguments) };
-        let refused =
-            |why| TensorError::Device { device: NAME.to_owned(), what: format!("{kernel}: {why:?}") };
-        launched.map_err(refused)
+        unsafe { launch(kernel, shape, arguments) }
     }
 
     unsafe fn multiply(&self, product: &Product) -> Result<()> {
-        let ProductShape { rows, outs, width, element, out } = product.shape;
-        // SAFETY: the matrices are where the product says, and have its shape
-        let x = |r, k| unsafe { load(product.x, element, r * width + k) };
-        // SAFETY: as above
-        let w = |o, k| unsafe { load(product.weight, element, o * width + k) };
-        for r in 0..rows {
-            for o in 0..outs {
-                let sum: f32 = (0..width).map(|k| x(r, k) * w(o, k)).sum();
-                // SAFETY: as above
-                unsafe { store(product.y, out, r * outs + o, sum) };
-            }
+        if !self.records(|| Work::Multiply(*product)) {
+            // SAFETY: the caller's promise
+            unsafe { multiply(product) };
         }
         Ok(())
     }
 
+    fn begin_recording(&self) -> Result<()> {
+        *self.recording.lock().unwrap() = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recorded>> {
+        let work = self.recording.lock().unwrap().take().expect("it was begun");
+        Ok(Box::new(Recording { work }))
+    }
+
     fn fork(&self) -> Result<Box<dyn Driver>> {
-        Ok(Box::new(self.clone()))
+        Ok(self.device.stream())
+    }
+}
+
+/// # Safety
+/// As [`super::driver::Gpu::launch`].
+unsafe fn launch(kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
+    let Shape { grid, block, shared } = shape;
+    let shape = switchback_emulator::Shape { grid, block: [block, 1, 1], shared };
+    // SAFETY: the caller's promise
+    let launched = unsafe { switchback_emulator::launch(kernel, shape, arguments) };
+    launched
+        .map_err(|why| TensorError::Device { device: NAME.to_owned(), what: format!("{kernel}: {why:?}") })
+}
+
+/// # Safety
+/// As [`super::driver::Gpu::multiply`].
+unsafe fn multiply(product: &Product) {
+    let ProductShape { rows, outs, width, element, out } = product.shape;
+    // SAFETY: the matrices are where the product says, and have its shape
+    let x = |r, k| unsafe { load(product.x, element, r * width + k) };
+    // SAFETY: as above
+    let w = |o, k| unsafe { load(product.weight, element, o * width + k) };
+    for r in 0..rows {
+        for o in 0..outs {
+            let sum: f32 = (0..width).map(|k| x(r, k) * w(o, k)).sum();
+            // SAFETY: as above
+            unsafe { store(product.y, out, r * outs + o, sum) };
+        }
     }
 }
 

@@ -58,6 +58,8 @@ impl Drop for Buffer {
 #[derive(Debug, Default)]
 pub(super) struct Recycled {
     by_size: BTreeMap<usize, Vec<u64>>,
+    /// Recordings that write to pieces, wherever those are.
+    pub(super) graphs: usize,
 }
 
 impl Recycled {

@@ -17,6 +17,7 @@ mod driver;
 #[cfg(test)]
 mod emulated;
 mod gemm;
+mod graph;
 mod launch;
 #[cfg(feature = "cuda")]
 mod matmul;
@@ -30,6 +31,7 @@ mod tests;
 pub(super) use attention::{KvStore, paged_attention};
 pub(super) use choose::choose;
 pub(super) use driver::Gpu;
+pub(super) use graph::{Graph, Places};
 pub(super) use memory::Buffer;
 pub(super) use ops::{
     Array, Grouping, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm,
@@ -48,7 +50,7 @@ pub(crate) fn test_device(bytes: usize) -> super::Device {
         let ordinal = name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).expect("a name such as cuda:0");
         return super::Device::cuda(ordinal).expect("the GPU can be used");
     }
-    let gpu = Gpu::new(Box::new(emulated::Emulated::new(bytes)));
+    let gpu = Gpu::new(emulated::Emulated::new(bytes).stream());
     super::Device(super::device::Place::Gpu(gpu))
 }
 
@@ -56,7 +58,7 @@ pub(crate) fn test_device(bytes: usize) -> super::Device {
 #[cfg(test)]
 pub(crate) fn watched_device(bytes: usize) -> (super::Device, impl Fn() -> usize) {
     let emulated = emulated::Emulated::new(bytes);
-    let gpu = Gpu::new(Box::new(emulated.clone()));
+    let gpu = Gpu::new(emulated.stream());
     (super::Device(super::device::Place::Gpu(gpu)), move || emulated.used())
 }
 

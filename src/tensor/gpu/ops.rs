@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::driver::{Gpu, Shape};
 use super::gemm::{Product, ProductShape};
 use super::launch::Launch;
@@ -21,9 +23,9 @@ const LINEAR_WARPS: usize = 4;
 const FEW_ROWS: usize = 8;
 
 /// The elements of a tensor on a device.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::tensor) struct Array {
-    pub(super) buffer: Buffer,
+    pub(super) buffer: Arc<Buffer>,
     pub(super) element: ElementType,
 }
 
@@ -41,7 +43,7 @@ pub(in crate::tensor) struct Layer<'a> {
 
 impl Array {
     fn new(gpu: &Gpu, n: usize, element: ElementType) -> Result<Self> {
-        Ok(Self { buffer: gpu.scratch(n * element.size())?, element })
+        Ok(Self { buffer: Arc::new(gpu.scratch(n * element.size())?), element })
     }
 
     /// A row of so many elements as `f32`, once all work before is done.
@@ -172,7 +174,7 @@ fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: El
         return Ok(y);
     }
     let shape = ProductShape { rows, outs, width, element, out };
-    let addresses = [&x.buffer, weight, &y.buffer].map(Buffer::address);
+    let addresses = [&*x.buffer, weight, &*y.buffer].map(Buffer::address);
     let product = Product { x: addresses[0], weight: addresses[1], y: addresses[2], shape };
     // SAFETY: the buffers hold matrices of this shape
     unsafe { gpu.multiply(&product)? };

@@ -21,6 +21,10 @@ pub(in crate::tensor) struct Indices {
 }
 
 impl Indices {
+    pub(super) const fn new(buffer: Arc<Buffer>, first: usize, len: usize) -> Self {
+        Self { buffer, first, len }
+    }
+
     pub(in crate::tensor) const fn len(&self) -> usize {
         self.len
     }

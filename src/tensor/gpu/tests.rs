@@ -16,7 +16,7 @@ use crate::tensor::{
 const ELEMENTS: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
 
 fn device(emulated: &Emulated) -> Device {
-    Device(Place::Gpu(Gpu::new(Box::new(emulated.clone()))))
+    Device(Place::Gpu(Gpu::new(emulated.stream())))
 }
 
 fn roomy() -> Device {
@@ -237,7 +237,7 @@ fn activations(device: &Device, values: &[f32], [rows, width]: [usize; 2], eleme
     match &device.0 {
         Place::Cpu => Tensor::from_vec(values, rows, width).unwrap(),
         Place::Gpu(gpu) => {
-            let buffer = gpu.place(weight(&values, element, &[rows, width]).bytes()).unwrap();
+            let buffer = gpu.place(weight(&values, element, &[rows, width]).bytes()).unwrap().into();
             Tensor::new(rows, width, Data::Device(Array { buffer, element }))
         }
     }

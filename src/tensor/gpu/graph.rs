@@ -1,0 +1,109 @@
+//! Work that is recorded once and done again.
+
+use std::sync::Arc;
+
+use super::driver::Gpu;
+use super::memory::Buffer;
+use super::rows::{Contexts, Indices};
+use crate::tensor::error::Result;
+use crate::tensor::rows::HostRows;
+
+/// What a driver has recorded.
+pub(super) trait Recorded: Send {
+    /// Enqueues all of it.
+    fn replay(&self) -> Result<()>;
+}
+
+/// Recorded work of one stream. While there is one, no memory that tensors gave back leaves the stream: the work still
+/// writes there.
+pub(in crate::tensor) struct Graph {
+    gpu: Gpu,
+    recorded: Box<dyn Recorded>,
+}
+
+impl Graph {
+    pub(super) fn new(gpu: Gpu, recorded: Box<dyn Recorded>) -> Self {
+        gpu.pin();
+        Self { gpu, recorded }
+    }
+
+    /// Enqueues the work.
+    pub(in crate::tensor) fn replay(&self) -> Result<()> {
+        self.recorded.replay()
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.gpu.unpin();
+    }
+}
+
+/// Lists of single rows at places that stay: tokens, positions, slots, wanted rows, which rows, where tables start, what
+/// is visible; and block tables behind them, as long as need be.
+pub(in crate::tensor) struct Places {
+    buffer: Arc<Buffer>,
+    rows: usize,
+    /// Words that there is room for in the tables.
+    table: usize,
+}
+
+/// A row that only fills a pass up.
+const NO_SLOT: u32 = u32::MAX;
+/// Lists before the tables.
+const LISTS: usize = 7;
+
+impl Places {
+    pub(super) fn new(gpu: &Gpu, rows: usize, blocks_of_a_context: usize) -> Result<Self> {
+        let table = rows * blocks_of_a_context;
+        let words = LISTS * rows.next_multiple_of(4) + table;
+        Ok(Self { buffer: Arc::new(gpu.lasting(words * size_of::<u32>())?), rows, table })
+    }
+
+    pub(in crate::tensor) fn gpu(&self) -> &Gpu {
+        self.buffer.gpu()
+    }
+
+    /// The lists at their places.
+    pub(in crate::tensor) fn lists(&self) -> ([Indices; 4], Contexts) {
+        let stride = self.rows.next_multiple_of(4);
+        let list = |i: usize, len: usize| Indices::new(Arc::clone(&self.buffer), i * stride, len);
+        let rows = |i: usize| list(i, self.rows);
+        let contexts = Contexts {
+            tables: list(LISTS, self.table),
+            singles: [rows(4), rows(5), rows(6)],
+            tiles: list(LISTS, 0),
+        };
+        ([rows(0), rows(1), rows(2), rows(3)], contexts)
+    }
+
+    /// Writes rows there, and what fills them up behind them.
+    pub(in crate::tensor) fn fill(&self, host: &HostRows<'_>) -> Result<()> {
+        let numbers: Vec<u32> = (0..self.rows as u32).collect();
+        let (mut starts, mut visible, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+        for context in host.contexts {
+            starts.push(tables.len() as u32);
+            visible.push(context.len as u32);
+            tables.extend_from_slice(context.blocks);
+        }
+        debug_assert!(tables.len() <= self.table, "more blocks than the contexts of a model can have");
+        let mut words = Vec::with_capacity(LISTS * self.rows.next_multiple_of(4) + tables.len());
+        let lists = [
+            (host.tokens, 0),
+            (host.positions, 0),
+            (host.slots, NO_SLOT),
+            (&numbers, 0),
+            (&numbers, 0),
+            (&starts, 0),
+            (&visible, 0),
+        ];
+        for (list, filling) in lists {
+            let end = words.len() + self.rows.next_multiple_of(4);
+            words.extend_from_slice(list);
+            words.resize(end, filling);
+        }
+        words.extend_from_slice(&tables);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.gpu().write(&self.buffer, &bytes)
+    }
+}
