@@ -431,3 +431,7 @@ fn counts(counts: Counts) -> ArmCounts {
         failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
     }
 }
+
+#[cfg(test)]
+#[path = "watcher_tests.rs"]
+mod tests;

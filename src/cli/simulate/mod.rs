@@ -90,8 +90,9 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         return Err(usage("--runs of 0 shows nothing: give at least 1".to_owned()));
     }
     let progress = bar(args.runs as usize, "simulating");
+    let early_promote = policy.early_promote;
     let guarded = guarded(args, policy)?;
-    let scenario = Scenario { schedule, terms, traffic, guarded };
+    let scenario = Scenario { schedule, terms, traffic, early_promote, guarded };
     let report = simulate(&scenario, args.runs, args.seed, &|| progress.inc(1)).map_err(usage)?;
     progress.finish_and_clear();
     if let Some(file) = &args.plot {
@@ -155,6 +156,7 @@ fn table(report: &Report) -> Table {
         minutes(b.median_minutes_to_abort)
     });
     row("median time to promote", &|d| minutes(d.median_minutes_to_promote), &never);
+    row("median time to its evidence", &|d| minutes(d.median_minutes_to_evidence), &never);
     row("users exposed, mean", &|d| format!("{:.0}", d.users_exposed), &never);
     table
 }

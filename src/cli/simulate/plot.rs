@@ -29,13 +29,13 @@ pub(super) fn draw(report: &Report, file: &Path) -> Result<(), Box<dyn Error>> {
     let (bad, good) = (RGBColor(178, 34, 34), RGBColor(0, 110, 60));
     let lines = [
         ("aborted, sequential test", &report.analysis.aborted_by_minute, bad.stroke_width(3)),
-        ("promoted, sequential test", &report.analysis.promoted_by_minute, good.stroke_width(3)),
-        ("aborted, threshold rule", &report.threshold_rule.aborted_by_minute, bad.mix(0.55).stroke_width(1)),
         (
-            "promoted, threshold rule",
-            &report.threshold_rule.promoted_by_minute,
-            good.mix(0.55).stroke_width(1),
+            "evidence for a promotion, sequential test",
+            &report.analysis.proven_by_minute,
+            good.stroke_width(3),
         ),
+        ("aborted, threshold rule", &report.threshold_rule.aborted_by_minute, bad.mix(0.55).stroke_width(1)),
+        ("promoted, threshold rule", &report.threshold_rule.proven_by_minute, good.mix(0.55).stroke_width(1)),
     ];
     for (name, shares, style) in lines {
         chart

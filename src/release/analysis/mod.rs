@@ -17,6 +17,7 @@ mod measured;
 mod panel;
 mod pass_rate;
 mod quantiles;
+mod stretches;
 mod table;
 mod time_limit;
 mod verdict;

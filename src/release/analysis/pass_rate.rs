@@ -5,11 +5,14 @@
 //! [`Table::log_likelihood_ratio`]). Their likelihood ratios multiply, so under 'no drop' their product is a
 //! non-negative martingale of mean 1, whatever the pass rate does over the day and however the weights change: the
 //! chance that it ever reaches 1 / alpha is at most alpha (Ville 1939; Wald, Sequential Analysis, 1947, chapter 6, for
-//! two binomials). Where users repeat, its logarithm is divided by the design effect of their clusters.
+//! two binomials). Where users repeat, its logarithm is divided by the design effect of their clusters. An abort looks
+//! at its mixture with the evidence since each change of weights ([`Stretches`]), and stays; all else is said anew at
+//! each look.
 
 use serde::{Deserialize, Serialize};
 
 use super::clusters::{Clusters, ClustersSnapshot};
+use super::stretches::Stretches;
 use super::table::{Arm, Counts, Table};
 use super::verdict::{Finding, Verdict};
 use super::{Outcome, UserCell};
@@ -76,6 +79,8 @@ pub struct PassRate {
     closed: Table,
     /// The log-likelihood ratio of the closed strata.
     evidence: f64,
+    /// The same since each cut.
+    stretches: Stretches,
     /// The log-likelihood ratio of 'the canary fails as often as the margin says alone' to 'as often as stable'.
     absolute: f64,
     clusters: Clusters,
@@ -91,6 +96,9 @@ pub struct Snapshot {
     open: Table,
     closed: Table,
     evidence: f64,
+    /// Older servers kept none.
+    #[serde(default)]
+    stretches: Stretches,
     absolute: f64,
     clusters: ClustersSnapshot,
     verdict: Verdict,
@@ -99,11 +107,12 @@ pub struct Snapshot {
 impl PassRate {
     /// What [`PassRate::resume`] goes on from.
     pub fn snapshot(&self) -> Snapshot {
-        let Self { terms: _, open, closed, evidence, absolute, clusters, verdict } = self;
+        let Self { terms: _, open, closed, evidence, stretches, absolute, clusters, verdict } = self;
         Snapshot {
             open: *open,
             closed: *closed,
             evidence: *evidence,
+            stretches: stretches.clone(),
             absolute: *absolute,
             clusters: clusters.snapshot(),
             verdict: *verdict,
@@ -112,8 +121,9 @@ impl PassRate {
 
     /// Goes on with a test. If nobody watched in between, [`PassRate::cut`] keeps what comes apart from what was.
     pub fn resume(terms: Terms, snapshot: Snapshot) -> Self {
-        let Snapshot { open, closed, evidence, absolute, clusters, verdict } = snapshot;
-        Self { terms, open, closed, evidence, absolute, clusters: Clusters::resume(clusters), verdict }
+        let Snapshot { open, closed, evidence, stretches, absolute, clusters, verdict } = snapshot;
+        let clusters = Clusters::resume(clusters);
+        Self { terms, open, closed, evidence, stretches, absolute, clusters, verdict }
     }
 
     /// What it is held to.
@@ -128,6 +138,7 @@ impl PassRate {
             open: Table::default(),
             closed: Table::default(),
             evidence: 0.0,
+            stretches: Stretches::default(),
             absolute: 0.0,
             clusters: Clusters::default(),
             verdict: Verdict::Continue,
@@ -140,7 +151,7 @@ impl PassRate {
         self.clusters.add(arm, user, outcome);
     }
 
-    /// Looks at what there is. A verdict once reached stays. Looking often makes no error likelier; it only cuts time
+    /// Looks at what there is. An abort stays; a promotion holds only as long as the evidence is for it. Looking often makes no error likelier; it only cuts time
     /// finer, as far as the traffic allows.
     pub fn look(&mut self) -> Finding {
         let Table { canary, stable } = self.open;
@@ -154,6 +165,7 @@ impl PassRate {
     /// Ends a stretch of time, where weights change or nothing follows: what comes next is not compared with what was.
     pub fn cut(&mut self) {
         self.close_stratum();
+        self.stretches.cut(self.closed.canary.answers + self.closed.stable.answers);
         self.judge();
     }
 
@@ -164,6 +176,7 @@ impl PassRate {
 
     /// What is known now.
     pub fn finding(&self) -> Finding {
+        let design_effect = self.clusters.design_effect();
         let mut seen = self.closed;
         seen.canary += self.open.canary;
         seen.stable += self.open.stable;
@@ -172,16 +185,19 @@ impl PassRate {
             canary: seen.canary,
             stable: seen.stable,
             canary_users: self.clusters.users(Arm::Canary),
-            evidence: self.weighed(),
-            absolute: self.absolute / self.clusters.design_effect(),
-            design_effect: self.clusters.design_effect(),
+            evidence: self.mixed(design_effect),
+            whole: self.evidence / design_effect,
+            absolute: self.absolute / design_effect,
+            design_effect,
             terms: self.terms,
         }
     }
 
     fn close_stratum(&mut self) {
         let stratum = std::mem::take(&mut self.open);
-        self.evidence += stratum.log_likelihood_ratio(self.log_odds_ratio(&stratum));
+        let log_likelihood_ratio = stratum.log_likelihood_ratio(self.log_odds_ratio(&stratum));
+        self.evidence += log_likelihood_ratio;
+        self.stretches.add(log_likelihood_ratio);
         self.absolute += self.absolute_evidence(&stratum);
         self.closed.canary += stratum.canary;
         self.closed.stable += stratum.stable;
@@ -214,9 +230,9 @@ impl PassRate {
         logit(dropped) - logit(rate)
     }
 
-    /// The evidence, as many independent answers would give it.
-    fn weighed(&self) -> f64 {
-        self.evidence / self.clusters.design_effect()
+    /// The evidence for a drop, whenever it may have begun, as many independent answers would give it.
+    fn mixed(&self, design_effect: f64) -> f64 {
+        self.stretches.mixed_with(self.evidence, design_effect)
     }
 
     /// By how much evidence is past the boundary, in the mean that matters, when it first crosses it.
@@ -234,18 +250,26 @@ impl PassRate {
         if jump < 1e-9 { 0.0 } else { (jump / -(-jump).exp_m1()).ln() }
     }
 
+    /// Only an abort is for ever. A canary that was found to be as good as stable is still watched: it may turn bad.
     fn judge(&mut self) {
-        if self.verdict != Verdict::Continue || self.closed.canary.answers < self.terms.min_samples {
+        if self.verdict == Verdict::Abort {
             return;
         }
-        let evidence = self.weighed();
-        if evidence >= self.terms.abort_at() - self.overshoot() {
-            self.verdict = Verdict::Abort;
-        } else if evidence <= self.terms.promote_at()
-            || self.absolute / self.clusters.design_effect() <= self.terms.ruled_out_at()
-        {
-            self.verdict = Verdict::Promote;
+        self.verdict = self.verdict_now();
+    }
+
+    fn verdict_now(&self) -> Verdict {
+        if self.closed.canary.answers < self.terms.min_samples {
+            return Verdict::Continue;
         }
+        let design_effect = self.clusters.design_effect();
+        let evidence = self.mixed(design_effect);
+        if evidence >= self.terms.abort_at() - self.overshoot() {
+            return Verdict::Abort;
+        }
+        let no_drop = self.evidence / design_effect <= self.terms.promote_at()
+            || self.absolute / design_effect <= self.terms.ruled_out_at();
+        if no_drop && evidence <= 0.0 { Verdict::Promote } else { Verdict::Continue }
     }
 }
 
@@ -311,10 +335,51 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_stays() {
+    fn an_abort_stays() {
         let (mut test, mut user) = (PassRate::new(TERMS), 0);
         (0..20).for_each(|_| _ = minute(&mut test, &mut user, (50, 25), (450, 36)));
         assert_eq!(minute(&mut test, &mut user, (1000, 0), (1000, 500)), Verdict::Abort);
+    }
+
+    /// A good hour at 5 %, then 25 %, where every third answer fails: what the hour showed must not be paid off first.
+    #[test]
+    fn a_canary_that_turns_bad_at_a_later_weight_is_aborted_soon() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        (0..60).for_each(|_| _ = minute(&mut test, &mut user, (50, 4), (950, 76)));
+        assert_eq!(test.finding().verdict, Verdict::Promote, "{}", test.finding());
+        assert!(test.finding().whole < -10.0, "{}", test.finding());
+        test.cut();
+        let bad = (0..60).find(|_| {
+            let verdict = minute(&mut test, &mut user, (25, 8), (75, 6));
+            assert_eq!(PassRate::resume(TERMS, test.snapshot()).finding(), test.finding());
+            verdict == Verdict::Abort
+        });
+        let found = test.finding();
+        assert!(bad.is_some_and(|minutes| minutes < 10), "after {bad:?} minutes: {found}");
+        assert!(found.whole < 0.0, "all strata together still speak for it: {found}");
+        assert!(found.to_string().contains("began later"), "{found}");
+    }
+
+    #[test]
+    fn a_promotion_is_taken_back_while_the_evidence_leans_towards_a_drop() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        (0..60).for_each(|_| _ = minute(&mut test, &mut user, (50, 4), (950, 76)));
+        test.cut();
+        let mut bad = (0..60).map(|_| minute(&mut test, &mut user, (10, 3), (90, 7)));
+        let said: Vec<Verdict> = bad.by_ref().take_while(|verdict| *verdict != Verdict::Abort).collect();
+        assert!(said.contains(&Verdict::Promote) && said.ends_with(&[Verdict::Continue]), "{said:?}");
+    }
+
+    #[test]
+    fn what_an_older_server_wrote_is_gone_on_from_and_its_promotion_binds_nobody() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        (0..60).for_each(|_| _ = minute(&mut test, &mut user, (50, 4), (950, 76)));
+        let mut written = serde_json::to_value(test.snapshot()).unwrap();
+        written.as_object_mut().unwrap().remove("stretches").unwrap();
+        assert_eq!(written["verdict"], "promote");
+        let mut test = PassRate::resume(TERMS, serde_json::from_value(written).unwrap());
+        test.cut();
+        assert!((0..10).any(|_| minute(&mut test, &mut user, (25, 8), (75, 6)) == Verdict::Abort));
     }
 
     #[test]
@@ -322,7 +387,7 @@ mod tests {
         let (mut test, mut user) = (PassRate::new(TERMS), 0);
         minute(&mut test, &mut user, (4, 4), (0, 0));
         test.cut();
-        assert!(test.finding().evidence.abs() < 1e-12, "one arm alone says nothing");
+        assert!(test.finding().whole.abs() < 1e-12, "one arm alone says nothing");
         minute(&mut test, &mut user, (0, 0), (400, 0));
         assert_eq!(test.finding().canary.answers, 4);
     }
@@ -354,7 +419,7 @@ mod tests {
         assert!(resumed.design_effect > 1.0, "some came twice");
         // JSON may cost a number its last digit
         assert!((resumed.evidence - whole.evidence).abs() < 1e-9, "{resumed} and {whole}");
-        assert_eq!(Finding { evidence: whole.evidence, ..resumed }, whole);
+        assert_eq!(Finding { evidence: whole.evidence, whole: whole.whole, ..resumed }, whole);
     }
 
     #[test]

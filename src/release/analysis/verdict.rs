@@ -43,8 +43,11 @@ pub struct Finding {
     pub stable: Counts,
     /// Users that the canary has answered.
     pub canary_users: usize,
-    /// The log-likelihood ratio of a drop of the margin to no drop, for independent answers.
+    /// The log-likelihood ratio of a drop of the margin, whenever it may have begun, to no drop, for independent
+    /// answers: what an abort is compared with. Above 0 it leans towards a drop.
     pub evidence: f64,
+    /// The same of a drop from the beginning on: what a promotion is compared with.
+    pub whole: f64,
     /// The log-likelihood ratio of a canary that fails as often as the margin says alone, to one that fails as stable
     /// does; of use where stable hardly ever fails.
     pub absolute: f64,
@@ -86,28 +89,45 @@ impl fmt::Display for Finding {
             }
         };
         let (abort, promote) = (odds(terms.abort_at()), odds(terms.promote_at()));
-        let found = odds(self.evidence);
+        // Only a stretch that has more evidence than the whole can lift the mixture above it.
+        let late = if self.evidence > self.whole { " that began later" } else { "" };
         match verdict {
             Verdict::Abort => write!(
                 f,
-                "; a drop of {margin} points explains that {found} better than none, and {abort} was asked for"
+                "; a drop of {margin} points{late} explains that {} better than none, and {abort} was asked for",
+                odds(self.evidence)
             ),
-            Verdict::Promote if self.evidence > terms.promote_at() => write!(
+            Verdict::Promote if self.whole > terms.promote_at() => write!(
                 f,
                 "; were it worse by {margin} points, at least {margin} % would fail: it speaks {} for that, and {} rules it out",
                 odds(self.absolute),
                 odds(terms.ruled_out_at())
             ),
-            Verdict::Promote => {
-                write!(f, "; for a drop of {margin} points it speaks {found}, and {promote} rules that out")
-            }
+            Verdict::Promote => write!(
+                f,
+                "; for a drop of {margin} points it speaks {}, and {promote} rules that out",
+                odds(self.whole)
+            ),
             Verdict::Continue | Verdict::Inconclusive if canary.answers < terms.min_samples => {
                 write!(f, "; {} canary answers are needed before anything is decided", terms.min_samples)
             }
-            Verdict::Continue | Verdict::Inconclusive => write!(
+            // Then it leans towards a drop that began later, or it would be promoted.
+            Verdict::Continue | Verdict::Inconclusive if self.whole <= terms.promote_at() => write!(
                 f,
-                "; for a drop of {margin} points it speaks {found}, between {promote} (promote) and {abort} (abort)"
+                "; all of it speaks {} for a drop of {margin} points, but {} for one that began later, which keeps it \
+                 from being promoted; {abort} is an abort",
+                odds(self.whole),
+                odds(self.evidence)
             ),
+            Verdict::Continue | Verdict::Inconclusive => {
+                let (late, found) =
+                    if self.evidence > 0.0 { (late, self.evidence) } else { ("", self.whole) };
+                let found = odds(found);
+                write!(
+                    f,
+                    "; for a drop of {margin} points{late} it speaks {found}, between {promote} (promote) and {abort} (abort)"
+                )
+            }
         }
     }
 }
@@ -134,16 +154,19 @@ mod tests {
     fn a_finding_is_one_sentence_with_its_numbers() {
         let counts = |answers, failures| Counts { answers, failures };
         let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
-        let finding = |verdict, canary, evidence, design_effect| Finding {
+        let late = |verdict, canary, evidence, whole, design_effect| Finding {
             verdict,
             canary,
             stable: counts(3921, 314),
             canary_users: canary.answers as usize,
             evidence,
+            whole,
             absolute: -5.0,
             design_effect,
             terms,
         };
+        let finding =
+            |verdict, canary, evidence, effect| late(verdict, canary, evidence, evidence + 0.1, effect);
         insta::assert_snapshot!(
             [
                 finding(Verdict::Abort, counts(412, 70), 5.0, 1.0),
@@ -151,6 +174,9 @@ mod tests {
                 finding(Verdict::Promote, counts(412, 0), 0.0, 1.0),
                 finding(Verdict::Continue, counts(12, 1), 0.1, 1.0),
                 finding(Verdict::Continue, counts(112, 12), 1.5, 2.34).at_the_end(),
+                late(Verdict::Abort, counts(412, 50), 5.0, -2.0, 1.0),
+                late(Verdict::Continue, counts(412, 50), 1.0, -4.0, 1.0),
+                late(Verdict::Continue, counts(412, 50), 1.0, 0.2, 1.0),
             ]
             .map(|finding| finding.to_string())
             .join("\n")

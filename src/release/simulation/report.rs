@@ -13,6 +13,8 @@ pub(super) struct Decision {
     pub(super) verdict: Verdict,
     /// From 1: the end of the first minute.
     pub(super) minute: usize,
+    /// By when there was the evidence that a promotion rests on.
+    pub(super) proven: Option<usize>,
     /// Users whom the canary had answered by then.
     pub(super) users_exposed: usize,
 }
@@ -28,16 +30,18 @@ pub struct Decisions {
     pub inconclusive: f64,
     /// Until an abort; none where there was none.
     pub median_minutes_to_abort: Option<usize>,
-    /// Until a promotion.
+    /// Until a promotion: it waits for the end of the steps, unless the policy promotes early.
     pub median_minutes_to_promote: Option<usize>,
+    /// Until there was the evidence that a promotion rests on, for good.
+    pub median_minutes_to_evidence: Option<usize>,
     /// The mean number of users whom the canary had answered by the decision.
     pub users_exposed: f64,
     /// Of all runs, the share that had been aborted by the end of each minute, from the first.
     #[serde(skip)]
     pub aborted_by_minute: Vec<f64>,
-    /// The same for promotions.
+    /// The same for the evidence that promotions rest on.
     #[serde(skip)]
-    pub promoted_by_minute: Vec<f64>,
+    pub proven_by_minute: Vec<f64>,
 }
 
 /// What a simulation found.
@@ -104,6 +108,10 @@ impl Decisions {
             minutes.sort_unstable();
             minutes
         };
+        let promotions = all.iter().filter(|decision| decision.verdict == Verdict::Promote);
+        let mut proven: Vec<usize> =
+            promotions.map(|decision| decision.proven.unwrap_or(decision.minute)).collect();
+        proven.sort_unstable();
         let last = all.iter().map(|decision| decision.minute).max().unwrap_or(0);
         let by_minute = |minutes: &[usize]| {
             (1..=last).map(|minute| minutes.partition_point(|m| *m <= minute) as f64 / runs).collect()
@@ -116,9 +124,10 @@ impl Decisions {
             inconclusive: undecided as f64 / runs,
             median_minutes_to_abort: median(&aborted),
             median_minutes_to_promote: median(&promoted),
+            median_minutes_to_evidence: median(&proven),
             users_exposed: all.iter().map(|decision| decision.users_exposed as f64).sum::<f64>() / runs,
             aborted_by_minute: by_minute(&aborted),
-            promoted_by_minute: by_minute(&promoted),
+            proven_by_minute: by_minute(&proven),
         }
     }
 }

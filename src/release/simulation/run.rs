@@ -11,6 +11,7 @@ use super::report::{Decision, Report};
 use super::schedule::{Minute, Schedule};
 use super::threshold::Threshold;
 use super::traffic::{Answer, Crowd, Traffic};
+use crate::config::EarlyPromote;
 use crate::ids::Weight;
 use crate::release::analysis::{Arm, Guardrails, LimitFinding, PassRate, Standing, Terms, UserCell, Verdict};
 
@@ -23,6 +24,9 @@ pub struct Scenario {
     pub terms: Terms,
     /// Who asks, and how well they are answered.
     pub traffic: Traffic,
+    /// Whether a canary that is found to be as good as stable is promoted at once; else when the steps are over, if it
+    /// is so then.
+    pub early_promote: EarlyPromote,
     /// How long answers take and are, where guardrails are played too.
     pub guarded: Option<Guarded>,
 }
@@ -64,12 +68,14 @@ pub fn simulate(
 }
 
 fn play(scenario: &Scenario, random: ChaCha8Rng, of_measures: &ChaCha8Rng) -> Option<Ended> {
-    let Scenario { schedule, terms, traffic, guarded } = scenario;
+    let Scenario { schedule, terms, traffic, early_promote, guarded } = scenario;
     let mut guards = guarded.as_ref().map(|guarded| Watch::new(guarded, traffic.icc, of_measures.clone()));
     let mut crowd = Crowd::new(traffic, random)?;
     let (mut analysis, mut threshold) = (PassRate::new(*terms), Threshold::default());
     let mut exposed: HashSet<UserCell> = HashSet::new();
     let (mut by_analysis, mut by_threshold) = (None, None);
+    // Since when it has been found to be as good as stable without a break.
+    let mut proven = None;
     let minutes = schedule.minutes();
     for (minute, gets) in minutes.iter().enumerate() {
         if minute > 0 && minutes[minute - 1] != *gets {
@@ -89,8 +95,17 @@ fn play(scenario: &Scenario, random: ChaCha8Rng, of_measures: &ChaCha8Rng) -> Op
                 exposed.insert(answer.user);
             }
         });
-        let decided = |verdict| Decision { verdict, minute: minute + 1, users_exposed: exposed.len() };
-        by_analysis = by_analysis.or_else(|| conclusive(analysis.look().verdict).map(decided));
+        let found = analysis.look().verdict;
+        proven = (found == Verdict::Promote).then(|| proven.unwrap_or(minute + 1));
+        let decided =
+            |verdict| Decision { verdict, minute: minute + 1, proven, users_exposed: exposed.len() };
+        let acted_on = match found {
+            Verdict::Abort => true,
+            // Copies do not show how fast it is.
+            Verdict::Promote => *early_promote == EarlyPromote::Yes && gets.weight > Weight::ZERO,
+            Verdict::Continue | Verdict::Inconclusive => false,
+        };
+        by_analysis = by_analysis.or_else(|| acted_on.then(|| decided(found)));
         by_threshold =
             by_threshold.or_else(|| conclusive(threshold.look(terms.margin, terms.min_samples)).map(decided));
         if let Some(guards) = &mut guards {
@@ -102,7 +117,10 @@ fn play(scenario: &Scenario, random: ChaCha8Rng, of_measures: &ChaCha8Rng) -> Op
     }
     // What is left in the last stratum counts too.
     analysis.cut();
-    let over = |verdict| Decision { verdict, minute: minutes.len(), users_exposed: exposed.len() };
+    let over = |verdict| {
+        let proven = (verdict == Verdict::Promote).then(|| proven.unwrap_or(minutes.len()));
+        Decision { verdict, minute: minutes.len(), proven, users_exposed: exposed.len() }
+    };
     Some(Ended {
         analysis: by_analysis.unwrap_or_else(|| over(analysis.finding().at_the_end().verdict)),
         // A threshold that was never passed promotes, whatever the traffic was.
@@ -160,7 +178,8 @@ mod tests {
     fn decisions(traffic: Traffic, runs: u64) -> Decisions {
         let schedule = Schedule::of(&ReadyMade::CustomerFacing.policy(), 60).unwrap();
         let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
-        simulate(&Scenario { schedule, terms, traffic, guarded: None }, runs, 1, &|| {}).unwrap().analysis
+        let scenario = Scenario { schedule, terms, traffic, early_promote: EarlyPromote::No, guarded: None };
+        simulate(&scenario, runs, 1, &|| {}).unwrap().analysis
     }
 
     const TRAFFIC: Traffic =
@@ -184,6 +203,22 @@ mod tests {
         assert!(thin.inconclusive >= 0.9 && thin.abort <= 0.02, "{thin:?}");
     }
 
+    #[test]
+    fn a_promotion_waits_for_the_steps_unless_the_policy_is_early() {
+        let play = |early_promote| {
+            let schedule = Schedule::of(&ReadyMade::CustomerFacing.policy(), 60).unwrap();
+            let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
+            let traffic = Traffic { rate: 300.0, ..TRAFFIC };
+            let scenario = Scenario { schedule, terms, traffic, early_promote, guarded: None };
+            simulate(&scenario, 60, 1, &|| {}).unwrap().analysis
+        };
+        let (late, early) = (play(EarlyPromote::No), play(EarlyPromote::Yes));
+        assert_eq!(late.median_minutes_to_promote, Some(60));
+        assert!(late.median_minutes_to_evidence.unwrap() < 30, "{late:?}");
+        assert!(early.median_minutes_to_promote.unwrap() < 30, "{early:?}");
+        assert!(late.promote > 0.9 && early.users_exposed < late.users_exposed);
+    }
+
     /// A quarter of an hour at 30 %: 40 requests a minute, of users who ask four times and are alike.
     fn breaches(latency_ratio: f64, length_ratio: f64, runs: u64) -> Breaches {
         let quantile = 0.5.try_into().unwrap();
@@ -202,7 +237,7 @@ mod tests {
         let traffic = Traffic { rate: 40.0, requests_per_user: 4, icc: 0.3, ..TRAFFIC };
         let terms = Terms::from(&policy);
         let guarded = Some(Guarded { policy, measures: Measures { latency_ratio, length_ratio } });
-        let scenario = Scenario { schedule, terms, traffic, guarded };
+        let scenario = Scenario { schedule, terms, traffic, early_promote: EarlyPromote::No, guarded };
         simulate(&scenario, runs, 1, &|| {}).unwrap().guardrails.unwrap()
     }
 
@@ -231,7 +266,8 @@ mod tests {
         let terms = Terms { margin: 0.05, alpha: 0.01, power: 0.95, min_samples: 30 };
         let measures = Measures { latency_ratio: 1.5, length_ratio: 1.0 };
         let guarded = Some(Guarded { policy: ReadyMade::CustomerFacing.policy(), measures });
-        let scenario = Scenario { schedule, terms, traffic: TRAFFIC, guarded };
+        let early_promote = EarlyPromote::No;
+        let scenario = Scenario { schedule, terms, traffic: TRAFFIC, early_promote, guarded };
         assert_eq!(simulate(&scenario, 20, 1, &|| {}).unwrap().analysis, decisions(TRAFFIC, 20));
     }
 

@@ -1,0 +1,141 @@
+//! The watcher look by look, with a clock and versions that a test turns.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::config::{Policy, ReadyMade};
+use crate::ids::VersionName;
+use crate::release::rollout::{AbortedFor, Basis, State};
+use crate::release::{Begin, Change, Declared, OnConflict};
+use crate::store::Store;
+
+/// A clock that stands still unless it is turned.
+struct Hand(Mutex<Timestamp>);
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// The versions that are not hot.
+#[derive(Default)]
+struct Missing(Mutex<BTreeSet<VersionName>>);
+
+impl Readiness for Missing {
+    fn is_ready(&self, version: &VersionRef) -> bool {
+        !self.0.lock().unwrap().contains(&version.version)
+    }
+}
+
+struct Bench {
+    watcher: Watcher,
+    releases: Releases,
+    clock: Arc<Hand>,
+    users: u64,
+    _folder: tempfile::TempDir,
+}
+
+fn model() -> ModelName {
+    "desk".parse().unwrap()
+}
+
+fn name(version: &str) -> VersionName {
+    version.parse().unwrap()
+}
+
+fn anna() -> Change {
+    Change { actor: "anna".to_owned(), reason: "a test".to_owned() }
+}
+
+impl Bench {
+    /// v1 has all traffic, and v2 is rolled out.
+    async fn begun(policy: Policy) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("state.db")).await.unwrap();
+        let declared = Declared {
+            versions: ["v1", "v2", "v3"].map(name).into(),
+            first_route: BTreeMap::from([(name("v1"), Weight::FULL)]),
+            flags: BTreeMap::new(),
+        };
+        let clock = Arc::new(Hand(Mutex::new("2026-03-01T12:00:00Z".parse().unwrap())));
+        let missing = Arc::new(Missing::default());
+        let (declared, ready, time) = (BTreeMap::from([(model(), declared)]), missing.clone(), clock.clone());
+        let releases = Releases::start(store, declared, ready, time).await.unwrap();
+        let check = WatchedCheck { name: "is-json".parse().unwrap(), judges: Judges::Content };
+        let watched = BTreeMap::from([(model(), Watched { checks: vec![check], feedback: None })]);
+        let watcher = Watcher::new(releases.clone(), missing, clock.clone(), watched);
+        let bench = Self { watcher, releases, clock, users: 0, _folder: folder };
+        bench.begin("v2", policy, OnConflict::Refuse).await.unwrap();
+        bench
+    }
+
+    async fn begin(
+        &self,
+        canary: &str,
+        policy: Policy,
+        conflict: OnConflict,
+    ) -> Result<Rollout, ReleaseError> {
+        let (canary, basis) = (name(canary), Basis::Checks);
+        self.releases.begin_rollout(Begin { model: model(), canary, policy, basis, conflict }, anna()).await
+    }
+
+    /// Answers of a version, each to another user; the first of them fail.
+    fn answers(&mut self, version: &str, answers: u64, failures: u64) {
+        for i in 0..answers {
+            self.users += 1;
+            let said = if i < failures { Outcome::Failed } else { Outcome::Passed };
+            self.watcher.take(Message::Seen(Seen {
+                version: VersionRef { model: model(), version: name(version) },
+                user: self.users.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+                answer: SeenAnswer::Whole(vec![("is-json".parse().unwrap(), said)]),
+                request: Request::Original,
+                measured: Measured::default(),
+            }));
+        }
+    }
+
+    /// Time passes, and there is a look.
+    async fn after(&mut self, seconds: i64) -> Arc<Rollout> {
+        {
+            let mut now = self.clock.0.lock().unwrap();
+            *now += jiff::SignedDuration::from_secs(seconds);
+        }
+        self.watcher.look_at_all().await;
+        self.rollout().await
+    }
+
+    async fn rollout(&self) -> Arc<Rollout> {
+        self.releases.rollout(&model()).await.unwrap().unwrap()
+    }
+
+    fn weight_of(&self, version: &str) -> Weight {
+        let route = self.releases.current(&model()).unwrap();
+        route.weights.get(&name(version)).copied().unwrap_or(Weight::ZERO)
+    }
+}
+
+#[tokio::test]
+async fn a_canary_that_turns_bad_after_it_was_found_good_is_aborted() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    let mut rollout = bench.after(0).await;
+    while rollout.weight == Weight::from_percent(5.0).unwrap() {
+        bench.answers("v2", 50, 4);
+        bench.answers("v1", 950, 76);
+        rollout = bench.after(30).await;
+    }
+    assert_eq!(rollout.judged.as_ref().unwrap().verdict, Verdict::Promote, "{rollout:?}");
+    let mut looks = 0;
+    while !rollout.phase().is_terminal() {
+        bench.answers("v2", 25, 8);
+        bench.answers("v1", 75, 6);
+        rollout = bench.after(30).await;
+        looks += 1;
+    }
+    assert_eq!(rollout.state, State::Aborted { cause: AbortedFor::Verdict }, "{rollout:?}");
+    assert!(looks < 12, "after {looks} looks");
+    assert_eq!(bench.weight_of("v1"), Weight::FULL);
+}
