@@ -3,7 +3,8 @@
 //! A user stays on one version and asks about the same things, so his answers pass or fail together. The variance of an
 //! arm's pass rate then exceeds that of as many independent answers by the design effect 1 + (m - 1) rho, where m is
 //! the mean cluster size that an answer finds itself in and rho the intra-class correlation (Kish, Survey Sampling,
-//! 1965; Rao and Scott, Biometrics 48, 1992). Here m is each arm's own, and rho is estimated over both.
+//! 1965; Rao and Scott, Biometrics 48, 1992). Here m is each arm's own, and rho is estimated over both, drawn towards a
+//! usual one as long as little is known.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -31,6 +32,13 @@ impl UserCell {
         Self(number)
     }
 }
+
+/// What rho is taken for while nothing is known of it: where nothing has failed yet, or all that asks is one user, the
+/// answers themselves do not tell how alike they are. One user then weighs 1 / 0.3 independent answers at most.
+const USUAL_CORRELATION: f64 = 0.3;
+
+/// How many pairs of answers that would agree if answers of a user always did speak as loud as the usual correlation.
+const USUAL_PAIRS: f64 = 5.0;
 
 /// Users of an arm that a snapshot names: those with the most answers, who weigh most.
 pub(super) const NAMED: usize = 4096;
@@ -114,10 +122,8 @@ impl Clusters {
         }
         let pairs: f64 = arms.iter().map(|arm| arm.agreeing_pairs()).sum();
         let expected: f64 = arms.iter().map(|arm| (arm.answers_squared - arm.answers) * arm.variance()).sum();
-        if expected <= 0.0 {
-            return 1.0;
-        }
-        let correlation = (pairs / expected).clamp(0.0, 1.0);
+        let correlation = (pairs + USUAL_PAIRS * USUAL_CORRELATION) / (expected + USUAL_PAIRS);
+        let correlation = correlation.clamp(0.0, 1.0);
         let inverse: f64 = arms.iter().map(|arm| 1.0 / arm.answers).sum();
         let inflated: f64 = arms.iter().map(|arm| arm.design_effect(correlation) / arm.answers).sum();
         inflated / inverse
@@ -209,6 +215,31 @@ mod tests {
             (0..8).for_each(|_| clusters.add(arm, UserCell(user), outcome(user % 7 == 0)));
         }
         assert!((clusters.design_effect() - 8.0).abs() < 0.05, "{}", clusters.design_effect());
+    }
+
+    #[test]
+    fn where_nothing_is_known_of_users_they_are_taken_to_be_as_alike_as_usual() {
+        for (canary_fails, stable_fails) in [(false, false), (true, false), (true, true)] {
+            let mut clusters = Clusters::default();
+            (0..91).for_each(|_| clusters.add(Arm::Canary, UserCell(0), outcome(canary_fails)));
+            (1..9_000_001).step_by(100).for_each(|user| {
+                clusters.add(Arm::Stable, UserCell(user), outcome(stable_fails));
+            });
+            let expected = 1.0 + 90.0 * USUAL_CORRELATION;
+            let found = clusters.design_effect();
+            assert!((found - expected).abs() < 0.1, "{found} and {expected}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_users_outweighs_what_is_usual() {
+        let mut clusters = Clusters::default();
+        for user in 0..2000 {
+            let arm = if user % 10 == 0 { Arm::Canary } else { Arm::Stable };
+            // Which of his answers fails has nothing to do with him.
+            (0..8).for_each(|i| clusters.add(arm, UserCell(user), outcome((user * 8 + i) * 7919 % 13 == 0)));
+        }
+        assert!(clusters.design_effect() < 1.1, "{}", clusters.design_effect());
     }
 
     #[test]

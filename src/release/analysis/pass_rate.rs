@@ -392,6 +392,31 @@ mod tests {
         assert_eq!(test.finding().canary.answers, 4);
     }
 
+    /// A day of one user's 90 answers an hour on the canary, beside many users of stable.
+    fn beside_one_user(fails: bool, stable_failures: u64) -> Finding {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        for _ in 0..24 {
+            for _ in 0..90 {
+                let outcome = if fails { Outcome::Failed } else { Outcome::Passed };
+                test.observe(Arm::Canary, UserCell::of(u64::MAX), outcome);
+            }
+            minute(&mut test, &mut user, (0, 0), (900, stable_failures));
+        }
+        test.finding()
+    }
+
+    #[test]
+    fn one_user_who_fails_everything_does_not_abort_and_one_who_passes_everything_does_not_promote() {
+        for stable_failures in [0, 27, 72, 180] {
+            let promoted = beside_one_user(false, stable_failures);
+            assert_eq!(promoted.verdict, Verdict::Continue, "{stable_failures}: {promoted}");
+        }
+        for stable_failures in [27, 72, 180] {
+            let aborted = beside_one_user(true, stable_failures);
+            assert_eq!(aborted.verdict, Verdict::Continue, "{stable_failures}: {aborted}");
+        }
+    }
+
     /// Answers of both arms from a run of users; each user stays on his arm.
     fn traffic(test: &mut PassRate, users: std::ops::Range<u64>) {
         for user in users {
