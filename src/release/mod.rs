@@ -10,6 +10,7 @@
 
 pub mod analysis;
 mod changes;
+mod desk;
 mod error;
 pub mod experiment;
 mod feedback;
@@ -28,6 +29,7 @@ mod view;
 mod watcher;
 
 pub use changes::{Begin, Change, Clock, Declared, OnConflict, Readiness, Releases, SystemClock, Withdrawn};
+pub use desk::FINISHED;
 pub use error::ReleaseError;
 pub use feedback::{Answered, FeedbackCheck, FeedbackError, REMEMBERED, Rated};
 pub use flag::{ChosenBy, Traits, Who};
@@ -37,4 +39,4 @@ pub use running::Running;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of, user_number};
 pub use table::{Resolution, RouteTable, Routes};
 pub use view::{AuditAction, AuditEntry, RolloutLine, RouteView};
-pub use watcher::{FINISHED, Message, Request, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};
+pub use watcher::{Message, Request, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};

@@ -10,17 +10,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::analysis::{
-    Arm, Counts, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict,
-};
+use super::analysis::{Arm, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict};
 use super::changes::{Clock, Readiness, Releases};
+use super::desk::{Desk, Written, counts, outcomes};
 use super::error::ReleaseError;
 use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
-use super::rollout::{Event, Phase, Rollout, RolloutId};
+use super::rollout::{Event, Phase, Rollout};
 use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionRef, Weight};
-use crate::store::{ArmCounts, ObservationRow};
+use crate::store::ObservationRow;
 
 /// How often the evidence is written down, so that a restart goes on from there.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -98,9 +97,6 @@ pub struct WatchedCheck {
     pub judges: Judges,
 }
 
-/// The name of the test that counts answers which were never finished.
-pub const FINISHED: &str = "finished";
-
 /// The task that drives rollouts, and what it owns.
 pub struct Watcher {
     releases: Releases,
@@ -111,20 +107,6 @@ pub struct Watcher {
     experiments: experiment::Desks,
     memory: Memory,
 }
-
-/// The analysis of one rollout.
-struct Desk {
-    rollout: RolloutId,
-    checks: Vec<WatchedCheck>,
-    panel: Panel,
-    guardrails: Guardrails,
-    /// The canary's weight, and its share of copies, that the open strata belong to.
-    exposure: (Weight, Weight),
-    saved: jiff::Timestamp,
-}
-
-/// What is written of one test: its name, the counts of canary and stable, and what it goes on from.
-type Written = (String, Counts, Counts, Option<String>);
 
 impl Watcher {
     /// A watcher of all rollouts. `models` says which checks each model has.
@@ -356,80 +338,8 @@ impl Watcher {
     }
 }
 
-impl Desk {
-    fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, saved: jiff::Timestamp) -> Self {
-        let names = names(&checks);
-        let panel = Panel::new(names, Terms::from(&rollout.policy));
-        let (guardrails, exposure) = (Guardrails::new(&rollout.policy), (rollout.weight, rollout.mirror()));
-        Self { rollout: rollout.id, checks, panel, guardrails, exposure, saved }
-    }
-
-    fn look(&mut self) -> Judgement {
-        self.guardrails.look();
-        self.guardrails.over(self.panel.look())
-    }
-
-    fn cut(&mut self) {
-        self.panel.cut();
-        self.guardrails.cut();
-    }
-
-    /// All that a restart goes on from.
-    fn written(&self) -> Vec<Written> {
-        let checks = self.panel.snapshots().into_iter().zip(self.panel.findings());
-        let checks = checks.map(|((check, snapshot), (_, finding))| {
-            (check, finding.canary, finding.stable, serde_json::to_string(&snapshot).ok())
-        });
-        let limits = self.guardrails.snapshots().into_iter().zip(self.guardrails.findings());
-        let limits =
-            limits.map(|((name, snapshot), finding)| (name, finding.canary, finding.stable, snapshot));
-        checks.chain(limits).collect()
-    }
-
-    fn names(&self) -> Vec<String> {
-        names(&self.checks)
-    }
-}
-
-/// What an answer says to each check and to [`FINISHED`], to which a refusal says the only thing that it says. Nothing where a check broke: what it would have said is not
-/// known. While the canary answers copies, nobody waits for it, so that no arm is judged by its time.
-pub(super) fn outcomes(
-    checks: &[WatchedCheck],
-    answer: &SeenAnswer,
-    mirror: Weight,
-) -> Option<Vec<Option<Outcome>>> {
-    if *answer == SeenAnswer::TimedOut && mirror > Weight::ZERO {
-        return None;
-    }
-    let mut outcomes = Vec::with_capacity(checks.len() + 1);
-    for WatchedCheck { name, judges } in checks {
-        outcomes.push(match answer {
-            _ if *judges == Judges::Reception => None,
-            _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
-            // What was not there to be checked was not what it should be.
-            SeenAnswer::Broken | SeenAnswer::TimedOut => Some(Outcome::Failed),
-            SeenAnswer::Refused => None,
-            SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
-        });
-    }
-    let finished = if matches!(answer, SeenAnswer::Whole(_)) { Outcome::Passed } else { Outcome::Failed };
-    outcomes.push(Some(finished));
-    Some(outcomes)
-}
-
 fn checks_of(models: &BTreeMap<ModelName, Watched>, model: &ModelName) -> Vec<WatchedCheck> {
     models.get(model).map(|watched| watched.checks.clone()).unwrap_or_default()
-}
-
-pub(super) fn names(checks: &[WatchedCheck]) -> Vec<String> {
-    checks.iter().map(|check| check.name.to_string()).chain([FINISHED.to_owned()]).collect()
-}
-
-fn counts(counts: Counts) -> ArmCounts {
-    ArmCounts {
-        answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
-        failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use super::state::{Experiment, ExperimentEvent};
 use crate::config::Judges;
 use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::release::analysis::{Arm, Differences, UserCell};
-use crate::release::watcher::{Request, Seen, names, outcomes};
+use crate::release::desk::{names, outcomes};
+use crate::release::watcher::{Request, Seen};
 use crate::release::{Clock, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
 
 /// How often the evidence is written down, so that a restart goes on from there. It is some megabytes, as it knows each

@@ -1,0 +1,97 @@
+//! The analysis of one rollout: its tests, and what each answer says to them.
+
+use super::analysis::{Counts, Guardrails, Judgement, Outcome, Panel, Terms};
+use super::rollout::{Rollout, RolloutId};
+use super::watcher::{SeenAnswer, WatchedCheck};
+use crate::config::Judges;
+use crate::ids::Weight;
+use crate::store::ArmCounts;
+
+/// The name of the test that counts answers which were never finished.
+pub const FINISHED: &str = "finished";
+
+/// The analysis of one rollout.
+pub(super) struct Desk {
+    pub(super) rollout: RolloutId,
+    pub(super) checks: Vec<WatchedCheck>,
+    pub(super) panel: Panel,
+    pub(super) guardrails: Guardrails,
+    /// The canary's weight, and its share of copies, that the open strata belong to.
+    pub(super) exposure: (Weight, Weight),
+    pub(super) saved: jiff::Timestamp,
+}
+
+/// What is written of one test: its name, the counts of canary and stable, and what it goes on from.
+pub(super) type Written = (String, Counts, Counts, Option<String>);
+
+impl Desk {
+    pub(super) fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, saved: jiff::Timestamp) -> Self {
+        let names = names(&checks);
+        let panel = Panel::new(names, Terms::from(&rollout.policy));
+        let (guardrails, exposure) = (Guardrails::new(&rollout.policy), (rollout.weight, rollout.mirror()));
+        Self { rollout: rollout.id, checks, panel, guardrails, exposure, saved }
+    }
+
+    pub(super) fn look(&mut self) -> Judgement {
+        self.guardrails.look();
+        self.guardrails.over(self.panel.look())
+    }
+
+    pub(super) fn cut(&mut self) {
+        self.panel.cut();
+        self.guardrails.cut();
+    }
+
+    /// All that a restart goes on from.
+    pub(super) fn written(&self) -> Vec<Written> {
+        let checks = self.panel.snapshots().into_iter().zip(self.panel.findings());
+        let checks = checks.map(|((check, snapshot), (_, finding))| {
+            (check, finding.canary, finding.stable, serde_json::to_string(&snapshot).ok())
+        });
+        let limits = self.guardrails.snapshots().into_iter().zip(self.guardrails.findings());
+        let limits =
+            limits.map(|((name, snapshot), finding)| (name, finding.canary, finding.stable, snapshot));
+        checks.chain(limits).collect()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        names(&self.checks)
+    }
+}
+
+/// What an answer says to each check and to [`FINISHED`], to which a refusal says the only thing that it says. Nothing where a check broke: what it would have said is not
+/// known. While the canary answers copies, nobody waits for it, so that no arm is judged by its time.
+pub(super) fn outcomes(
+    checks: &[WatchedCheck],
+    answer: &SeenAnswer,
+    mirror: Weight,
+) -> Option<Vec<Option<Outcome>>> {
+    if *answer == SeenAnswer::TimedOut && mirror > Weight::ZERO {
+        return None;
+    }
+    let mut outcomes = Vec::with_capacity(checks.len() + 1);
+    for WatchedCheck { name, judges } in checks {
+        outcomes.push(match answer {
+            _ if *judges == Judges::Reception => None,
+            _ if *judges == Judges::Time && mirror > Weight::ZERO => None,
+            // What was not there to be checked was not what it should be.
+            SeenAnswer::Broken | SeenAnswer::TimedOut => Some(Outcome::Failed),
+            SeenAnswer::Refused => None,
+            SeenAnswer::Whole(said) => Some(said.iter().find(|(check, _)| check == name)?.1),
+        });
+    }
+    let finished = if matches!(answer, SeenAnswer::Whole(_)) { Outcome::Passed } else { Outcome::Failed };
+    outcomes.push(Some(finished));
+    Some(outcomes)
+}
+
+pub(super) fn names(checks: &[WatchedCheck]) -> Vec<String> {
+    checks.iter().map(|check| check.name.to_string()).chain([FINISHED.to_owned()]).collect()
+}
+
+pub(super) fn counts(counts: Counts) -> ArmCounts {
+    ArmCounts {
+        answers: u32::try_from(counts.answers).unwrap_or(u32::MAX),
+        failures: u32::try_from(counts.failures).unwrap_or(u32::MAX),
+    }
+}
