@@ -1,6 +1,7 @@
 //! What the owner does for rollouts: begins them, moves them, and lets go of them when somebody takes the route over.
 //!
-//! A transition is in the store, with the route that it asks for, before anybody sees either.
+//! A transition is in the store, with the route that it asks for, before anybody sees either. One that would give more
+//! traffic to a version that is not hot is refused, and weights stay as they are.
 
 use super::changes::{Begin, Change, OnConflict};
 use super::error::ReleaseError;
@@ -121,6 +122,8 @@ impl Owner {
             }
             rows.push(transition.to_store(row));
         }
+        // Of several transitions, readers see what the last one leaves.
+        self.can_take(model, table.get(model).ok_or_else(unknown)?, &route)?;
         self.store.append_transitions(&rows).await?;
         if changed {
             self.routes.publish(table.with(model, route));

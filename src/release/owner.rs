@@ -93,14 +93,7 @@ impl Owner {
                 (AuditAction::Rollback, current.rolled_back().ok_or_else(nothing)?)
             }
         };
-        for version in next.weights().keys() {
-            let version = VersionRef { model: model.clone(), version: version.clone() };
-            // a version that keeps or loses traffic needs no proof: only new trust does
-            let grows = next.weights().get(&version.version) > current.weights().get(&version.version);
-            if grows && !self.readiness.is_ready(&version) {
-                return Err(ReleaseError::NotHot { version });
-            }
-        }
+        self.can_take(model, current, &next)?;
         if let Some(rollout) = self.rollouts.get(model) {
             // The rollout no longer owns the route: its end is written together with the route.
             self.taken_over(&rollout, &next, action, change).await?;
@@ -112,6 +105,18 @@ impl Owner {
         let view = RouteView::of(model, &next);
         self.routes.publish(table.with(model, next));
         Ok(view)
+    }
+
+    /// Refuses a route that gives more traffic to a version that cannot answer. One that keeps or loses traffic needs no
+    /// proof: only new trust does.
+    pub(super) fn can_take(&self, model: &ModelName, now: &Route, next: &Route) -> Result<(), ReleaseError> {
+        let grows = |version: &&VersionName| next.weights().get(*version) > now.weights().get(*version);
+        let named = |version: &VersionName| VersionRef { model: model.clone(), version: version.clone() };
+        let mut growing = next.weights().keys().filter(grows).map(named);
+        match growing.find(|version| !self.readiness.is_ready(version)) {
+            Some(version) => Err(ReleaseError::NotHot { version }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -21,6 +21,9 @@ use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionRef, Weight};
 use crate::store::ObservationRow;
 
+/// How often it is told that a rollout cannot move. It is tried at each look.
+const GRUMBLE_EVERY: Duration = Duration::from_mins(1);
+
 /// How often the evidence is written down, so that a restart goes on from there.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -104,6 +107,8 @@ pub struct Watcher {
     clock: Arc<dyn Clock>,
     models: BTreeMap<ModelName, Watched>,
     desks: BTreeMap<ModelName, Desk>,
+    /// When it was last told of a model's rollout that it cannot move.
+    grumbled: BTreeMap<ModelName, jiff::Timestamp>,
     experiments: experiment::Desks,
     memory: Memory,
 }
@@ -122,8 +127,8 @@ impl Watcher {
             Arc::clone(&clock),
             models.clone(),
         );
-        let (desks, memory) = (BTreeMap::new(), Memory::default());
-        Self { releases, readiness, clock, models, desks, experiments, memory }
+        let (desks, grumbled, memory) = (BTreeMap::new(), BTreeMap::new(), Memory::default());
+        Self { releases, readiness, clock, models, desks, grumbled, experiments, memory }
     }
 
     /// Takes in what is seen, and looks every so often, until `stop`: from then on versions leave because the server
@@ -275,17 +280,31 @@ impl Watcher {
     }
 
     /// Asks for a transition; none where it was refused, as an operator was faster.
-    async fn tell(&self, rollout: &Rollout, event: Event) -> Option<Rollout> {
+    async fn tell(&mut self, rollout: &Rollout, event: Event) -> Option<Rollout> {
         match self.releases.move_rollout(rollout.model.clone(), rollout.id, event).await {
             Ok(rollout) => Some(rollout),
             Err(ReleaseError::NoSuchRollout { .. } | ReleaseError::Refused(_) | ReleaseError::Stopping) => {
                 None
             }
             Err(error) => {
-                tracing::error!(model = %rollout.model, rollout = %rollout.id, %error, "a rollout could not be moved");
+                // A version that is not hot may stay so for long.
+                if !matches!(error, ReleaseError::NotHot { .. }) || self.may_grumble(&rollout.model) {
+                    tracing::error!(model = %rollout.model, rollout = %rollout.id, %error, "a rollout could not be moved");
+                }
                 None
             }
         }
+    }
+
+    /// Whether it is long ago that a model's rollout was said to be stuck.
+    fn may_grumble(&mut self, model: &ModelName) -> bool {
+        let now = self.clock.now();
+        let lately = |said: &jiff::Timestamp| now.duration_since(*said).unsigned_abs() < GRUMBLE_EVERY;
+        let may = !self.grumbled.get(model).is_some_and(lately);
+        if may {
+            self.grumbled.insert(model.clone(), now);
+        }
+        may
     }
 
     async fn save_all(&mut self) {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::config::{Policy, ReadyMade};
 use crate::ids::VersionName;
-use crate::release::rollout::{AbortedFor, Basis, State};
+use crate::release::rollout::{AbortedFor, Basis, Command, State};
 use crate::release::{Begin, Change, Declared, OnConflict};
 use crate::store::Store;
 
@@ -35,6 +35,7 @@ struct Bench {
     watcher: Watcher,
     releases: Releases,
     clock: Arc<Hand>,
+    missing: Arc<Missing>,
     users: u64,
     _folder: tempfile::TempDir,
 }
@@ -67,8 +68,8 @@ impl Bench {
         let releases = Releases::start(store, declared, ready, time).await.unwrap();
         let check = WatchedCheck { name: "is-json".parse().unwrap(), judges: Judges::Content };
         let watched = BTreeMap::from([(model(), Watched { checks: vec![check], feedback: None })]);
-        let watcher = Watcher::new(releases.clone(), missing, clock.clone(), watched);
-        let bench = Self { watcher, releases, clock, users: 0, _folder: folder };
+        let watcher = Watcher::new(releases.clone(), missing.clone(), clock.clone(), watched);
+        let bench = Self { watcher, releases, clock, missing, users: 0, _folder: folder };
         bench.begin("v2", policy, OnConflict::Refuse).await.unwrap();
         bench
     }
@@ -112,6 +113,19 @@ impl Bench {
         self.releases.rollout(&model()).await.unwrap().unwrap()
     }
 
+    async fn order(&self, command: Command) -> Result<Rollout, ReleaseError> {
+        let event = Event::Operator { command, by: anna() };
+        self.releases.move_rollout(model(), self.rollout().await.id, event).await
+    }
+
+    fn dies(&self, version: &str) {
+        self.missing.0.lock().unwrap().insert(name(version));
+    }
+
+    fn comes_back(&self, version: &str) {
+        self.missing.0.lock().unwrap().remove(&name(version));
+    }
+
     fn weight_of(&self, version: &str) -> Weight {
         let route = self.releases.current(&model()).unwrap();
         route.weights.get(&name(version)).copied().unwrap_or(Weight::ZERO)
@@ -138,4 +152,60 @@ async fn a_canary_that_turns_bad_after_it_was_found_good_is_aborted() {
     assert_eq!(rollout.state, State::Aborted { cause: AbortedFor::Verdict }, "{rollout:?}");
     assert!(looks < 12, "after {looks} looks");
     assert_eq!(bench.weight_of("v1"), Weight::FULL);
+}
+
+fn percent(share: f64) -> Weight {
+    Weight::from_percent(share).unwrap()
+}
+
+#[tokio::test]
+async fn no_transition_gives_more_traffic_to_a_version_that_is_not_hot() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    bench.after(0).await;
+    let refused = |done: Result<Rollout, ReleaseError>, version: &str| {
+        assert!(
+            matches!(&done, Err(ReleaseError::NotHot { version: of }) if of.version == name(version)),
+            "{done:?}"
+        );
+    };
+    bench.dies("v2");
+    for command in [Command::Skip, Command::Promote] {
+        refused(bench.order(command).await, "v2");
+    }
+    bench.comes_back("v2");
+    bench.dies("v1");
+    refused(bench.order(Command::Abort).await, "v1");
+    let newer = bench.begin("v3", ReadyMade::CustomerFacing.policy(), OnConflict::Supersede).await;
+    refused(newer, "v1");
+    assert_eq!((bench.weight_of("v1"), bench.weight_of("v2")), (percent(95.0), percent(5.0)));
+    assert_eq!(bench.rollout().await.state.step_number(), Some(2), "nothing was written");
+    // v1 has none of the traffic that it loses.
+    bench.order(Command::Promote).await.unwrap();
+    assert_eq!(bench.weight_of("v2"), Weight::FULL);
+}
+
+#[tokio::test]
+async fn a_canary_that_dies_is_aborted_and_a_newer_one_takes_its_place() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    bench.after(0).await;
+    bench.dies("v2");
+    let newer = bench.begin("v3", ReadyMade::CustomerFacing.policy(), OnConflict::Supersede).await.unwrap();
+    assert_eq!(
+        (newer.weight, bench.weight_of("v1"), bench.weight_of("v3")),
+        (percent(5.0), percent(95.0), percent(5.0))
+    );
+    bench.dies("v3");
+    let rollout = bench.after(1).await;
+    assert_eq!(rollout.state, State::Aborted { cause: AbortedFor::CanaryDied });
+    assert_eq!(bench.weight_of("v1"), Weight::FULL);
+}
+
+#[tokio::test]
+async fn that_a_rollout_cannot_move_is_told_once_a_minute() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    assert!(bench.watcher.may_grumble(&model()) && !bench.watcher.may_grumble(&model()));
+    bench.after(59).await;
+    assert!(!bench.watcher.may_grumble(&model()));
+    bench.after(1).await;
+    assert!(bench.watcher.may_grumble(&model()));
 }
