@@ -18,6 +18,8 @@ pub(super) struct Desk {
     pub(super) guardrails: Guardrails,
     /// The canary's weight, and its share of copies, that the open strata belong to.
     pub(super) exposure: (Weight, Weight),
+    /// While stable cannot answer, there is nothing to compare the canary's answers with: they are not taken in.
+    pub(super) suspended: bool,
     pub(super) saved: jiff::Timestamp,
 }
 
@@ -29,12 +31,29 @@ impl Desk {
         let names = names(&checks);
         let panel = Panel::new(names, Terms::from(&rollout.policy));
         let (guardrails, exposure) = (Guardrails::new(&rollout.policy), (rollout.weight, rollout.mirror()));
-        Self { rollout: rollout.id, checks, panel, guardrails, exposure, saved }
+        Self { rollout: rollout.id, checks, panel, guardrails, exposure, suspended: false, saved }
     }
 
     pub(super) fn look(&mut self) -> Judgement {
         self.guardrails.look();
         self.guardrails.over(self.panel.look())
+    }
+
+    /// Keeps what comes apart from what was, where the canary's share is another, or stable is back.
+    pub(super) fn follow(&mut self, rollout: &Rollout) {
+        let exposure = (rollout.weight, rollout.mirror());
+        if self.exposure != exposure || self.suspended {
+            self.cut();
+            (self.exposure, self.suspended) = (exposure, false);
+        }
+    }
+
+    /// Nothing is judged until [`Desk::follow`] is called.
+    pub(super) fn suspend(&mut self) {
+        if !self.suspended {
+            self.cut();
+            self.suspended = true;
+        }
     }
 
     pub(super) fn cut(&mut self) {

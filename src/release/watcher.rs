@@ -18,7 +18,7 @@ use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
 use super::rollout::{Event, Phase, Rollout};
 use crate::config::Judges;
-use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionRef, Weight};
+use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionName, VersionRef, Weight};
 use crate::store::ObservationRow;
 
 /// How often it is told that a rollout cannot move. It is tried at each look.
@@ -26,6 +26,9 @@ const GRUMBLE_EVERY: Duration = Duration::from_mins(1);
 
 /// How often the evidence is written down, so that a restart goes on from there.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// What is known of a version that has gone.
+const NOT_HOT: &str = "it is not hot any more; `switchback models` tells why";
 
 /// What was seen of one answer that the route had sent to a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,7 +232,7 @@ impl Watcher {
             version if *version == rollout.stable => Arm::Stable,
             _ => return None,
         };
-        let desk = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id)?;
+        let desk = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id && !desk.suspended)?;
         Some((rollout, arm, desk))
     }
 
@@ -245,23 +248,29 @@ impl Watcher {
 
     async fn look_at(&mut self, rollout: &Rollout) {
         let now = self.clock.now();
+        let is_ready = |version: &VersionName| {
+            let (model, version) = (rollout.model.clone(), version.clone());
+            self.readiness.is_ready(&VersionRef { model, version })
+        };
+        let (stable, canary) = (is_ready(&rollout.stable), is_ready(&rollout.canary));
         let models = &self.models;
         let desk = self.desks.entry(rollout.model.clone());
         let desk = desk.or_insert_with(|| Desk::new(rollout, checks_of(models, &rollout.model), now));
-        let exposure = (rollout.weight, rollout.mirror());
-        if desk.exposure != exposure {
-            desk.cut();
-            desk.exposure = exposure;
+        if !stable {
+            desk.suspend();
+            if rollout.phase() == Phase::Step {
+                self.tell(rollout, Event::StableDied { why: NOT_HOT.to_owned() }).await;
+            }
+            return;
         }
+        desk.follow(rollout);
         let Judgement { verdict, why } = desk.look();
         let due = now.duration_since(desk.saved).unsigned_abs() >= SAVE_EVERY;
         if due {
             self.save(rollout).await;
         }
-        let canary = VersionRef { model: rollout.model.clone(), version: rollout.canary.clone() };
-        if !self.readiness.is_ready(&canary) {
-            let why = "it is not hot any more; `switchback models` tells why".to_owned();
-            self.tell(rollout, Event::CanaryDied { why }).await;
+        if !canary {
+            self.tell(rollout, Event::CanaryDied { why: NOT_HOT.to_owned() }).await;
             return;
         }
         if rollout.phase() == Phase::Pending {

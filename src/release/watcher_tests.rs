@@ -209,3 +209,40 @@ async fn that_a_rollout_cannot_move_is_told_once_a_minute() {
     bench.after(1).await;
     assert!(bench.watcher.may_grumble(&model()));
 }
+
+#[tokio::test]
+async fn while_stable_is_not_hot_nothing_is_judged_and_no_time_passes() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    bench.after(0).await;
+    bench.answers("v2", 20, 0);
+    bench.answers("v1", 380, 30);
+    let before = bench.after(300).await;
+    bench.dies("v1");
+    let paused = bench.after(1).await;
+    assert_eq!(paused.state.to_string(), "paused 2");
+    let last = bench.releases.rollout_history(&model(), 1).await.unwrap().remove(0);
+    assert!(
+        last.reason.starts_with("v1, which v2 is compared with, cannot answer: it is not hot"),
+        "{last:?}"
+    );
+    assert!(last.reason.ends_with("step 2 of 5 is paused after 5m 1s"), "{last:?}");
+    // Those who would have met v1 get no answer at all; v2 fails meanwhile, but beside nobody.
+    bench.answers("v2", 200, 200);
+    bench.after(3600).await;
+    bench.answers("v2", 200, 200);
+    assert_eq!(bench.after(3600).await.judged, before.judged);
+    assert_eq!(bench.releases.rollout_history(&model(), 10).await.unwrap().len(), 3, "it is told once");
+
+    bench.comes_back("v1");
+    bench.after(1).await;
+    bench.order(Command::Resume).await.unwrap();
+    bench.answers("v1", 380, 30);
+    let rollout = bench.after(14 * 60).await;
+    assert_eq!(rollout.state.to_string(), "step 2");
+    let finding = &rollout.judged.as_ref().unwrap().finding;
+    assert!(
+        finding.contains("of 20 canary answers pass") && finding.contains("of 760 stable ones"),
+        "{finding}"
+    );
+    assert_eq!(bench.after(60).await.state.to_string(), "step 4");
+}

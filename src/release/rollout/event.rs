@@ -64,6 +64,11 @@ pub enum Event {
         /// What it died of.
         why: String,
     },
+    /// The version that the canary is compared with cannot answer.
+    StableDied {
+        /// What is known of it.
+        why: String,
+    },
 }
 
 /// What an operator can ask for.
@@ -224,6 +229,7 @@ impl Event {
             Self::RolledBack { .. } => "rollback",
             Self::Superseded { .. } => "supersede",
             Self::CanaryDied { .. } => "canary died",
+            Self::StableDied { .. } => "stable died",
         }
     }
 }

@@ -51,6 +51,7 @@ impl Rollout {
             Event::CanaryDied { why } => {
                 self.abort(AbortedFor::CanaryDied, format!("{} cannot answer: {why}", self.canary), now)
             }
+            Event::StableDied { why } => self.stable_died(&why, now),
             Event::RolledBack { canary, by } => self.taken_over(canary, &by, at),
             Event::Superseded { by, actor } => {
                 let reason = format!("rollout {by} of {} takes its place", self.model);
@@ -104,6 +105,23 @@ impl Rollout {
         let reason =
             format!("the server was away for {}, which {} does not count", shown(away), self.name_of(step));
         self.to(State::Step { step, watched, running_since: now.at }, self.weight, reason, now)
+    }
+
+    /// Without stable there is nothing to compare with: time that nobody can judge does not count, and whoever brings it
+    /// back says when to go on. Where no time runs, nothing needs to be stopped.
+    fn stable_died(&self, why: &str, now: Moment<'_>) -> Next {
+        let State::Step { step, watched, running_since } = self.state else {
+            return Next::Same(self.clone());
+        };
+        let watched = watched + between(running_since, now.at);
+        let reason = format!(
+            "{}, which {} is compared with, cannot answer: {why}; {} is paused after {}",
+            self.stable,
+            self.canary,
+            self.name_of(step),
+            shown(watched)
+        );
+        self.to(State::Paused { step, watched }, self.weight, reason, now)
     }
 
     fn judge(&self, verdict: Verdict, finding: String, now: Moment<'_>) -> Next {

@@ -89,6 +89,7 @@ fn events() -> impl Strategy<Value = Event> {
             Event::RolledBack { canary: Weight::ZERO, by: by() },
             Event::Superseded { by: RolloutId::new(2), actor: "anna".to_owned() },
             Event::CanaryDied { why: "a fault".to_owned() },
+            Event::StableDied { why: "a fault".to_owned() },
         ]),
     ]
 }

@@ -283,6 +283,28 @@ fn what_comes_from_outside_ends_a_rollout() {
 }
 
 #[test]
+fn a_step_whose_stable_died_is_paused_until_an_operator_resumes_it() {
+    let died = || Event::StableDied { why: "it is not hot any more".to_owned() };
+    let mut bench = Bench::ready_made(ReadyMade::CustomerFacing);
+    bench.after(15).tell(died());
+    assert_eq!(bench.last(), "paused 2 | 5 | -", "no weight moves");
+    assert_eq!(
+        bench.why(),
+        "v1, which v2 is compared with, cannot answer: it is not hot any more; step 2 of 5 is paused after 15m"
+    );
+    let moves = bench.log.len();
+    bench.tell(died()).after(500).tell(died());
+    assert_eq!(bench.log.len(), moves, "it is told once");
+    bench.command(Command::Resume).after(4);
+    assert_eq!(bench.last(), "step 2 | 5 | -", "the time of the outage does not count");
+    assert_eq!(bench.after(1).last(), GROWN[1]);
+
+    let mut held = Bench::ready_made(ReadyMade::CustomerFacing);
+    held.says(Verdict::Continue).after(20).after(40).tell(died());
+    assert_eq!(held.last(), "held | 25 | -", "where no time runs, nothing is stopped");
+}
+
+#[test]
 fn weights_that_nobody_watches_are_not_set_on_the_way() {
     let steps = vec![
         Step::SetWeight(weight(5)),
