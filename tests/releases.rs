@@ -190,11 +190,17 @@ async fn a_store_of_a_newer_release_is_refused() {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LONGEST_ANSWER: Duration = Duration::from_mins(5);
+
+fn watcher_of(releases: &Releases) -> Watcher {
+    let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
+    let (hot, clock) = (Arc::new(Hot::default()), Arc::new(SystemClock));
+    Watcher::new(releases.clone(), hot, clock, LONGEST_ANSWER, models)
+}
 
 /// Lets a watcher see answers of 100 tokens from v1 and of `tokens` from v2, one of each user, and stops it `once` so.
 async fn watch(releases: &Releases, users: std::ops::Range<u64>, tokens: usize, once: impl Fn() -> bool) {
-    let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
-    let watcher = Watcher::new(releases.clone(), Arc::new(Hot::default()), Arc::new(SystemClock), models);
+    let watcher = watcher_of(releases);
     let (sender, seen) = mpsc::channel(4096);
     let stop = CancellationToken::new();
     let watching = tokio::spawn(watcher.run(seen, LOOK_EVERY, stop.clone(), stop.clone()));
@@ -203,9 +209,16 @@ async fn watch(releases: &Releases, users: std::ops::Range<u64>, tokens: usize, 
         let measured = Measured { output_tokens: Some(tokens + user as usize % 9), ..Measured::default() };
         let version = VersionRef { model: model(), version: version.parse().unwrap() };
         let user = user.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let answer = SeenAnswer::Whole(Vec::new());
+        let (answer, admitted) = (SeenAnswer::Whole(Vec::new()), jiff::Timestamp::now());
         sender
-            .send(Message::Seen(Seen { version, user, answer, request: Request::Original, measured }))
+            .send(Message::Seen(Seen {
+                version,
+                user,
+                admitted,
+                answer,
+                request: Request::Original,
+                measured,
+            }))
             .await
             .unwrap();
     }
@@ -252,15 +265,15 @@ async fn an_answer_that_ends_while_the_server_drains_is_evidence_too() {
     let (policy, canary) = (ReadyMade::CustomerFacing.policy(), "v2".parse().unwrap());
     let new = Begin { model: model(), canary, policy, basis: Basis::Checks, conflict: OnConflict::Refuse };
     let rollout = releases.begin_rollout(new, by("anna")).await.unwrap().id;
-    let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
-    let watcher = Watcher::new(releases.clone(), Arc::new(Hot::default()), Arc::new(SystemClock), models);
+    let watcher = watcher_of(&releases);
     let (sender, seen) = mpsc::channel(1);
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let watching = tokio::spawn(watcher.run(seen, LOOK_EVERY, stop.clone(), end.clone()));
     let see = async |answer| {
         let version = VersionRef { model: model(), version: "v2".parse().unwrap() };
-        let (request, measured) = (Request::Original, Measured::default());
-        sender.send(Message::Seen(Seen { version, user: 7, answer, request, measured })).await.unwrap();
+        let (request, measured, admitted) = (Request::Original, Measured::default(), jiff::Timestamp::now());
+        let seen = Seen { version, user: 7, admitted, answer, request, measured };
+        sender.send(Message::Seen(seen)).await.unwrap();
     };
     // the desk is there once a look has written something down
     see(SeenAnswer::Whole(Vec::new())).await;
@@ -293,7 +306,7 @@ fn experiment(duration: Option<Duration>) -> NewExperiment {
 async fn until_over(releases: &Releases, hot: &Arc<Hot>) -> Experiment {
     let models = BTreeMap::from([(model(), Watched { checks: Vec::new(), feedback: None })]);
     let (clock, readiness) = (Arc::new(SystemClock), Arc::<Hot>::clone(hot));
-    let watcher = Watcher::new(releases.clone(), readiness, clock, models);
+    let watcher = Watcher::new(releases.clone(), readiness, clock, LONGEST_ANSWER, models);
     let (_sender, seen) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let watching = tokio::spawn(watcher.run(seen, LOOK_EVERY, stop.clone(), stop.clone()));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use switchback::config::ReadyMade;
@@ -11,7 +12,7 @@ use switchback::ids::{ModelName, RolloutId, VersionName, Weight};
 use switchback::release::Change;
 use switchback::release::analysis::Verdict;
 use switchback::release::rollout::{
-    Basis, Command, Event, NewRollout, Next, Phase, Rollout, Transition, WaitsFor,
+    Basis, Command, Event, Exposure, NewRollout, Next, Phase, Rollout, Transition, WaitsFor,
 };
 use switchback::store::{ArmCounts, BucketRun, ObservationRow, RouteRow, Store, StoreError};
 
@@ -94,7 +95,14 @@ async fn a_restart_finds_a_rollout_where_it_was_and_the_weights_that_it_says() {
         tell(&store, &again, Event::Operator { command: Command::Resume, by: anna() }, minute(100), 0).await;
     assert_eq!(resumed.waits_for(), WaitsFor::Until(minute(115)));
 
-    let verdict = Event::Judged { verdict: Verdict::Abort, finding: "abort: the numbers".to_owned() };
+    let exposure = Exposure {
+        weight: resumed.weight,
+        lasted: Duration::ZERO,
+        answers: 0,
+        longest_answer: Duration::ZERO,
+    };
+    let verdict =
+        Event::Judged { verdict: Verdict::Abort, finding: "abort: the numbers".to_owned(), exposure };
     let aborted = tell(&store, &resumed, verdict, minute(101), 2).await;
     assert!(store.running_rollouts().await.unwrap().is_empty());
     let ended = store.rollouts(&model(), 10).await.unwrap();

@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn finished_choices_are_judged_by_their_whole_text_and_open_ones_are_only_counted() {
         let (queue, seen) = queue();
-        let watch = queue.watch(&version(), Way::Routed, || 7).unwrap();
+        let watch = queue.watch(&version(), Way::Routed, jiff::Timestamp::UNIX_EPOCH, || 7).unwrap();
         let mut answer = CheckedAnswer::new(watch, Instant::now(), 3);
         for (choice, text) in [(0, "{\"a\""), (1, "{"), (0, ""), (0, ": 1")] {
             answer.token(choice, text);

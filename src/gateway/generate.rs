@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use jiff::Timestamp;
+
 use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
 use super::backend::Backend;
 use super::checked::saw_refusal;
@@ -45,7 +47,7 @@ impl Gateway {
     }
 
     async fn admit(&self, work: &Arc<Work>) -> Result<Answer, GatewayError> {
-        let admitted = Instant::now();
+        let (admitted, at) = (Instant::now(), self.inner().clock.now());
         let decoding = work.decoding();
         let seed = decoding.seed.unwrap_or_else(super::start::random_u64);
         for _ in 0..ATTEMPTS {
@@ -55,7 +57,7 @@ impl Gateway {
             let Chosen { backend, by } = self.resolve(work.address())?;
             let way = self.way(work.address(), by);
             let refused =
-                |error: &GatewayError| saw_refusal(self.watch(&backend, work, way), error, admitted);
+                |error: &GatewayError| saw_refusal(self.watch(&backend, work, way, at), error, admitted);
             let prompts = prompts(&backend, work).await.inspect_err(refused)?;
             let requests = requests(&backend, work, &prompts, seed, Priority::Foreground);
             let requests = requests.inspect_err(refused)?;
@@ -65,8 +67,8 @@ impl Gateway {
             match submitted {
                 Ok(generations) => {
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
-                    let watch = self.watch(&backend, work, way);
-                    self.mirror(&backend, work, way, seed);
+                    let watch = self.watch(&backend, work, way, at);
+                    self.mirror(&backend, work, way, seed, at);
                     let id = ResponseId::new(random_u128());
                     self.remember(id, &backend, work.address(), way);
                     return Ok(Answer {
@@ -117,12 +119,12 @@ impl Gateway {
     }
 
     /// The way to the checks, where this answer is to be checked. One of no tokens has nothing to check.
-    pub(super) fn watch(&self, backend: &Backend, work: &Work, way: Way) -> Option<Watch> {
+    pub(super) fn watch(&self, backend: &Backend, work: &Work, way: Way, at: Timestamp) -> Option<Watch> {
         if work.decoding().max_tokens == Some(0) {
             return None;
         }
         let Address { target, sticky, .. } = work.address();
-        self.inner().checks.watch(&backend.version, way, || user_number(sticky, target.model()))
+        self.inner().checks.watch(&backend.version, way, at, || user_number(sticky, target.model()))
     }
 
     /// Lets the answer be found again where its reader may have a word about it. What finds no room is not found then.
@@ -140,7 +142,14 @@ impl Gateway {
     }
 
     /// Leaves a copy of a request that stable answers, where a canary is watched on copies.
-    pub(super) fn mirror(&self, backend: &Backend, work: &Arc<Work>, way: Way, seed: u64) {
+    pub(super) fn mirror(
+        &self,
+        backend: &Backend,
+        work: &Arc<Work>,
+        way: Way,
+        seed: u64,
+        admitted: Timestamp,
+    ) {
         if way != Way::Routed {
             return;
         }
@@ -152,7 +161,7 @@ impl Gateway {
         }
         self.inner().mirror.offer(share, || {
             let canary = VersionRef { model: model.clone(), version: rollout.canary.clone() };
-            Copy { work: Arc::clone(work), canary, seed }
+            Copy { work: Arc::clone(work), canary, seed, admitted }
         });
     }
 

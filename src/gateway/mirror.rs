@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,8 @@ pub(super) struct Copy {
     pub(super) canary: VersionRef,
     /// The seed of stable's answer.
     pub(super) seed: u64,
+    /// When the request came.
+    pub(super) admitted: Timestamp,
 }
 
 /// Where requests leave their copies.
@@ -118,9 +121,9 @@ impl Shadow {
 
     /// How the canary fared; nothing where nobody wants to know. Of several choices it makes the first.
     async fn answer(&self, copy: Copy, begin_by: Instant) -> Option<MirrorOutcome> {
-        let Copy { work, canary, seed } = copy;
+        let Copy { work, canary, seed, admitted } = copy;
         let user = || user_number(&work.address().sticky, &canary.model);
-        let watch = self.checks.watch(&canary, Way::Mirrored, user);
+        let watch = self.checks.watch(&canary, Way::Mirrored, admitted, user);
         if watch.is_none() && self.checked.contains(&canary.model) {
             return None;
         }

@@ -48,10 +48,11 @@ impl Gateway {
     /// where a canary is watched on copies, remembers it for feedback, and queues its answer for the checks.
     pub fn rehearse(&self, rehearsal: Rehearsal) -> Result<VersionRef, GatewayError> {
         let Rehearsal { work, answer } = rehearsal;
+        let at = self.inner().clock.now();
         let Chosen { backend, by } = self.resolve(work.address())?;
         let way = self.way(work.address(), by);
-        let watch = self.watch(&backend, &work, way);
-        self.mirror(&backend, &work, way, 0);
+        let watch = self.watch(&backend, &work, way, at);
+        self.mirror(&backend, &work, way, 0, at);
         self.remember(ResponseId::new(super::start::random_u128()), &backend, work.address(), way);
         if let Some(watch) = watch {
             watch.finished(answer);

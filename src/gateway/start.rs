@@ -111,6 +111,8 @@ pub(super) struct Inner {
     pub(super) mirror: Mirror,
     /// The way to what drives the rollouts.
     pub(super) watcher: mpsc::Sender<Message>,
+    /// The time that rollouts go by.
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) request_timeout: Duration,
     pub(super) drain_deadline: Duration,
     /// Set once, when the server begins to stop.
@@ -159,7 +161,13 @@ impl Gateway {
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
         let releases =
             Releases::start(store, declared(config), Arc::clone(&ready), Arc::clone(&clock)).await?;
-        let mut watcher = Watcher::new(releases.clone(), ready, clock, watched(config));
+        let mut watcher = Watcher::new(
+            releases.clone(),
+            ready,
+            Arc::clone(&clock),
+            config.server.request_timeout,
+            watched(config),
+        );
         let (settled, stop, tasks) =
             (watch::Sender::new(false), CancellationToken::new(), TaskTracker::new());
         let (mirror, copies) = Mirror::new(metrics.clone());
@@ -190,6 +198,7 @@ impl Gateway {
             checks,
             mirror,
             watcher: to_watcher,
+            clock,
             turns,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,

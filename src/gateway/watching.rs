@@ -31,7 +31,7 @@ pub(super) fn sink(watcher: mpsc::Sender<Message>, metrics: Metrics) -> quality:
 /// that came to no end in time says nothing either: it had to wait for all others.
 fn to_watch(observation: Observation) -> Option<Seen> {
     let measured = measured(&observation);
-    let Observation { version, way, user, outcome, judgements, .. } = observation;
+    let Observation { version, way, user, admitted, outcome, judgements, .. } = observation;
     let answer = match (way, outcome) {
         (Way::Routed | Way::Mirrored, Outcome::Ok) => SeenAnswer::Whole(
             judgements.into_iter().map(|(check, judgement)| (check, analysed(judgement.verdict))).collect(),
@@ -42,7 +42,7 @@ fn to_watch(observation: Observation) -> Option<Seen> {
         (Way::Routed | Way::Mirrored | Way::Flagged | Way::Pinned, _) => return None,
     };
     let request = if way == Way::Mirrored { Request::Copy } else { Request::Original };
-    Some(Seen { version, user, answer, request, measured })
+    Some(Seen { version, user, admitted, answer, request, measured })
 }
 
 /// What an answer's times and length are known to be. One that ran out of time took no less than that; one that failed

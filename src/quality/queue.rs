@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -71,9 +72,15 @@ impl CheckQueue {
         Ok(Self(Arc::new(Inner { plans, sender, ledger, limits, metrics, answers: AtomicU64::new(0) })))
     }
 
-    /// The way to the checks for one answer of a version to a user; none if nothing of it is to be checked. `user` is
-    /// asked only where the model has checks.
-    pub fn watch(&self, version: &VersionRef, way: Way, user: impl FnOnce() -> u64) -> Option<Watch> {
+    /// The way to the checks for one answer of a version to a user; none if nothing of it is to be checked. `admitted` is
+    /// when it was asked for, as whoever reads the observation counts time; `user` is asked only where the model has checks.
+    pub fn watch(
+        &self,
+        version: &VersionRef,
+        way: Way,
+        admitted: Timestamp,
+        user: impl FnOnce() -> u64,
+    ) -> Option<Watch> {
         let plan = self.0.plans.get(&version.model)?;
         let user = user();
         let answer = self.0.answers.fetch_add(1, Ordering::Relaxed);
@@ -82,6 +89,7 @@ impl CheckQueue {
             plan: Arc::clone(plan),
             version: version.clone(),
             way,
+            admitted,
             user,
         })
     }
@@ -129,6 +137,7 @@ pub struct Watch {
     plan: Arc<Plan>,
     version: VersionRef,
     way: Way,
+    admitted: Timestamp,
     user: u64,
 }
 
@@ -144,9 +153,9 @@ impl Watch {
     }
 
     fn offer(&self, finish: Finish) {
-        let Self { plan, version, way, user, .. } = self;
-        let plan = Arc::clone(plan);
-        self.queue.offer(Ended { plan, version: version.clone(), way: *way, user: *user, finish });
+        let Self { queue, plan, version, way, admitted, user } = self;
+        let (plan, version) = (Arc::clone(plan), version.clone());
+        queue.offer(Ended { plan, version, way: *way, admitted: *admitted, user: *user, finish });
     }
 }
 

@@ -30,6 +30,9 @@ impl Check for Fickle {
 /// The user at whose observation the sink panics.
 const UNLUCKY: u64 = u64::MAX;
 
+/// When everything in these tests was asked for.
+const ADMITTED: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
+
 struct Bench {
     queue: CheckQueue,
     metrics: Metrics,
@@ -60,7 +63,7 @@ fn bench(limits: Limits) -> Bench {
 
 impl Bench {
     fn offer(&self, user: u64, text: &str) {
-        self.queue.watch(&version(), Way::Routed, || user).unwrap().finished(response(text));
+        self.queue.watch(&version(), Way::Routed, ADMITTED, || user).unwrap().finished(response(text));
     }
 
     fn next(&self) -> Observation {
@@ -101,7 +104,7 @@ fn the_answer_to_a_copy_is_judged_by_what_it_says_alone() {
     let sink: Sink = Box::new(move |observation| sender.send(observation).unwrap());
     let queue = CheckQueue::start(plans, Limits::default(), Metrics::new().unwrap(), sink).unwrap();
     for (way, count) in [(Way::Mirrored, 1), (Way::Routed, 2)] {
-        queue.watch(&version(), way, || 1).unwrap().finished(response("{}"));
+        queue.watch(&version(), way, ADMITTED, || 1).unwrap().finished(response("{}"));
         let seen = seen.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!((seen.way, seen.judgements.len()), (way, count));
     }
@@ -110,7 +113,7 @@ fn the_answer_to_a_copy_is_judged_by_what_it_says_alone() {
 #[test]
 fn answers_that_were_cut_short_are_observed_without_verdicts() {
     let bench = bench(Limits::default());
-    let watch = bench.queue.watch(&version(), Way::Pinned, || 1).unwrap();
+    let watch = bench.queue.watch(&version(), Way::Pinned, ADMITTED, || 1).unwrap();
     watch.cut_short(CutShort {
         outcome: Outcome::Timeout,
         elapsed: Duration::from_secs(1),
@@ -198,5 +201,5 @@ fn a_model_without_checks_is_not_watched() {
     let bench = bench(Limits::default());
     let other = VersionRef { model: "other".parse().unwrap(), version: "v1".parse().unwrap() };
     let asked = || -> u64 { panic!("nobody needs the user's number here") };
-    assert!(bench.queue.watch(&other, Way::Routed, asked).is_none());
+    assert!(bench.queue.watch(&other, Way::Routed, ADMITTED, asked).is_none());
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -58,6 +59,8 @@ pub struct Observation {
     pub way: Way,
     /// A hash of the sticky key: observations of one user are not independent of each other.
     pub user: u64,
+    /// When it was asked for.
+    pub admitted: Timestamp,
     /// How the answer ended.
     pub outcome: Outcome,
     /// From admission to its end.
@@ -76,6 +79,7 @@ pub(super) struct Ended {
     pub(super) plan: Arc<Plan>,
     pub(super) version: VersionRef,
     pub(super) way: Way,
+    pub(super) admitted: Timestamp,
     pub(super) user: u64,
     pub(super) finish: Finish,
 }
@@ -181,12 +185,13 @@ impl Worker {
     }
 
     fn observe(&self, ended: Ended) -> Observation {
-        let Ended { plan, version, way, user, finish } = ended;
+        let Ended { plan, version, way, admitted, user, finish } = ended;
         match finish {
             Finish::Whole(response) => Observation {
                 judgements: self.judge(&plan, &version, way, &response),
                 version,
                 way,
+                admitted,
                 user,
                 outcome: Outcome::Ok,
                 elapsed: response.elapsed,
@@ -197,6 +202,7 @@ impl Worker {
                 judgements: Vec::new(),
                 version,
                 way,
+                admitted,
                 user,
                 outcome: cut.outcome,
                 elapsed: cut.elapsed,

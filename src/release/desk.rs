@@ -1,7 +1,9 @@
 //! The analysis of one rollout: its tests, and what each answer says to them.
 
+use std::time::Duration;
+
 use super::analysis::{Counts, Guardrails, Judgement, Outcome, Panel, Terms};
-use super::rollout::{Rollout, RolloutId};
+use super::rollout::{Exposure, Rollout, RolloutId};
 use super::watcher::{SeenAnswer, WatchedCheck};
 use crate::config::Judges;
 use crate::ids::Weight;
@@ -20,6 +22,12 @@ pub(super) struct Desk {
     pub(super) exposure: (Weight, Weight),
     /// While stable cannot answer, there is nothing to compare the canary's answers with: they are not taken in.
     pub(super) suspended: bool,
+    /// Answers to earlier requests are of another exposure: with another share, or of no rollout yet.
+    pub(super) since: jiff::Timestamp,
+    /// Since when the exposure has been watched without a break.
+    pub(super) watched_since: jiff::Timestamp,
+    /// The canary's answers to clients' own requests meanwhile.
+    pub(super) originals: u64,
     pub(super) saved: jiff::Timestamp,
 }
 
@@ -27,11 +35,22 @@ pub(super) struct Desk {
 pub(super) type Written = (String, Counts, Counts, Option<String>);
 
 impl Desk {
-    pub(super) fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, saved: jiff::Timestamp) -> Self {
+    /// A new one. What was asked since the rollout began counts.
+    pub(super) fn new(rollout: &Rollout, checks: Vec<WatchedCheck>, now: jiff::Timestamp) -> Self {
         let names = names(&checks);
-        let panel = Panel::new(names, Terms::from(&rollout.policy));
-        let (guardrails, exposure) = (Guardrails::new(&rollout.policy), (rollout.weight, rollout.mirror()));
-        Self { rollout: rollout.id, checks, panel, guardrails, exposure, suspended: false, saved }
+        Self {
+            rollout: rollout.id,
+            checks,
+            panel: Panel::new(names, Terms::from(&rollout.policy)),
+            guardrails: Guardrails::new(&rollout.policy),
+            exposure: (rollout.weight, rollout.mirror()),
+            suspended: false,
+            // A clock may have been set back.
+            since: rollout.started_at.min(now),
+            watched_since: now,
+            originals: 0,
+            saved: now,
+        }
     }
 
     pub(super) fn look(&mut self) -> Judgement {
@@ -40,12 +59,19 @@ impl Desk {
     }
 
     /// Keeps what comes apart from what was, where the canary's share is another, or stable is back.
-    pub(super) fn follow(&mut self, rollout: &Rollout) {
+    pub(super) fn follow(&mut self, rollout: &Rollout, now: jiff::Timestamp) {
         let exposure = (rollout.weight, rollout.mirror());
         if self.exposure != exposure || self.suspended {
             self.cut();
             (self.exposure, self.suspended) = (exposure, false);
+            (self.since, self.watched_since, self.originals) = (now, now, 0);
         }
+    }
+
+    /// What the canary has shown at the share that it has.
+    pub(super) fn exposure(&self, now: jiff::Timestamp, longest_answer: Duration) -> Exposure {
+        let lasted = Duration::try_from(self.watched_since.duration_until(now)).unwrap_or_default();
+        Exposure { weight: self.exposure.0, lasted, answers: self.originals, longest_answer }
     }
 
     /// Nothing is judged until [`Desk::follow`] is called.

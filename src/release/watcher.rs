@@ -37,6 +37,8 @@ pub struct Seen {
     pub version: VersionRef,
     /// A hash of the user's sticky key.
     pub user: u64,
+    /// When it was asked for.
+    pub admitted: jiff::Timestamp,
     /// How it ended.
     pub answer: SeenAnswer,
     /// Whether anybody had asked for it.
@@ -108,6 +110,8 @@ pub struct Watcher {
     releases: Releases,
     readiness: Arc<dyn Readiness>,
     clock: Arc<dyn Clock>,
+    /// How long an answer may take.
+    longest_answer: Duration,
     models: BTreeMap<ModelName, Watched>,
     desks: BTreeMap<ModelName, Desk>,
     /// When it was last told of a model's rollout that it cannot move.
@@ -117,11 +121,13 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// A watcher of all rollouts. `models` says which checks each model has.
+    /// A watcher of all rollouts. `models` says which checks each model has, `longest_answer` after what time the server
+    /// breaks an answer off.
     pub fn new(
         releases: Releases,
         readiness: Arc<dyn Readiness>,
         clock: Arc<dyn Clock>,
+        longest_answer: Duration,
         models: BTreeMap<ModelName, Watched>,
     ) -> Self {
         let experiments = experiment::Desks::new(
@@ -131,7 +137,7 @@ impl Watcher {
             models.clone(),
         );
         let (desks, grumbled, memory) = (BTreeMap::new(), BTreeMap::new(), Memory::default());
-        Self { releases, readiness, clock, models, desks, grumbled, experiments, memory }
+        Self { releases, readiness, clock, longest_answer, models, desks, grumbled, experiments, memory }
     }
 
     /// Takes in what is seen, and looks every so often, until `stop`: from then on versions leave because the server
@@ -196,10 +202,18 @@ impl Watcher {
 
     fn observe(&mut self, seen: &Seen) {
         self.experiments.observe(seen);
+        let now = self.clock.now();
         let Some((rollout, arm, desk)) = self.desk_of(&seen.version) else { return };
+        // Weights may have changed since the last look.
+        desk.follow(&rollout, now);
+        if seen.admitted < desk.since {
+            return;
+        }
         let (user, mirror) = (UserCell::of(seen.user), rollout.mirror());
         if let Some(outcomes) = outcomes(&desk.checks, &seen.answer, mirror) {
             desk.panel.observe(arm, user, &outcomes);
+            let original = arm == Arm::Canary && seen.request == Request::Original;
+            desk.originals += u64::from(original);
         }
         // Copies wait for all others: neither arm is judged by its time meanwhile.
         let untimed = mirror > Weight::ZERO || seen.request == Request::Copy;
@@ -263,7 +277,8 @@ impl Watcher {
             }
             return;
         }
-        desk.follow(rollout);
+        desk.follow(rollout, now);
+        let exposure = desk.exposure(now, self.longest_answer);
         let Judgement { verdict, why } = desk.look();
         let due = now.duration_since(desk.saved).unsigned_abs() >= SAVE_EVERY;
         if due {
@@ -278,9 +293,10 @@ impl Watcher {
             return;
         }
         let known = rollout.judged.as_ref();
-        if known.is_none_or(|judged| judged.verdict != verdict || judged.finding != why)
-            && self.tell(rollout, Event::Judged { verdict, finding: why }).await.is_none()
-        {
+        let ripe = rollout.is_ripe(&exposure);
+        let news =
+            known.is_none_or(|known| known.verdict != verdict || known.finding != why || known.ripe != ripe);
+        if news && self.tell(rollout, Event::Judged { verdict, finding: why, exposure }).await.is_none() {
             return;
         }
         if verdict != Verdict::Abort {
@@ -341,7 +357,8 @@ impl Watcher {
     /// The analysis as it was last written, or a new one where the checks are others by now.
     async fn resumed(&self, rollout: &Rollout) -> Desk {
         let checks = checks_of(&self.models, &rollout.model);
-        let mut desk = Desk::new(rollout, checks, rollout.started_at);
+        let mut desk = Desk::new(rollout, checks, self.clock.now());
+        desk.saved = rollout.started_at;
         let rows = match self.releases.store().load_observations(rollout.id).await {
             Ok(rows) => rows,
             Err(error) => {
@@ -362,6 +379,7 @@ impl Watcher {
         }
         // Nobody watched in between.
         desk.cut();
+        desk.since = desk.saved.min(self.clock.now());
         desk
     }
 }

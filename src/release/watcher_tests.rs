@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 
 use super::*;
-use crate::config::{Policy, ReadyMade};
+use crate::config::{EarlyPromote, Guardrails, Pause, Policy, ReadyMade, Step};
 use crate::ids::VersionName;
 use crate::release::rollout::{AbortedFor, Basis, Command, State};
 use crate::release::{Begin, Change, Declared, OnConflict};
@@ -30,6 +30,8 @@ impl Readiness for Missing {
         !self.0.lock().unwrap().contains(&version.version)
     }
 }
+
+const LONGEST_ANSWER: Duration = Duration::from_mins(5);
 
 struct Bench {
     watcher: Watcher,
@@ -68,7 +70,7 @@ impl Bench {
         let releases = Releases::start(store, declared, ready, time).await.unwrap();
         let check = WatchedCheck { name: "is-json".parse().unwrap(), judges: Judges::Content };
         let watched = BTreeMap::from([(model(), Watched { checks: vec![check], feedback: None })]);
-        let watcher = Watcher::new(releases.clone(), missing.clone(), clock.clone(), watched);
+        let watcher = Watcher::new(releases.clone(), missing.clone(), clock.clone(), LONGEST_ANSWER, watched);
         let bench = Self { watcher, releases, clock, missing, users: 0, _folder: folder };
         bench.begin("v2", policy, OnConflict::Refuse).await.unwrap();
         bench
@@ -86,6 +88,11 @@ impl Bench {
 
     /// Answers of a version, each to another user; the first of them fail.
     fn answers(&mut self, version: &str, answers: u64, failures: u64) {
+        self.late_answers(version, answers, failures, Request::Original, 0);
+    }
+
+    /// The same, to what was asked some seconds ago.
+    fn late_answers(&mut self, version: &str, answers: u64, failures: u64, request: Request, ago: i64) {
         for i in 0..answers {
             self.users += 1;
             let said = if i < failures { Outcome::Failed } else { Outcome::Passed };
@@ -93,7 +100,8 @@ impl Bench {
                 version: VersionRef { model: model(), version: name(version) },
                 user: self.users.wrapping_mul(0x9E37_79B9_7F4A_7C15),
                 answer: SeenAnswer::Whole(vec![("is-json".parse().unwrap(), said)]),
-                request: Request::Original,
+                request,
+                admitted: self.clock.now() - jiff::SignedDuration::from_secs(ago),
                 measured: Measured::default(),
             }));
         }
@@ -245,4 +253,50 @@ async fn while_stable_is_not_hot_nothing_is_judged_and_no_time_passes() {
         "{finding}"
     );
     assert_eq!(bench.after(60).await.state.to_string(), "step 4");
+}
+
+#[tokio::test]
+async fn an_answer_to_what_was_asked_at_another_weight_counts_for_nobody() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    bench.after(0).await;
+    bench.late_answers("v1", 10, 0, Request::Original, 1);
+    bench.answers("v1", 20, 0);
+    bench.order(Command::Skip).await.unwrap();
+    // Before the watcher has looked: it follows the route, not its own looks.
+    bench.answers("v1", 30, 0);
+    let rollout = bench.after(10).await;
+    assert!(rollout.judged.as_ref().unwrap().finding.contains("of 50 stable ones"), "{rollout:?}");
+    bench.late_answers("v1", 100, 0, Request::Original, 11);
+    bench.late_answers("v1", 5, 0, Request::Original, 10);
+    let rollout = bench.after(1).await;
+    assert!(rollout.judged.as_ref().unwrap().finding.contains("of 55 stable ones"), "{rollout:?}");
+}
+
+#[tokio::test]
+async fn what_copies_have_shown_promotes_nobody_before_clients_have_been_answered() {
+    let pause = |minutes| Step::Pause(Pause::For(Duration::from_mins(minutes)));
+    let steps = vec![
+        Step::SetMirrorRoute(Weight::FULL),
+        pause(10),
+        Step::SetWeight(percent(5.0)),
+        pause(60),
+        Step::SetWeight(Weight::FULL),
+    ];
+    let early_promote = EarlyPromote::Yes;
+    let policy = Policy { steps, early_promote, guardrails: Guardrails::none(), ..Policy::default() };
+    let mut bench = Bench::begun(policy).await;
+    bench.after(0).await;
+    while bench.rollout().await.mirror() > Weight::ZERO {
+        bench.late_answers("v2", 200, 16, Request::Copy, 0);
+        bench.answers("v1", 200, 16);
+        bench.after(60).await;
+    }
+    let rollout = bench.after(1).await;
+    assert_eq!(rollout.judged.as_ref().unwrap().verdict, Verdict::Promote);
+    assert_eq!(rollout.state.to_string(), "step 4", "at the first looks at a real weight");
+    // Those that take long have not ended yet.
+    bench.answers("v2", 40, 3);
+    bench.answers("v1", 760, 61);
+    assert_eq!(bench.after(4 * 60).await.state.to_string(), "step 4");
+    assert_eq!(bench.after(60).await.phase(), Phase::Promoted);
 }

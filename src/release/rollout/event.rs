@@ -1,6 +1,7 @@
 //! What happens to a rollout, and what follows.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub enum Event {
         verdict: Verdict,
         /// Why, in one sentence with its numbers.
         finding: String,
+        /// What of it the canary has shown at the share that it has now.
+        exposure: Exposure,
     },
     /// An operator has decided.
     Operator {
@@ -69,6 +72,19 @@ pub enum Event {
         /// What is known of it.
         why: String,
     },
+}
+
+/// How long, and on how many answers, a canary has been watched at one share of the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exposure {
+    /// Its share.
+    pub weight: Weight,
+    /// How long it has had it.
+    pub lasted: Duration,
+    /// Its answers to clients' own requests since then.
+    pub answers: u64,
+    /// How long an answer may take. It is counted when it ends: until then the quick ones are all there is to see.
+    pub longest_answer: Duration,
 }
 
 /// What an operator can ask for.

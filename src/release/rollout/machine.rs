@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::event::{Action, Command, Event, Next, Refusal, Transition};
+use super::event::{Action, Command, Event, Exposure, Next, Refusal, Transition};
 use super::state::{AbortedFor, Basis, Judged, PromotedOn, Rollout, State, between, shown};
 use crate::config::{Approval, EarlyPromote, OnInconclusive, Step};
 use crate::ids::Weight;
@@ -47,7 +47,7 @@ impl Rollout {
             Event::Operator { command, by } => return self.obey(command, &by, at),
             Event::Tick => self.tick(now),
             Event::Restarted { last_seen } => self.restarted(last_seen, now),
-            Event::Judged { verdict, finding } => self.judge(verdict, finding, now),
+            Event::Judged { verdict, finding, exposure } => self.judge(verdict, finding, &exposure, now),
             Event::CanaryDied { why } => {
                 self.abort(AbortedFor::CanaryDied, format!("{} cannot answer: {why}", self.canary), now)
             }
@@ -124,10 +124,11 @@ impl Rollout {
         self.to(State::Paused { step, watched }, self.weight, reason, now)
     }
 
-    fn judge(&self, verdict: Verdict, finding: String, now: Moment<'_>) -> Next {
+    fn judge(&self, verdict: Verdict, finding: String, exposure: &Exposure, now: Moment<'_>) -> Next {
         let known = self.judged.as_ref().map_or(Verdict::Continue, |judged| judged.verdict);
         let reason = format!("the analysis says {finding}");
-        let next = Self { judged: Some(Judged { verdict, finding, at: now.at }), ..self.clone() };
+        let judged = Judged { verdict, finding, at: now.at, ripe: self.is_ripe(exposure) };
+        let next = Self { judged: Some(judged), ..self.clone() };
         match (verdict, &self.state) {
             (Verdict::Abort, _) => next.abort(AbortedFor::Verdict, reason, now),
             // a canary without traffic proves nothing
@@ -186,10 +187,11 @@ impl Rollout {
         }
     }
 
-    /// Copies of requests do not show how fast a canary answers, so it is not promoted early on them.
+    /// Whether the steps need not be waited for: see [`Rollout::is_ripe`].
     fn promotes_early(&self) -> bool {
-        let proven = self.judged.as_ref().is_some_and(|judged| judged.verdict == Verdict::Promote);
-        proven && self.policy.early_promote == EarlyPromote::Yes && self.mirror() == Weight::ZERO
+        let proven =
+            |judged: &Judged| judged.verdict == Verdict::Promote && judged.ripe && self.weight > Weight::ZERO;
+        self.policy.early_promote == EarlyPromote::Yes && self.judged.as_ref().is_some_and(proven)
     }
 
     /// `at 5 %`, or `with copies of 50 % of the requests`.
@@ -220,9 +222,11 @@ impl Rollout {
     fn watch(&self, step: usize, weight: Weight, done: &str, now: Moment<'_>) -> Next {
         let time = self.pause(step).map_or("until resumed".to_owned(), shown_for);
         let state = State::Step { step, watched: std::time::Duration::ZERO, running_since: now.at };
+        // What was shown at the share before is no reason to skip this one.
+        let judged = self.judged.clone().map(|judged| Judged { ripe: false, ..judged });
         let then = Self { state, weight, ..self.clone() };
         let reason = format!("{done}; {} is {} {time}", self.name_of(step), then.exposure());
-        self.to(then.state, weight, reason, now)
+        Self { judged, ..self.clone() }.to(then.state, weight, reason, now)
     }
 
     /// What follows where all traffic would move next.

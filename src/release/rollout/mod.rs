@@ -20,5 +20,5 @@ mod tests;
 
 pub use crate::config::Phase;
 pub use crate::ids::RolloutId;
-pub use event::{Action, Command, Event, Next, Refusal, Transition};
+pub use event::{Action, Command, Event, Exposure, Next, Refusal, Transition};
 pub use state::{AbortedFor, Basis, Judged, NewRollout, PromotedOn, Rollout, SameVersion, State, WaitsFor};

@@ -59,8 +59,11 @@ fn policies() -> impl Strategy<Value = Policy> {
     })
 }
 
-fn judged(verdict: Verdict) -> Event {
-    Event::Judged { verdict, finding: format!("{verdict}: the numbers") }
+fn judged((verdict, weight, minutes, answers): (Verdict, u16, u64, u64)) -> Event {
+    let weight = Weight::from_basis_points(weight).unwrap();
+    let (lasted, longest_answer) = (Duration::from_mins(minutes), Duration::from_mins(5));
+    let exposure = Exposure { weight, lasted, answers, longest_answer };
+    Event::Judged { verdict, finding: format!("{verdict}: the numbers"), exposure }
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -82,7 +85,7 @@ fn events() -> impl Strategy<Value = Event> {
             Event::SuitePassed,
             Event::SuiteFailed { why: "a case".to_owned() },
         ]),
-        6 => verdicts.prop_map(judged),
+        6 => (verdicts, 0..=10_000_u16, 0..9_u64, 0..200_u64).prop_map(judged),
         6 => commands.prop_map(|command| Event::Operator { command, by: by() }),
         1 => (0..4000_i64).prop_map(|minute| Event::Restarted { last_seen: minute_of(minute) }),
         1 => prop::sample::select(vec![
@@ -129,6 +132,9 @@ fn check(before: &Rollout, event: &Event, transition: &Transition) -> Result<(),
         State::Promoted { on } => {
             prop_assert_eq!(after.weight, Weight::FULL);
             prop_assert!(is_owed(before, event, *on), "{on:?} after {event:?}");
+            if let (Event::Judged { exposure, .. }, State::Step { .. }) = (event, &before.state) {
+                prop_assert!(before.is_ripe(exposure), "early after {exposure:?}");
+            }
         }
         _ => prop_assert_eq!(after.weight, Weight::ZERO),
     }
@@ -173,8 +179,14 @@ proptest! {
         history in histories(),
     ) {
         let (mut rollout, mut minute) = (begun(policy, basis), 0);
-        for (later, event) in history {
+        for (later, mut event) in history {
             minute += later;
+            // Most of what is told is of the share that the canary has.
+            if let Event::Judged { exposure, .. } = &mut event
+                && exposure.weight.basis_points() % 4 > 0
+            {
+                exposure.weight = rollout.weight;
+            }
             for command in Command::ALL {
                 let taken = rollout.apply(Event::Operator { command, by: by() }, minute_of(minute)).is_ok();
                 prop_assert_eq!(taken, rollout.commands().contains(&command));

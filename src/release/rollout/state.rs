@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::event::{Command, Transition};
+use super::event::{Command, Exposure, Transition};
 use crate::config::{Pause, Phase, Policy, Step};
 use crate::ids::{ModelName, RolloutId, VersionName, Weight};
 use crate::release::Change;
@@ -74,6 +74,10 @@ pub struct Judged {
     pub finding: String,
     /// When it was said.
     pub at: Timestamp,
+    /// Whether the canary had been watched for long enough at the share that it had then to be promoted early. What
+    /// older servers wrote does not tell.
+    #[serde(default)]
+    pub ripe: bool,
 }
 
 /// Where a rollout is. Steps are counted from 0, as in the policy's list.
@@ -272,6 +276,17 @@ impl Rollout {
             Step::SetWeight(_) => Some(Weight::ZERO),
         };
         self.policy.steps.iter().take(over).filter_map(share).next_back().unwrap_or(Weight::ZERO)
+    }
+
+    /// Whether a canary could be promoted early on what it has shown: enough answers to clients, at the share that it has
+    /// now, for as long as an answer may take. Copies do not show how fast it is, and what it showed at another share is
+    /// of another time.
+    pub fn is_ripe(&self, exposure: &Exposure) -> bool {
+        let Exposure { weight, lasted, answers, longest_answer } = *exposure;
+        self.weight > Weight::ZERO
+            && weight == self.weight
+            && lasted >= longest_answer
+            && answers >= self.policy.min_samples
     }
 
     /// How long the pause of a step lasts; `None` for one that waits for an operator.

@@ -74,8 +74,15 @@ impl Bench {
         self.tell(Event::Tick)
     }
 
+    /// By many answers over hours.
     fn says(&mut self, verdict: Verdict) -> &mut Self {
-        self.tell(Event::Judged { verdict, finding: format!("{verdict}: the numbers") })
+        self.says_after(verdict, 200, 1000)
+    }
+
+    fn says_after(&mut self, verdict: Verdict, minutes: u64, answers: u64) -> &mut Self {
+        let (lasted, longest_answer) = (Duration::from_mins(minutes), Duration::from_mins(5));
+        let exposure = Exposure { weight: self.rollout.weight, lasted, answers, longest_answer };
+        self.tell(Event::Judged { verdict, finding: format!("{verdict}: the numbers"), exposure })
     }
 
     fn command(&mut self, command: Command) -> &mut Self {
@@ -216,6 +223,34 @@ fn early_promotion_skips_steps_but_not_an_approval_and_not_a_pause() {
     bench.after(3).command(Command::Pause).says(Verdict::Promote);
     assert_eq!(bench.last(), "paused 2 | 5 | -");
     assert_eq!(bench.command(Command::Resume).last(), "promoted | 100 | all to canary");
+}
+
+#[test]
+fn early_promotion_waits_until_the_canary_has_shown_enough_at_the_weight_that_it_has() {
+    let early = Policy { early_promote: EarlyPromote::Yes, ..ReadyMade::CustomerFacing.policy() };
+    let least = early.min_samples;
+    let mut bench = Bench::started(early);
+    bench.says_after(Verdict::Promote, 4, least).says_after(Verdict::Promote, 5, least - 1);
+    assert_eq!(bench.went(), [GROWN[0], "step 2 | 5 | -"], "the verdict is noted");
+    bench.command(Command::Pause).command(Command::Resume);
+    assert_eq!(bench.last(), "step 2 | 5 | -", "nor does a pause make it ripe");
+    // An operator was faster than the look: that was ripe at 5 %.
+    let lasted = Duration::from_mins(5);
+    let exposure = Exposure { weight: weight(5), lasted, answers: least, longest_answer: lasted };
+    bench.command(Command::Skip);
+    bench.tell(Event::Judged { verdict: Verdict::Promote, finding: "promote: more".to_owned(), exposure });
+    assert_eq!(bench.last(), GROWN[1]);
+    assert_eq!(bench.says_after(Verdict::Promote, 5, least).last(), "promoted | 100 | all to canary");
+}
+
+#[test]
+fn what_was_ripe_at_one_weight_is_not_at_the_next() {
+    let early = Policy { early_promote: EarlyPromote::Yes, ..ReadyMade::CustomerFacing.policy() };
+    let mut bench = Bench::started(early);
+    bench.says(Verdict::Continue);
+    assert_eq!(bench.rollout.judged.as_ref().map(|judged| judged.ripe), Some(true));
+    bench.after(20);
+    assert_eq!(bench.rollout.judged.as_ref().map(|judged| judged.ripe), Some(false));
 }
 
 #[test]

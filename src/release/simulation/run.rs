@@ -15,6 +15,10 @@ use crate::config::EarlyPromote;
 use crate::ids::Weight;
 use crate::release::analysis::{Arm, Guardrails, LimitFinding, PassRate, Standing, Terms, UserCell, Verdict};
 
+/// Minutes that an answer may take, unless the configuration says otherwise: as long a canary is watched at each weight
+/// before it is promoted early.
+const LONGEST_ANSWER: usize = 5;
+
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -76,15 +80,19 @@ fn play(scenario: &Scenario, random: ChaCha8Rng, of_measures: &ChaCha8Rng) -> Op
     let (mut by_analysis, mut by_threshold) = (None, None);
     // Since when it has been found to be as good as stable without a break.
     let mut proven = None;
+    // Since when the canary has had its share, and its answers since then.
+    let (mut since, mut answers) = (0, 0);
     let minutes = schedule.minutes();
     for (minute, gets) in minutes.iter().enumerate() {
         if minute > 0 && minutes[minute - 1] != *gets {
             analysis.cut();
+            (since, answers) = (minute, 0);
             if let Some(guards) = &mut guards {
                 guards.limits.cut();
             }
         }
         crowd.minute(*gets, minute as f64 / minutes.len() as f64, |answer| {
+            answers += u64::from(answer.arm == Arm::Canary);
             analysis.observe(answer.arm, answer.user, answer.outcome);
             threshold.observe(answer);
             if let Some(guards) = &mut guards {
@@ -101,8 +109,13 @@ fn play(scenario: &Scenario, random: ChaCha8Rng, of_measures: &ChaCha8Rng) -> Op
             |verdict| Decision { verdict, minute: minute + 1, proven, users_exposed: exposed.len() };
         let acted_on = match found {
             Verdict::Abort => true,
-            // Copies do not show how fast it is.
-            Verdict::Promote => *early_promote == EarlyPromote::Yes && gets.weight > Weight::ZERO,
+            // Copies do not show how fast it is, and answers that take long are not there at once.
+            Verdict::Promote => {
+                *early_promote == EarlyPromote::Yes
+                    && gets.weight > Weight::ZERO
+                    && minute + 1 - since >= LONGEST_ANSWER
+                    && answers >= terms.min_samples
+            }
             Verdict::Continue | Verdict::Inconclusive => false,
         };
         by_analysis = by_analysis.or_else(|| acted_on.then(|| decided(found)));
