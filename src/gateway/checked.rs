@@ -74,11 +74,12 @@ impl CheckedAnswer {
     }
 }
 
-/// Lets rollouts know that a version would not take a request. What says nothing of the version, such as a queue that is
-/// full, is not told.
+/// Lets rollouts know that a version would not take a request: it cannot, or its queue is full, as one that is slower
+/// than the other sheds load sooner. What says nothing of the version is not told.
 pub(super) fn saw_refusal(watch: Option<Watch>, error: &GatewayError, admitted: Instant) {
     let outcome = error.outcome();
-    if let Some(watch) = watch.filter(|_| outcome == Outcome::Invalid) {
+    let told = matches!(outcome, Outcome::Invalid | Outcome::QueueFull);
+    if let Some(watch) = watch.filter(|_| told) {
         let elapsed = admitted.elapsed();
         watch.cut_short(CutShort { outcome, elapsed, time_to_first_token: None, output_tokens: 0 });
     }

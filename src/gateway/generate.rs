@@ -96,7 +96,9 @@ impl Gateway {
                 // The version is being unloaded: the route or the residency already says so.
                 Err(SubmitError::Closed) => tokio::task::yield_now().await,
                 Err(SubmitError::QueueFull { retry_after }) => {
-                    return Err(GatewayError::QueueFull { retry_after });
+                    let error = GatewayError::QueueFull { retry_after };
+                    refused(&error);
+                    return Err(error);
                 }
                 Err(SubmitError::TooLong { tokens, limit }) => {
                     let param = work.param();

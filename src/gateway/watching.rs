@@ -38,7 +38,9 @@ fn to_watch(observation: Observation) -> Option<Seen> {
         ),
         (Way::Routed | Way::Mirrored, Outcome::Failed) => SeenAnswer::Broken,
         (Way::Routed, Outcome::Timeout) => SeenAnswer::TimedOut,
-        (Way::Routed | Way::Mirrored, Outcome::Invalid) => SeenAnswer::Refused,
+        (Way::Routed | Way::Mirrored, Outcome::Invalid) | (Way::Routed, Outcome::QueueFull) => {
+            SeenAnswer::Refused
+        }
         (Way::Routed | Way::Mirrored | Way::Flagged | Way::Pinned, _) => return None,
     };
     let request = if way == Way::Mirrored { Request::Copy } else { Request::Original };
@@ -88,4 +90,42 @@ pub(super) fn watched(config: &Config) -> BTreeMap<ModelName, Watched> {
         feedback: settings.checks.iter().find_map(feedback_check),
     };
     config.models.iter().map(|(model, settings)| (model.clone(), watched(settings))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ids::VersionRef;
+
+    #[test]
+    fn a_full_queue_is_a_refusal_to_a_client_and_nothing_to_a_copy() {
+        let seen = |way, outcome| {
+            to_watch(Observation {
+                version: VersionRef { model: "m".parse().unwrap(), version: "v1".parse().unwrap() },
+                way,
+                user: 7,
+                admitted: jiff::Timestamp::UNIX_EPOCH,
+                outcome,
+                elapsed: Duration::from_millis(1),
+                time_to_first_token: None,
+                output_tokens: 0,
+                judgements: Vec::new(),
+            })
+            .map(|seen| (seen.answer, seen.measured))
+        };
+        let refused = Some((SeenAnswer::Refused, Measured::default()));
+        assert_eq!(seen(Way::Routed, Outcome::QueueFull), refused, "which is neither fast nor short");
+        assert_eq!(seen(Way::Routed, Outcome::Invalid), refused);
+        for (way, outcome) in [
+            (Way::Mirrored, Outcome::QueueFull),
+            (Way::Flagged, Outcome::QueueFull),
+            (Way::Pinned, Outcome::QueueFull),
+            (Way::Routed, Outcome::Cancelled),
+            (Way::Routed, Outcome::Unavailable),
+        ] {
+            assert_eq!(seen(way, outcome), None, "{way:?} {outcome:?}");
+        }
+    }
 }
