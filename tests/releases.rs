@@ -14,7 +14,7 @@ use switchback::release::analysis::Measured;
 use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
 use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
-    Begin, Change, Declared, Message, OnConflict, Readiness, ReleaseError, Releases, Request, Seen,
+    Begin, Change, Declared, Message, OnConflict, Presence, Readiness, ReleaseError, Releases, Request, Seen,
     SeenAnswer, StickyKey, SystemClock, Traits, Watched, Watcher, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
@@ -28,8 +28,9 @@ struct Hot {
 }
 
 impl Readiness for Hot {
-    fn is_ready(&self, version: &VersionRef) -> bool {
-        version.version.as_str() != "v3" || self.v3.load(Ordering::Relaxed)
+    fn presence(&self, version: &VersionRef) -> Presence {
+        let hot = version.version.as_str() != "v3" || self.v3.load(Ordering::Relaxed);
+        if hot { Presence::Hot } else { Presence::Gone }
     }
 }
 

@@ -19,6 +19,7 @@ mod embedding;
 mod error;
 mod experiments;
 mod feedback;
+mod first_loads;
 mod flags;
 mod generate;
 mod mirror;

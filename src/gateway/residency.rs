@@ -3,7 +3,7 @@
 //! The states of all versions are one immutable table behind an atomic pointer. Requests read it without a lock;
 //! a change replaces it by compare-and-swap, so a transition that another one has forestalled is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::ids::{Digest, VersionRef};
 use crate::image;
 use crate::model::{self, Device, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
+use crate::release::{Presence, Readiness};
 use crate::telemetry::Metrics;
 
 /// Where one version is.
@@ -155,6 +156,8 @@ struct Inner {
     /// One load at a time: two would halve each other's bandwidth, and the second would not yet find the tensors
     /// that the first is about to share.
     loads: Semaphore,
+    /// Versions whose first load since the server came up is still to come.
+    awaited: ArcSwap<BTreeSet<VersionRef>>,
     metrics: Metrics,
 }
 
@@ -174,6 +177,7 @@ impl Residency {
             turns,
             pool: WeightPool::of(device),
             loads: Semaphore::new(1),
+            awaited: ArcSwap::default(),
             metrics,
         }))
     }
@@ -186,6 +190,22 @@ impl Residency {
     /// The version's backend, if it can take a request. Takes no lock.
     pub fn hot(&self, version: &VersionRef) -> Option<Arc<Backend>> {
         self.0.table.load().get(version).and_then(State::serving).cloned()
+    }
+
+    /// Says which versions are to be loaded first. They count as coming until [`Residency::first_load`] is over.
+    pub(super) fn await_first_loads(&self, versions: BTreeSet<VersionRef>) {
+        self.0.awaited.store(Arc::new(versions));
+    }
+
+    /// The first load of a version since the server came up.
+    pub(super) async fn first_load(&self, version: &VersionRef) {
+        // The failure is in the version's state, in the log and in the metrics.
+        let _ = self.load(version).await;
+        self.0.awaited.rcu(|awaited| {
+            let mut awaited = BTreeSet::clone(awaited);
+            awaited.remove(version);
+            awaited
+        });
     }
 
     /// Loads a version and returns when it is hot or has failed. A version that is hot stays as it is.
@@ -367,6 +387,20 @@ impl Residency {
             table.insert(version.clone(), state.clone());
             Arc::new(table)
         });
+    }
+}
+
+impl Readiness for Residency {
+    fn presence(&self, version: &VersionRef) -> Presence {
+        let table = self.0.table.load();
+        let state = table.get(version);
+        if state.and_then(State::serving).is_some() {
+            Presence::Hot
+        } else if matches!(state, Some(State::Loading(_))) || self.0.awaited.load().contains(version) {
+            Presence::Coming
+        } else {
+            Presence::Gone
+        }
     }
 }
 

@@ -13,12 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use super::device::choose;
 use super::embedding::embedder;
+use super::first_loads::wanted_hot;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency, State};
 use super::watching::{SEEN, sink, watched};
-use crate::config::{
-    Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy, Residency as Wanted,
-};
+use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy};
 use crate::engine::{EngineConfig, PrefixCache, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
@@ -118,7 +117,7 @@ pub(super) struct Inner {
     /// Set once, when the server begins to stop.
     pub(super) closed: AtomicBool,
     /// Set once, when every version that was to be hot at the start is hot or has failed.
-    settled: watch::Sender<bool>,
+    pub(super) settled: watch::Sender<bool>,
     /// Policies of the configuration, beside the ready-made ones.
     pub(super) policies: BTreeMap<String, Policy>,
     /// What all engines compute on.
@@ -132,12 +131,6 @@ pub(super) struct Inner {
     /// What runs as long as the gateway does.
     pub(super) tasks: TaskTracker,
     started: SystemTime,
-}
-
-impl Readiness for Residency {
-    fn is_ready(&self, version: &VersionRef) -> bool {
-        self.hot(version).is_some()
-    }
 }
 
 impl Gateway {
@@ -179,14 +172,13 @@ impl Gateway {
         };
         tasks.spawn(copies.answer(shadow, stop.clone()));
         let end = CancellationToken::new();
-        let (mut loaded, stopping, ending) = (settled.subscribe(), stop.clone(), end.clone());
+        // Before it is loaded, no version of an earlier process is hot, and none has died.
+        let awaited = wanted_hot(&config.models, &releases).into_iter().collect();
+        residency.await_first_loads(awaited);
+        let (stopping, ending) = (stop.clone(), end.clone());
         tasks.spawn(async move {
-            // An operator may end an experiment before the first loads are over: what was known is kept with it.
             watcher.take_up_experiments().await;
-            // Before the first loads are over, no canary of an earlier process is hot, and none has died.
-            if stopping.run_until_cancelled(loaded.wait_for(|settled| *settled)).await.is_some() {
-                watcher.run(inbox, look_every, stopping, ending).await;
-            }
+            watcher.run(inbox, look_every, stopping, ending).await;
         });
         tasks.spawn(courier.run(stop.clone()));
         Ok(Self(Arc::new(Inner {
@@ -215,37 +207,6 @@ impl Gateway {
 
     pub(super) fn inner(&self) -> &Inner {
         &self.0
-    }
-
-    /// Loads what is configured hot, and what the routes give weight: a route that outlived a restart may weigh a
-    /// version that is configured cold. The heaviest come first. A failed load leaves the others serving.
-    pub async fn load_initial(&self) {
-        for (model, config) in &self.0.models {
-            for version in config.unpinned() {
-                tracing::warn!(%model, %version, "unpinned: serves whatever its files hold; add `digest`, and `prompt_digest` if it has a prompt");
-            }
-        }
-        for version in self.wanted_hot() {
-            // The failure is in the version's state, in the log and in the metrics.
-            let _ = self.0.residency.load(&version).await;
-        }
-        self.0.settled.send_replace(true);
-    }
-
-    fn wanted_hot(&self) -> Vec<VersionRef> {
-        let mut wanted = Vec::new();
-        for (model, config) in &self.0.models {
-            let weights = self.weights(model);
-            for (version, settings) in &config.versions {
-                let weight = weights.get(version).copied().unwrap_or(Weight::ZERO);
-                let compared = self.0.releases.compared(model).is_some_and(|arms| arms.contains(version));
-                if weight > Weight::ZERO || compared || settings.residency == Wanted::Hot {
-                    wanted.push((weight, VersionRef { model: model.clone(), version: version.clone() }));
-                }
-            }
-        }
-        wanted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
-        wanted.into_iter().map(|(_, version)| version).collect()
     }
 
     /// The weights of a model's route at this moment; empty for a model that is not configured.

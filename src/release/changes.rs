@@ -20,10 +20,26 @@ use crate::config::{Flag, Policy};
 use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::store::Store;
 
-/// Whether a version can take traffic now; asked before each change.
+/// Whether a version can take traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It can.
+    Hot,
+    /// Not yet: it is being loaded, or its first load since the server came up is still to come.
+    Coming,
+    /// It cannot.
+    Gone,
+}
+
+/// Whether versions can take traffic now; asked before each change.
 pub trait Readiness: Send + Sync {
+    /// How matters stand with a version.
+    fn presence(&self, version: &VersionRef) -> Presence;
+
     /// True while the version is hot.
-    fn is_ready(&self, version: &VersionRef) -> bool;
+    fn is_ready(&self, version: &VersionRef) -> bool {
+        self.presence(version) == Presence::Hot
+    }
 }
 
 /// A model as the configuration has it.

@@ -11,12 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::analysis::{Arm, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict};
-use super::changes::{Clock, Readiness, Releases};
+use super::changes::{Clock, Presence, Readiness, Releases};
 use super::desk::{Desk, Written, counts, outcomes};
 use super::error::ReleaseError;
 use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
-use super::rollout::{Event, Phase, Rollout};
+use super::rollout::{Event, Phase, Rollout, RolloutId};
 use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionName, VersionRef, Weight};
 use crate::store::ObservationRow;
@@ -114,6 +114,8 @@ pub struct Watcher {
     longest_answer: Duration,
     models: BTreeMap<ModelName, Watched>,
     desks: BTreeMap<ModelName, Desk>,
+    /// Rollouts of an earlier process that wait for the first load of their versions.
+    earlier: BTreeMap<ModelName, RolloutId>,
     /// When it was last told of a model's rollout that it cannot move.
     grumbled: BTreeMap<ModelName, jiff::Timestamp>,
     experiments: experiment::Desks,
@@ -136,8 +138,18 @@ impl Watcher {
             Arc::clone(&clock),
             models.clone(),
         );
-        let (desks, grumbled, memory) = (BTreeMap::new(), BTreeMap::new(), Memory::default());
-        Self { releases, readiness, clock, longest_answer, models, desks, grumbled, experiments, memory }
+        Self {
+            releases,
+            readiness,
+            clock,
+            longest_answer,
+            models,
+            desks: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            grumbled: BTreeMap::new(),
+            experiments,
+            memory: Memory::default(),
+        }
     }
 
     /// Takes in what is seen, and looks every so often, until `stop`: from then on versions leave because the server
@@ -177,14 +189,31 @@ impl Watcher {
         self.experiments.take_up().await;
     }
 
-    /// Goes on with the rollouts of an earlier process: what it had seen counts, the time in between does not.
+    /// Goes on with the rollouts of an earlier process, each as soon as its own versions have been loaded.
     async fn take_up(&mut self) {
         for rollout in self.releases.rollouts().all() {
-            let desk = self.resumed(&rollout).await;
-            let event = Event::Restarted { last_seen: desk.saved };
-            self.desks.insert(rollout.model.clone(), desk);
-            self.tell(&rollout, event).await;
+            self.earlier.insert(rollout.model.clone(), rollout.id);
+            self.resume(&rollout).await;
         }
+    }
+
+    /// Goes on with a rollout of an earlier process: what that had seen counts, the time in between does not. While a
+    /// version of it is on its way, it has to wait: nobody has died.
+    async fn resume(&mut self, rollout: &Rollout) {
+        let of = |version| self.presence(rollout, version);
+        if [of(&rollout.stable), of(&rollout.canary)].contains(&Presence::Coming) {
+            return;
+        }
+        self.earlier.remove(&rollout.model);
+        let desk = self.resumed(rollout).await;
+        let event = Event::Restarted { last_seen: desk.saved };
+        self.desks.insert(rollout.model.clone(), desk);
+        self.tell(rollout, event).await;
+    }
+
+    fn presence(&self, rollout: &Rollout, version: &VersionName) -> Presence {
+        let (model, version) = (rollout.model.clone(), version.clone());
+        self.readiness.presence(&VersionRef { model, version })
     }
 
     fn take(&mut self, message: Message) {
@@ -256,21 +285,28 @@ impl Watcher {
             running.iter().any(|rollout| rollout.model == *model && rollout.id == desk.rollout)
         });
         for rollout in running {
-            self.look_at(&rollout).await;
+            if self.earlier.get(&rollout.model) == Some(&rollout.id) {
+                self.resume(&rollout).await;
+            } else {
+                self.look_at(&rollout).await;
+            }
         }
     }
 
     async fn look_at(&mut self, rollout: &Rollout) {
         let now = self.clock.now();
-        let is_ready = |version: &VersionName| {
-            let (model, version) = (rollout.model.clone(), version.clone());
-            self.readiness.is_ready(&VersionRef { model, version })
-        };
-        let (stable, canary) = (is_ready(&rollout.stable), is_ready(&rollout.canary));
+        let stable = self.presence(rollout, &rollout.stable);
+        let canary = self.presence(rollout, &rollout.canary);
+        // It has not been watched yet, and a version of it is still on its way.
+        let begun = self.desks.contains_key(&rollout.model);
+        if !begun && [stable, canary].contains(&Presence::Coming) {
+            return;
+        }
         let models = &self.models;
         let desk = self.desks.entry(rollout.model.clone());
         let desk = desk.or_insert_with(|| Desk::new(rollout, checks_of(models, &rollout.model), now));
-        if !stable {
+        // One that is loaded again while its rollout is watched was hot before, and is not.
+        if stable != Presence::Hot {
             desk.suspend();
             if rollout.phase() == Phase::Step {
                 self.tell(rollout, Event::StableDied { why: NOT_HOT.to_owned() }).await;
@@ -284,7 +320,10 @@ impl Watcher {
         if due {
             self.save(rollout).await;
         }
-        if !canary {
+        if canary == Presence::Coming {
+            return;
+        }
+        if canary == Presence::Gone {
             self.tell(rollout, Event::CanaryDied { why: NOT_HOT.to_owned() }).await;
             return;
         }

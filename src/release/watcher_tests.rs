@@ -1,6 +1,5 @@
 //! The watcher look by look, with a clock and versions that a test turns.
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
@@ -9,7 +8,7 @@ use super::*;
 use crate::config::{EarlyPromote, Guardrails, Pause, Policy, ReadyMade, Step};
 use crate::ids::VersionName;
 use crate::release::rollout::{AbortedFor, Basis, Command, State};
-use crate::release::{Begin, Change, Declared, OnConflict};
+use crate::release::{Begin, Change, Declared, OnConflict, Presence};
 use crate::store::Store;
 
 /// A clock that stands still unless it is turned.
@@ -23,11 +22,11 @@ impl Clock for Hand {
 
 /// The versions that are not hot.
 #[derive(Default)]
-struct Missing(Mutex<BTreeSet<VersionName>>);
+struct Missing(Mutex<BTreeMap<VersionName, Presence>>);
 
 impl Readiness for Missing {
-    fn is_ready(&self, version: &VersionRef) -> bool {
-        !self.0.lock().unwrap().contains(&version.version)
+    fn presence(&self, version: &VersionRef) -> Presence {
+        self.0.lock().unwrap().get(&version.version).copied().unwrap_or(Presence::Hot)
     }
 }
 
@@ -70,7 +69,9 @@ impl Bench {
         let releases = Releases::start(store, declared, ready, time).await.unwrap();
         let check = WatchedCheck { name: "is-json".parse().unwrap(), judges: Judges::Content };
         let watched = BTreeMap::from([(model(), Watched { checks: vec![check], feedback: None })]);
-        let watcher = Watcher::new(releases.clone(), missing.clone(), clock.clone(), LONGEST_ANSWER, watched);
+        let mut watcher =
+            Watcher::new(releases.clone(), missing.clone(), clock.clone(), LONGEST_ANSWER, watched);
+        watcher.take_up().await;
         let bench = Self { watcher, releases, clock, missing, users: 0, _folder: folder };
         bench.begin("v2", policy, OnConflict::Refuse).await.unwrap();
         bench
@@ -117,6 +118,17 @@ impl Bench {
         self.rollout().await
     }
 
+    /// The server ends now and comes up again after a while, with one version still on its way.
+    async fn restarts(&mut self, seconds: i64, coming: &str) {
+        self.watcher.save_all().await;
+        let (releases, missing, clock) = (self.releases.clone(), self.missing.clone(), self.clock.clone());
+        let models = self.watcher.models.clone();
+        self.watcher = Watcher::new(releases, missing, clock, LONGEST_ANSWER, models);
+        *self.clock.0.lock().unwrap() += jiff::SignedDuration::from_secs(seconds);
+        self.is(coming, Presence::Coming);
+        self.watcher.take_up().await;
+    }
+
     async fn rollout(&self) -> Arc<Rollout> {
         self.releases.rollout(&model()).await.unwrap().unwrap()
     }
@@ -126,12 +138,16 @@ impl Bench {
         self.releases.move_rollout(model(), self.rollout().await.id, event).await
     }
 
+    fn is(&self, version: &str, presence: Presence) {
+        self.missing.0.lock().unwrap().insert(name(version), presence);
+    }
+
     fn dies(&self, version: &str) {
-        self.missing.0.lock().unwrap().insert(name(version));
+        self.is(version, Presence::Gone);
     }
 
     fn comes_back(&self, version: &str) {
-        self.missing.0.lock().unwrap().remove(&name(version));
+        self.is(version, Presence::Hot);
     }
 
     fn weight_of(&self, version: &str) -> Weight {
@@ -299,4 +315,55 @@ async fn what_copies_have_shown_promotes_nobody_before_clients_have_been_answere
     bench.answers("v1", 760, 61);
     assert_eq!(bench.after(4 * 60).await.state.to_string(), "step 4");
     assert_eq!(bench.after(60).await.phase(), Phase::Promoted);
+}
+
+#[tokio::test]
+async fn a_rollout_waits_for_the_first_load_of_its_own_versions_and_dies_of_none() {
+    for coming in ["v1", "v2"] {
+        let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+        bench.after(0).await;
+        bench.answers("v2", 20, 0);
+        bench.answers("v1", 380, 30);
+        let before = bench.after(300).await;
+        bench.restarts(600, coming).await;
+        assert_eq!(*bench.after(900).await, *before, "neither time nor death while {coming} is loaded");
+        bench.comes_back(coming);
+        let rollout = bench.after(1).await;
+        assert_eq!(rollout.state.to_string(), "step 2");
+        let last = bench.releases.rollout_history(&model(), 1).await.unwrap().remove(0);
+        assert!(last.reason.contains("away for 25m 1s"), "{last:?}");
+        bench.answers("v1", 380, 30);
+        let rollout = bench.after(14 * 60 + 59).await;
+        let finding = &rollout.judged.as_ref().unwrap().finding;
+        assert!(finding.contains("of 20 canary") && finding.contains("of 760 stable"), "{finding}");
+        assert_eq!(rollout.state.to_string(), "step 2");
+        assert_eq!(bench.after(1).await.state.to_string(), "step 4");
+    }
+}
+
+#[tokio::test]
+async fn a_canary_whose_first_load_failed_is_aborted_and_a_newer_rollout_waits_for_nothing() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    bench.after(0).await;
+    bench.restarts(60, "v2").await;
+    bench.begin("v3", ReadyMade::CustomerFacing.policy(), OnConflict::Supersede).await.unwrap();
+    bench.answers("v1", 10, 0);
+    let rollout = bench.after(1).await;
+    assert!(rollout.judged.is_some(), "the newer one is looked at: {rollout:?}");
+    bench.restarts(60, "v3").await;
+    bench.dies("v3");
+    bench.after(1).await;
+    let rollout = bench.after(1).await;
+    assert_eq!(rollout.state, State::Aborted { cause: AbortedFor::CanaryDied });
+}
+
+#[tokio::test]
+async fn a_stable_that_is_loaded_again_has_died_before() {
+    let mut bench = Bench::begun(ReadyMade::CustomerFacing.policy()).await;
+    bench.after(0).await;
+    bench.is("v2", Presence::Coming);
+    assert_eq!(bench.after(1).await.state.to_string(), "step 2", "a canary that is loaded has not died");
+    bench.comes_back("v2");
+    bench.is("v1", Presence::Coming);
+    assert_eq!(bench.after(1).await.state.to_string(), "paused 2");
 }

@@ -12,7 +12,7 @@ use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::release::analysis::{Arm, Differences, UserCell};
 use crate::release::desk::{names, outcomes};
 use crate::release::watcher::{Request, Seen};
-use crate::release::{Clock, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
+use crate::release::{Clock, Presence, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
 
 /// How often the evidence is written down, so that a restart goes on from there. It is some megabytes, as it knows each
 /// user's answers, and an experiment takes days.
@@ -93,13 +93,15 @@ impl Desks {
         for experiment in running {
             self.save(&experiment, SAVE_EVERY).await;
             let model = experiment.model.clone();
-            let ready = |version: &VersionName| {
-                self.readiness.is_ready(&VersionRef { model: model.clone(), version: version.clone() })
+            let presence = |version: &VersionName| {
+                self.readiness.presence(&VersionRef { model: model.clone(), version: version.clone() })
             };
-            let event = match (ready(&experiment.control), ready(&experiment.treatment)) {
-                (true, true) => ExperimentEvent::Tick,
-                (true, false) => ExperimentEvent::TreatmentDied,
-                (false, _) => ExperimentEvent::ControlDied,
+            let event = match (presence(&experiment.control), presence(&experiment.treatment)) {
+                (Presence::Hot, Presence::Hot) => ExperimentEvent::Tick,
+                (Presence::Gone, _) => ExperimentEvent::ControlDied,
+                (_, Presence::Gone) => ExperimentEvent::TreatmentDied,
+                // What is on its way has not died.
+                (Presence::Coming, _) | (_, Presence::Coming) => continue,
             };
             match self.releases.move_experiment(model.clone(), experiment.id, event).await {
                 // An operator was faster.
