@@ -121,6 +121,32 @@ async fn a_version_is_loaded_takes_traffic_and_is_unloaded() {
 }
 
 #[tokio::test]
+async fn what_a_rollback_needs_is_hot_after_a_restart_and_missed_when_it_is_unloaded() {
+    let server = start().await;
+    let load = "/admin/models/desk/versions/v3/load";
+    let unload = "/admin/models/desk/versions/v3/unload";
+    server.admin(Method::POST, load, None).await;
+    for version in ["v3", "v1"] {
+        let (status, _) = server.admin(Method::PUT, ROUTE, Some(json!({"weights": {version: 100}}))).await;
+        assert_eq!(status, 200);
+    }
+    let (status, answer) = server.admin(Method::POST, unload, None).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["warning"].as_str().unwrap().contains("`switchback load desk@v3`"), "{answer}");
+    let (status, answer) = server.admin(Method::POST, "/admin/models/desk/rollback", None).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (409, &json!("version_not_hot")));
+
+    let Server { app, folder, .. } = server;
+    app.shut_down().await;
+    let config = folder.path().join("switchback.yaml");
+    let server = serve(folder, &config).await;
+    let (status, answer) = server.admin(Method::POST, "/admin/models/desk/rollback", None).await;
+    assert_eq!((status.as_u16(), &answer["weights"]), (200, &json!({"v3": 100})), "{answer}");
+    let (_, answer) = server.admin(Method::POST, "/admin/models/desk/versions/v2/unload", None).await;
+    assert_eq!(answer.get("warning"), None, "{answer}");
+}
+
+#[tokio::test]
 async fn a_failed_load_says_why_and_leaves_the_others_serving() {
     let server = start().await;
     let (_, answer) = server.admin(Method::POST, "/admin/models/desk/versions/broken/load", None).await;

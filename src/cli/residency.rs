@@ -43,6 +43,9 @@ async fn post(args: &Args, action: &str) -> Result<(), CliError> {
     let path = format!("/admin/models/{model}/versions/{version}/{action}");
     let answer =
         args.target.change(Method::POST, &path, json!({}), &args.change, Patience::Unlimited).await?;
+    if let Some(warning) = answer["warning"].as_str() {
+        eprintln!("warning: {warning}");
+    }
     if args.target.json {
         print_json(&answer);
     } else {

@@ -82,6 +82,8 @@ pub struct Unloaded {
     pub status: VersionStatus,
     /// Requests that were not finished at the drain deadline.
     pub cut_off: usize,
+    /// What can no longer be done at once, and what would do: a rollback needs its version hot.
+    pub warning: Option<String>,
 }
 
 impl VersionStatus {
@@ -200,7 +202,19 @@ impl Gateway {
             let detail = format!("{}: {cut_off} requests", version.version);
             inner.releases.record(version.clone(), AuditAction::CutOff, Some(detail), change).await?;
         }
-        Ok(Unloaded { status: self.status(&version)?, cut_off })
+        Ok(Unloaded { status: self.status(&version)?, cut_off, warning: self.rollback_needs(&version) })
+    }
+
+    /// What stands against a rollback now that a version is cold, if it would go there.
+    fn rollback_needs(&self, version: &VersionRef) -> Option<String> {
+        let routes = self.inner().routes.snapshot();
+        let target = routes.get(&version.model)?.rollback_target()?;
+        (target.version == version.version).then(|| {
+            format!(
+                "a rollback of {} would go to {version}, which is cold now: it is refused until `switchback load {version}`",
+                version.model
+            )
+        })
     }
 
     fn status(&self, version: &VersionRef) -> Result<VersionStatus, AdminError> {

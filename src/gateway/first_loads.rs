@@ -24,21 +24,26 @@ impl Gateway {
     }
 }
 
-/// What is configured hot, what a rollout or an experiment compares, and what the routes give weight: a route that
-/// outlived a restart may weigh a version that is configured cold. The heaviest come first.
+/// What is configured hot, what a rollout or an experiment compares, what the routes give weight, and what a rollback
+/// would go to: a route that outlived a restart may need a version that is configured cold. The heaviest come first, and
+/// behind those with weight what a rollback would need.
 pub(super) fn wanted_hot(models: &BTreeMap<ModelName, ModelConfig>, releases: &Releases) -> Vec<VersionRef> {
     let routes = releases.routes().snapshot();
     let mut wanted = Vec::new();
     for (model, config) in models {
-        let weights = routes.get(model).map(Route::weights);
+        let route = routes.get(model);
+        let weights = route.map(Route::weights);
+        let target = route.and_then(Route::rollback_target).map(|target| &target.version);
         for (version, settings) in &config.versions {
             let weight = weights.and_then(|weights| weights.get(version)).copied().unwrap_or(Weight::ZERO);
             let compared = releases.compared(model).is_some_and(|arms| arms.contains(version));
-            if weight > Weight::ZERO || compared || settings.residency == Wanted::Hot {
-                wanted.push((weight, VersionRef { model: model.clone(), version: version.clone() }));
+            let is_target = target == Some(version);
+            if weight > Weight::ZERO || is_target || compared || settings.residency == Wanted::Hot {
+                let named = VersionRef { model: model.clone(), version: version.clone() };
+                wanted.push(((weight, is_target), named));
             }
         }
     }
-    wanted.sort_by_key(|(weight, _)| Reverse(*weight));
+    wanted.sort_by_key(|(urgency, _)| Reverse(*urgency));
     wanted.into_iter().map(|(_, version)| version).collect()
 }

@@ -77,6 +77,9 @@ pub struct UnloadAnswer {
     pub version: VersionAnswer,
     /// Requests that were not finished at `server.drain_deadline`, and were cut off.
     pub cut_off: usize,
+    /// Where a rollback would go to this version: that it is refused until the version is loaded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Where a version is.
@@ -182,7 +185,7 @@ impl From<ModelStatus> for ModelAnswer {
 
 impl From<Unloaded> for UnloadAnswer {
     fn from(unloaded: Unloaded) -> Self {
-        Self { version: unloaded.status.into(), cut_off: unloaded.cut_off }
+        Self { version: unloaded.status.into(), cut_off: unloaded.cut_off, warning: unloaded.warning }
     }
 }
 
