@@ -44,7 +44,7 @@ pub(super) async fn health(State(state): State<PublicState>) -> Response {
     (status, Json(HealthAnswer { status: word.into(), dead_engines })).into_response()
 }
 
-/// 200 once the first loads are over and every model has a hot version on its route, until shutdown begins.
+/// 200 once the first loads are over, while the stable version of every model is hot, until shutdown begins.
 #[utoipa::path(get, path = "/ready", tag = "operations", responses(
     (status = 200, description = "Send requests", body = ReadyAnswer),
     (status = 503, description = "Do not yet, or no more", body = ReadyAnswer),
