@@ -76,6 +76,22 @@ async fn a_route_changes_and_rolls_back_with_the_next_request() {
 }
 
 #[tokio::test]
+async fn who_changes_something_may_have_any_name_but_none() {
+    let server = start().await;
+    let load = server.admin_url("/admin/models/desk/versions/v1/load");
+    let by = |actor: &str| client().post(&load).header("x-switchback-actor", actor.as_bytes()).send();
+    assert_eq!(by("jürgen").await.unwrap().status(), 200);
+    let (_, log) = server.admin(Method::GET, "/admin/audit?model=desk", None).await;
+    assert_eq!(log["entries"][0]["actor"], "jürgen");
+    assert_eq!(by(&"ü".repeat(128)).await.unwrap().status(), 200);
+    for bad in ["", "tab\there", &"a".repeat(129)] {
+        let response = by(bad).await.unwrap();
+        assert_eq!(response.status(), 400, "{bad:?}");
+        assert_eq!(response.json::<Value>().await.unwrap()["error"]["param"], "x-switchback-actor");
+    }
+}
+
+#[tokio::test]
 async fn operators_get_clear_errors_too() {
     let server = start().await;
     let put = |weights: Value| server.admin(Method::PUT, ROUTE, Some(json!({"weights": weights})));

@@ -25,12 +25,29 @@ pub(super) struct Change {
     #[arg(long, default_value = "")]
     reason: String,
     /// Who; written to the audit log
-    #[arg(long, env = "SWITCHBACK_ACTOR", default_value_t = login())]
+    #[arg(long, env = "SWITCHBACK_ACTOR", default_value_t = login(), value_parser = parse_actor)]
     actor: String,
 }
 
+/// The longest name that the audit log takes, in characters.
+const MAX_ACTOR: usize = 128;
+
+/// A user whom the system does not name, or names in a way that cannot be written down, is `cli`.
 fn login() -> String {
-    std::env::var("USER").unwrap_or_else(|_| "cli".to_owned())
+    actor_or_cli(std::env::var("USER").ok())
+}
+
+fn actor_or_cli(name: Option<String>) -> String {
+    name.and_then(|name| parse_actor(&name).ok()).unwrap_or_else(|| "cli".to_owned())
+}
+
+fn parse_actor(name: &str) -> Result<String, String> {
+    if (1..=MAX_ACTOR).contains(&name.chars().count()) && !name.contains(char::is_control) {
+        return Ok(name.to_owned());
+    }
+    Err(format!(
+        "--actor, or SWITCHBACK_ACTOR, must be 1 to {MAX_ACTOR} characters without control characters"
+    ))
 }
 
 /// How long a server may take to accept a connection.
@@ -99,7 +116,8 @@ impl Target {
             request = request.json(body);
         }
         if let Some(actor) = ask.actor {
-            request = request.header("x-switchback-actor", actor);
+            // As bytes: a header made of a text must be ASCII, and names are not all.
+            request = request.header("x-switchback-actor", actor.as_bytes());
         }
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
@@ -177,6 +195,17 @@ mod tests {
 
         let text = hangs_up().await.get("/admin/models").await.unwrap_err().to_string();
         assert!(text.contains("did not answer") && !text.contains("may have been made"), "{text}");
+    }
+
+    #[test]
+    fn who_asks_may_be_called_juergen_and_must_be_called_something() {
+        assert_eq!(parse_actor("jürgen").unwrap(), "jürgen");
+        assert!(parse_actor(&"ü".repeat(MAX_ACTOR)).is_ok());
+        for bad in ["", "two\nlines", &"a".repeat(MAX_ACTOR + 1)] {
+            assert!(parse_actor(bad).unwrap_err().contains("SWITCHBACK_ACTOR"), "{bad:?}");
+        }
+        assert_eq!(actor_or_cli(Some("ada".to_owned())), "ada");
+        assert_eq!([None, Some(String::new())].map(actor_or_cli), ["cli", "cli"]);
     }
 
     #[tokio::test]

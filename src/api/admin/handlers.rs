@@ -29,7 +29,7 @@ use crate::gateway::{AdminError, AuditEntry, Change, Gateway, ReleaseError, Resi
 use crate::ids::{ModelName, VersionRef};
 
 const ACTOR: &str = "x-switchback-actor";
-const MAX_ACTOR_BYTES: usize = 128;
+const MAX_ACTOR_CHARS: usize = 128;
 const MAX_LINES: u32 = 1000;
 
 #[derive(Clone)]
@@ -80,12 +80,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let Some(value) = parts.headers.get(ACTOR) else { return Ok(Self("admin".into())) };
-        match value.to_str() {
-            Ok(name) if (1..=MAX_ACTOR_BYTES).contains(&name.len()) => Ok(Self(name.to_owned())),
-            _ => Err(ApiError::parameter(
+        // Names are not all ASCII.
+        let name = std::str::from_utf8(value.as_bytes()).ok();
+        let fits = |name: &&str| {
+            (1..=MAX_ACTOR_CHARS).contains(&name.chars().count()) && !name.contains(char::is_control)
+        };
+        match name.filter(fits) {
+            Some(name) => Ok(Self(name.to_owned())),
+            None => Err(ApiError::parameter(
                 "invalid_value",
                 ACTOR,
-                format!("the header `{ACTOR}` must be 1 to {MAX_ACTOR_BYTES} ASCII characters"),
+                format!(
+                    "the header `{ACTOR}` must be 1 to {MAX_ACTOR_CHARS} characters in UTF-8, without control characters"
+                ),
             )),
         }
     }
