@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::desk::{Desk, configure, desk, serve};
+use common::desk::{Desk, configure, desk, serve, serve_looking};
 use reqwest::Method;
 use serde_json::{Value, json};
 use switchback::api::App;
@@ -144,14 +144,20 @@ impl Desk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_goes_on_where_it_was_after_a_restart() {
-    let desk = desk().await;
+    let look_every = Duration::from_millis(10);
+    let desk = serve_looking(tempfile::tempdir().unwrap(), look_every).await;
     desk.start("v2", "by-hand").await;
     desk.order("resume").await;
     let before = (desk.rollout().await, desk.weights().await);
     let Desk { app, folder, .. } = desk;
-    // A drain may take long; that its engine goes is not the canary's fault.
+    // A drain may take long; that its engine goes is not the canary's fault. There would be a hundred looks.
     app.gateway.shut_down().await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let model = "desk".parse().unwrap();
+    for _ in 0..100 {
+        tokio::time::sleep(look_every).await;
+        let rollout = app.gateway.rollout(&model).await.unwrap().unwrap();
+        assert_eq!(rollout.state.to_string(), "step 4", "{rollout:?}");
+    }
     app.shut_down().await;
 
     let desk = serve(folder).await;

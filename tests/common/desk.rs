@@ -61,9 +61,14 @@ pub fn configure(folder: &Path) -> std::path::PathBuf {
 }
 
 pub async fn serve(folder: TempDir) -> Desk {
+    serve_looking(folder, Duration::from_millis(50)).await
+}
+
+/// With rollouts that are looked at so often.
+pub async fn serve_looking(folder: TempDir, look_every: Duration) -> Desk {
     let config = switchback::config::load(&configure(folder.path())).unwrap();
     let clock = Arc::new(FastClock { epoch: Timestamp::now(), began: Instant::now() });
-    let pace = Pace { clock, look_every: Duration::from_millis(50) };
+    let pace = Pace { clock, look_every };
     let mut app = App::start_at(config, pace).await.unwrap();
     app.loaded().await;
     Desk { app, client: super::client(), folder }
