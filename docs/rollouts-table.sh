@@ -7,7 +7,7 @@ read_keys() { python3 -c '
 import json, sys
 r = json.load(sys.stdin); t = r["threshold_rule"]
 p = lambda x: f"{100 * x:.1f} %"
-print(sys.argv[1].format(abort=p(r["abort"]), promote=p(r["promote"]), unknown=p(r["inconclusive"]), ma=r["median_minutes_to_abort"], me=r["median_minutes_to_evidence"], users=round(r["users_exposed"]), tabort=p(t["abort"]), tma=t["median_minutes_to_abort"]))' "$1"; }
+print(sys.argv[1].format(abort=p(r["abort"]), promote=p(r["promote"]), unknown=p(r["inconclusive"]), ma=r["median_minutes_to_abort"], me=r["median_minutes_to_evidence"], users=round(r["users_exposed"]), tabort=p(t["abort"]), tpromote=p(t["promote"]), tma=t["median_minutes_to_abort"]))' "$1"; }
 five=(--margin-pp 5 --runs 10000)
 echo "## beside the threshold rule"
 simulate "${five[@]}" --drop 0 --rate 100 | read_keys "| no drop, 100 requests a minute: aborted | {abort} | {tabort} |"
@@ -15,7 +15,7 @@ simulate "${five[@]}" --drop 0 --rate 30 | read_keys "| no drop, 30 a minute: ab
 | no drop, 30 a minute: says that it cannot tell | {unknown} | never |"
 simulate "${five[@]}" --drop 0.05 --rate 100 | read_keys "| drop of 5 points, 100 a minute: aborted | {abort} | {tabort} |"
 simulate "${five[@]}" --drop 0.10 --rate 30 | read_keys "| drop of 10 points, 30 a minute: aborted, median after | {abort}, {ma} min | {tabort}, {tma} min |"
-simulate "${five[@]}" --drop 0 --rate 600 | read_keys "| no drop, 600 a minute: aborted; promoted; enough evidence for it, median after | {abort}; {promote}; {me} min | {tabort}; always else; 60 min |"
+simulate "${five[@]}" --drop 0 --rate 600 | read_keys "| no drop, 600 a minute: aborted; promoted; evidence for that, median after | {abort}; {promote}; {me} min | {tabort}; {tpromote}; 60 min |"
 simulate "${five[@]}" --drop 0 --rate 100 --users-requests 10 --icc 0.3 | read_keys "| no drop, 100 a minute, 10 requests a user with correlation 0.3: aborted | {abort} | {tabort} |"
 simulate "${five[@]}" --drop 0 --rate 100 --drift 0.3 | read_keys "| no drop, but both arms fall by 30 points over the hour: aborted | {abort} | {tabort} |"
 echo "## how to choose"
