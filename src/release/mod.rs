@@ -1,8 +1,8 @@
 //! Which version answers: flags, routes, sticky keys, changes of weights, rollback; how a canary takes over from
 //! stable, and whether it is worse, by its checks and by what users say.
 //!
-//! In: a model, a sticky key and what flags may know, or an operator's change. Out: a version. May import `store` and `config`;
-//! knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
+//! In: a model, a sticky key and what flags may know, or an operator's change. Out: a version. May import `store` and
+//! `config`; knows no HTTP and no engine (it asks a [`Readiness`] whether a version can take traffic).
 //!
 //! Invariants: reading a route takes no lock and does no I/O; one task owns all changes, and each is in the
 //! store before readers see it and seen by readers before it is answered; a key moves only when its version's

@@ -204,8 +204,8 @@ pub fn choose(logits: &Tensor, rows: &[u32], choices: &[Choice]) -> Result<Vec<O
     }
 }
 
-/// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`. On the host only:
-/// a GPU writes them as it turns them.
+/// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`. On the
+/// host only: a GPU writes them as it turns them.
 pub fn write_kv(
     cache: &mut KvCache,
     layer: usize,

@@ -1,10 +1,12 @@
 //! Is the canary worse than stable? A sequential test that may look as often as it likes.
 //!
 //! In: outcomes and measures of checked answers, each with its arm and its user. Out: a [`Judgement`] whose [`Verdict`]
-//! explains itself: of a [`Panel`] of checks, and of [`Guardrails`] beside it, which can only abort. Pure: no clock, no I/O. May import: `config` for a policy's numbers.
+//! explains itself: of a [`Panel`] of checks, and of [`Guardrails`] beside it, which can only abort. Pure: no
+//! clock, no I/O. May import: `config` for a policy's numbers.
 //!
 //! Invariants: with no drop, the chance of ever saying `abort` stays under alpha, however often it looks, and within all
-//! limits of the guardrails under theirs; canary answers are only compared with stable answers of the same time; answers of one user count as one cluster.
+//! limits of the guardrails under theirs; canary answers are only compared with stable answers of the same
+//! time; answers of one user count as one cluster.
 //! `docs/rollouts.md` has the mathematics and its sources.
 
 mod clusters;

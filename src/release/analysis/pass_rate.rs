@@ -151,8 +151,8 @@ impl PassRate {
         self.clusters.add(arm, user, outcome);
     }
 
-    /// Looks at what there is. An abort stays; a promotion holds only as long as the evidence is for it. Looking often makes no error likelier; it only cuts time
-    /// finer, as far as the traffic allows.
+    /// Looks at what there is. An abort stays; a promotion holds only as long as the evidence is for it. Looking often
+    /// makes no error likelier; it only cuts time finer, as far as the traffic allows.
     pub fn look(&mut self) -> Finding {
         let Table { canary, stable } = self.open;
         if canary.answers >= LEAST_IN_STRATUM && stable.answers >= LEAST_IN_STRATUM {
