@@ -40,7 +40,8 @@ async fn desk_in(folder: tempfile::TempDir, prompts: &[(&str, &Path)], policies:
     };
     let versions = prompts.iter().map(version).collect::<Vec<_>>().concat();
     let text = format!(
-        "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images }}\n\
+        "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images, \
+         request_timeout: 10s }}\n\
          models:\n  desk:\n    versions:\n      bare: {{ image: {image} }}\n{versions}\
          \x20   route: {{ {}: 100 }}\n    checks:\n      - is-json\n      - type: json-schema\n        name: shape\n        schema:\n\
          \x20         type: object\n          required: [intent, product, order_id, priority, reply]\n\
@@ -286,7 +287,8 @@ async fn a_prompt_is_frozen_while_it_is_hot_and_a_changed_one_is_refused_like_an
     assert!(error["error"]["message"].as_str().unwrap().contains("cannot read the prompt"), "{error}");
 }
 
-/// Alpha is small, as this test runs often.
+/// Alpha is small, as this test runs often. A canary is promoted early once it has been seen for a request's timeout,
+/// which is short here.
 const QUICK: &str = "policies:\n  quick:\n    steps: [{setWeight: 50}, {pause: {duration: 60s}}]\n\
     \x20   early_promote: true\n    margin_pp: 10\n    alpha: 0.001\n    power: 0.9\n";
 

@@ -151,7 +151,7 @@ impl PassRate {
         self.clusters.add(arm, user, outcome);
     }
 
-    /// Looks at what there is. An abort stays; a promotion holds only as long as the evidence is for it. Looking often
+    /// Looks at what there is. An abort stays; a promotion holds until the evidence leans towards a drop. Looking often
     /// makes no error likelier; it only cuts time finer, as far as the traffic allows.
     pub fn look(&mut self) -> Finding {
         let Table { canary, stable } = self.open;
@@ -267,7 +267,10 @@ impl PassRate {
         if evidence >= self.terms.abort_at() - self.overshoot() {
             return Verdict::Abort;
         }
-        let no_drop = self.evidence / design_effect <= self.terms.promote_at()
+        // Evidence that once sufficed does so until it leans the other way: near the boundary it would change its mind
+        // at every look.
+        let no_drop = self.verdict == Verdict::Promote
+            || self.evidence / design_effect <= self.terms.promote_at()
             || self.absolute / design_effect <= self.terms.ruled_out_at();
         if no_drop && evidence <= 0.0 { Verdict::Promote } else { Verdict::Continue }
     }
@@ -380,6 +383,28 @@ mod tests {
         let mut test = PassRate::resume(TERMS, serde_json::from_value(written).unwrap());
         test.cut();
         assert!((0..10).any(|_| minute(&mut test, &mut user, (25, 8), (75, 6)) == Verdict::Abort));
+    }
+
+    /// What was found stands until the evidence leans the other way, and not longer.
+    #[test]
+    fn a_promotion_stands_until_the_evidence_leans_towards_a_drop() {
+        let (mut test, mut user) = (PassRate::new(TERMS), 0);
+        while test.finding().verdict != Verdict::Promote {
+            minute(&mut test, &mut user, (50, 4), (450, 36));
+        }
+        let (mut stood, mut ended) = (0, 0);
+        for _ in 0..40 {
+            let verdict = minute(&mut test, &mut user, (50, 6), (450, 36));
+            let finding = test.finding();
+            if finding.evidence > 0.0 {
+                assert_ne!(verdict, Verdict::Promote, "{finding}");
+                ended += 1;
+            } else {
+                assert_eq!(verdict, Verdict::Promote, "{finding}");
+                stood += u32::from(finding.whole > TERMS.promote_at());
+            }
+        }
+        assert!(stood > 0 && ended > 0, "{stood} looks beyond the boundary, {ended} that lean");
     }
 
     #[test]
