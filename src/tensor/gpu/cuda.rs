@@ -18,8 +18,11 @@ use super::matmul::Matmul;
 use crate::tensor::device::GpuInfo;
 use crate::tensor::error::{Result, TensorError};
 
-/// All kernels, for each kind of GPU: written by the build script.
-static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+/// All kernels, for each kind of GPU: written by the build script. The driver reads it in words.
+static FATBIN: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
+
+#[repr(C, align(64))]
+struct Aligned<Bytes: ?Sized>(Bytes);
 
 /// One stream on a device.
 pub(super) struct Cuda {
@@ -103,7 +106,7 @@ impl Cuda {
         // SAFETY: each stream orders its own work, and what is placed for all is waited for
         unsafe { context.disable_event_tracking() };
         // SAFETY: the image is a fatbin, which tells its own length
-        let module = unsafe { result::module::load_data(FATBIN.as_ptr().cast()) }.map_err(driver)?;
+        let module = unsafe { result::module::load_data(FATBIN.0.as_ptr().cast()) }.map_err(driver)?;
         let shared = Shared { name, context, module: Module(module), kernels: Mutex::default() };
         Self::on(Arc::new(shared))
     }
