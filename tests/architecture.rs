@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use switchback::config::EngineSettings;
 use switchback::engine::{EngineConfig, PrefixCache};
 
-/// Each room and the rooms that it may name. `ids` and `telemetry` are open to all others.
+/// Each room and the rooms that it may name. `clock`, `ids` and `telemetry` are open to all others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &["gateway", "config"]),
     ("cli", &["api", "gateway", "engine", "release", "image", "prompt", "model", "config", "demo"]),
+    ("clock", &[]),
     ("config", &[]),
     ("demo", &[]),
     ("engine", &["model"]),
@@ -28,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("telemetry", &["ids"]),
     ("tensor", &[]),
 ];
-const OPEN_TO_ALL: &[&str] = &["ids", "telemetry"];
+const OPEN_TO_ALL: &[&str] = &["clock", "ids", "telemetry"];
 
 fn rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {

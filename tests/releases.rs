@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use switchback::clock::SystemClock;
 use switchback::config::ReadyMade;
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
 use switchback::release::analysis::Measured;
@@ -15,7 +16,7 @@ use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
 use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
     Begin, Change, Declared, Message, OnConflict, Presence, Readiness, ReleaseError, Releases, Request, Seen,
-    SeenAnswer, StickyKey, SystemClock, Traits, Watched, Watcher, Withdrawn,
+    SeenAnswer, StickyKey, Traits, Watched, Watcher, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
 use tokio::sync::mpsc;

@@ -34,7 +34,7 @@ fn compute(mut model: LoadedModel) {
         logit_rows: vec![0],
     };
     let logits = model.lm.forward(&batch).expect("a model that loads computes");
-    assert_eq!(logits.row(0).len(), model.info.vocab_size);
+    assert_eq!(logits.row(0).unwrap().len(), model.info.vocab_size);
     if let Some(source) = model.chat_template {
         let _ = ChatTemplate::compile(&source, &model.special);
     }

@@ -17,16 +17,15 @@ use super::first_loads::wanted_hot;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency, State};
 use super::watching::{SEEN, sink, watched};
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy};
 use crate::engine::{EngineConfig, PrefixCache, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
 use crate::model::TensorError;
-use crate::notify::{self, Courier, NotifyError, Terms, Webhooks};
+use crate::notify::{Courier, NotifyError, Terms, Webhooks};
 use crate::quality::{CheckQueue, Checks, CompileError, Embedder, Limits, Plan};
-use crate::release::{
-    Clock, Declared, Message, Readiness, ReleaseError, Releases, Routes, SystemClock, Watcher,
-};
+use crate::release::{Declared, Message, Readiness, ReleaseError, Releases, Routes, Watcher};
 use crate::store;
 use crate::telemetry::{EngineSample, Metrics, ResidencySample, RouteSample};
 
@@ -148,7 +147,7 @@ impl Gateway {
         tracing::info!(%device, "engines compute on it");
         let residency = Residency::new(blueprints(config), images, device, turns.clone(), metrics.clone());
         let store = store::Store::open(&config.server.store).await?;
-        let time = Arc::new(notify::SystemClock);
+        let time = Arc::new(SystemClock);
         let (courier, webhooks) =
             Courier::subscribe(&config.webhooks, &store, time, metrics.clone(), Terms::default()).await?;
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());

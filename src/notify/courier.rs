@@ -10,10 +10,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
 use super::post::Post;
 use super::retry::{Next, Terms, Tried, next};
 use super::status::Webhooks;
+use crate::clock::Clock;
 use crate::config::{Phase, Webhook};
 use crate::store::{Attempt, DeliveryRow, Store, StoreError, Subscription};
 use crate::telemetry::{Metrics, WebhookOutcome};

@@ -7,7 +7,6 @@
 //! process; no receiver waits for another, and nothing that is told of waits for any; a delivery is given up after so
 //! many attempts or so long, and is kept to be looked at; neither a URL nor a secret is in a log, an answer or the store.
 
-mod clock;
 mod courier;
 mod message;
 mod post;
@@ -15,7 +14,6 @@ mod retry;
 mod slack;
 mod status;
 
-pub use clock::{Clock, SystemClock};
 pub use courier::{Courier, NotifyError};
 pub use retry::Terms;
 pub use status::{ReceiverStatus, Webhooks};

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ReleaseError;
@@ -16,6 +15,7 @@ use super::rollout::{Basis, Event, Rollout, RolloutId};
 use super::running::Running;
 use super::table::{RouteTable, Routes};
 use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
+use crate::clock::Clock;
 use crate::config::{Flag, Policy};
 use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::store::Store;
@@ -122,22 +122,6 @@ pub enum Withdrawn {
 
 /// Changes that may wait; operators make few.
 const QUEUE: usize = 64;
-
-/// What time it is. One clock drives rollouts, and tests turn it.
-pub trait Clock: Send + Sync {
-    /// Now.
-    fn now(&self) -> Timestamp;
-}
-
-/// The clock of the machine.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
-    }
-}
 
 /// A rollout that is asked for.
 #[derive(Debug, Clone)]

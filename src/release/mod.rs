@@ -28,9 +28,7 @@ mod table;
 mod view;
 mod watcher;
 
-pub use changes::{
-    Begin, Change, Clock, Declared, OnConflict, Presence, Readiness, Releases, SystemClock, Withdrawn,
-};
+pub use changes::{Begin, Change, Declared, OnConflict, Presence, Readiness, Releases, Withdrawn};
 pub use desk::FINISHED;
 pub use error::ReleaseError;
 pub use feedback::{Answered, FeedbackCheck, FeedbackError, REMEMBERED, Rated};

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::changes::{Change, Clock, Command, Declared, Kind, Readiness, Withdrawn};
+use super::changes::{Change, Command, Declared, Kind, Readiness, Withdrawn};
 use super::error::ReleaseError;
 use super::experiment::Experiments;
 use super::route::{Route, whole};
 use super::running::Running;
 use super::table::Routes;
 use super::view::{AuditAction, RouteView};
+use crate::clock::Clock;
 use crate::ids::{ModelName, VersionName, VersionRef};
 use crate::store::{NewAudit, RouteRow, Store};
 

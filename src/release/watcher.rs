@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::analysis::{Arm, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict};
-use super::changes::{Clock, Presence, Readiness, Releases};
+use super::changes::{Presence, Readiness, Releases};
 use super::desk::{Desk, Written, counts, outcomes};
 use super::error::ReleaseError;
 use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
 use super::rollout::{Event, Phase, Rollout, RolloutId};
+use crate::clock::Clock;
 use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionName, VersionRef, Weight};
 use crate::store::ObservationRow;

@@ -8,9 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use switchback::api::{App, RunningApp};
+use switchback::clock::Clock;
 use switchback::demo::held_out;
 use switchback::gateway::Pace;
-use switchback::release::Clock;
 use tempfile::TempDir;
 
 use super::customers::Customers;

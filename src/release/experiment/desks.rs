@@ -7,12 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::state::{Experiment, ExperimentEvent};
+use crate::clock::Clock;
 use crate::config::Judges;
 use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::release::analysis::{Arm, Differences, UserCell};
 use crate::release::desk::{names, outcomes};
 use crate::release::watcher::{Request, Seen};
-use crate::release::{Clock, Presence, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
+use crate::release::{Presence, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
 
 /// How often the evidence is written down, so that a restart goes on from there. It is some megabytes, as it knows each
 /// user's answers, and an experiment takes days.
