@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::bar::bar;
 use crate::cli::error::CliError;
 use crate::cli::images::show;
-use crate::cli::table::Table;
+use crate::cli::table::{Table, bytes};
 use crate::config::DeviceChoice;
 use crate::engine::{
     Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Generation, PrefixCache, Priority,
@@ -182,10 +182,10 @@ fn report(args: &Args, batch: usize, runs: &mut [Run], weights: u64, bandwidth: 
 fn print(document: &Value) {
     let number = |value: &Value, digits: usize| format!("{:.digits$}", value.as_f64().unwrap_or(0.0));
     println!(
-        "{} on {}: {} GB of weights, {} GB/s",
+        "{} on {}: {} of weights, {} GB/s",
         document["model"].as_str().unwrap_or_default(),
         document["device"].as_str().unwrap_or_default(),
-        number(&json!(document["weights_bytes"].as_f64().unwrap_or(0.0) / 1e9), 2),
+        bytes(document["weights_bytes"].as_u64().unwrap_or(0)),
         number(&json!(document["memory_bytes_per_s"].as_f64().unwrap_or(0.0) / 1e9), 1),
     );
     let mut table = Table::new(&["batch", "prefill tok/s", "decode tok/s", "ms a step", "of the roofline"]);
