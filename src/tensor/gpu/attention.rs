@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::driver::{Gpu, Shape};
 use super::graph::Places;
 use super::launch::Launch;
+use super::lists::Indices;
 use super::memory::Buffer;
 use super::ops::{Array, Grouping, same_element, suffix};
-use super::rows::{Contexts, Indices, Tiling, upload};
+use super::rows::{Contexts, Tiling, upload};
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::kv::KvLayout;
 use crate::tensor::rows::HostRows;
@@ -102,8 +103,8 @@ pub(in crate::tensor) fn paged_attention(
         clear(gpu, &arrived, which.len() * packs)?;
         let name = format!("paged_attention_{}_{}_{}", suffix(q.element), plan.lanes, plan.heads);
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
-        let launch = launch.at(tables.buffer(), tables.offset()).at(which.buffer(), which.offset());
-        let launch = launch.at(starts.buffer(), starts.offset()).at(visible.buffer(), visible.offset());
+        let launch = launch.list(tables).list(which);
+        let launch = launch.list(starts).list(visible);
         let launch = launch.buffer(&out.buffer).buffer(&partial).buffer(&arrived);
         let launch = launch.int(count).int(kv_heads).int(head_dim).int(block_size);
         let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
@@ -116,7 +117,7 @@ pub(in crate::tensor) fn paged_attention(
     if tiles.len() > 0 {
         let name = format!("prefill_attention_{}_{head_dim}", suffix(q.element));
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
-        let launch = launch.at(tables.buffer(), tables.offset()).at(tiles.buffer(), tiles.offset());
+        let launch = launch.list(tables).list(tiles);
         let launch = launch.buffer(&out.buffer).int(count).int(kv_heads).int(block_size);
         let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
         let shared = 2 * TILE_TOKENS * (head_dim * q.element.size() + PADDING);

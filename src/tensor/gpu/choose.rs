@@ -4,7 +4,7 @@
 
 use super::driver::{Gpu, Shape};
 use super::launch::Launch;
-use super::memory::Buffer;
+use super::lists::{Indices, Lists};
 use super::ops::{Array, same_element};
 use crate::tensor::choice::Choice;
 use crate::tensor::error::Result;
@@ -14,33 +14,6 @@ use crate::tensor::weight::ElementType;
 const THREADS: u32 = 512;
 /// What they say of a row that nothing can be chosen from.
 const UNUSABLE: u32 = u32::MAX;
-
-/// Lists of words in one buffer, each beginning where a kernel may read 16 bytes at once.
-#[derive(Default)]
-struct Lists {
-    words: Vec<u32>,
-    starts: Vec<usize>,
-}
-
-impl Lists {
-    fn add(&mut self, list: impl Iterator<Item = u32>) {
-        self.words.resize(self.words.len().next_multiple_of(4), 0);
-        self.starts.push(self.words.len());
-        self.words.extend(list);
-    }
-
-    /// The byte at which list `i` begins.
-    fn offset(&self, i: usize) -> usize {
-        self.starts[i] * size_of::<u32>()
-    }
-
-    fn upload(&self, gpu: &Gpu) -> Result<Buffer> {
-        let bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let buffer = gpu.scratch(bytes.len())?;
-        gpu.write(&buffer, &bytes)?;
-        Ok(buffer)
-    }
-}
 
 /// A token of `rows[i]` of `logits` for `choices[i]`. Edits change the row.
 pub(in crate::tensor) fn choose(
@@ -61,11 +34,10 @@ pub(in crate::tensor) fn choose(
     lists.add(choices.iter().map(|choice| choice.top_p.to_bits()));
     lists.add(choices.iter().map(|choice| choice.min_p.to_bits()));
     lists.add(choices.iter().flat_map(|choice| [choice.random as u32, (choice.random >> 32) as u32]));
-    let settings = lists.upload(gpu)?;
+    let settings: [Indices; 6] = lists.upload(gpu)?;
     let chosen = gpu.scratch(choices.len() * size_of::<u32>())?;
     let launch = Launch::of("choose").buffer(&logits.buffer);
-    let launch = (0..6).fold(launch, |launch, i| launch.at(&settings, lists.offset(i)));
-    let launch = launch.buffer(&chosen).int(vocab);
+    let launch = settings.iter().fold(launch, Launch::list).buffer(&chosen).int(vocab);
     // SAFETY: choose(logits, rows, temperatures, top_ks, top_ps, min_ps, randoms, chosen, vocab); the rows are the
     // caller's, checked against the logits
     unsafe { launch.go(gpu, shape)? };
@@ -88,14 +60,14 @@ fn edit(gpu: &Gpu, logits: &Array, vocab: usize, rows: &[u32], choices: &[Choice
     }
     let mut lists = Lists::default();
     lists.add(rows.iter().copied());
-    lists.add(ends.into_iter());
+    lists.add(ends);
     lists.add(edits().flatten().map(|edit| edit.token));
     lists.add(edits().flatten().map(|edit| edit.bias.to_bits()));
     lists.add(edits().flatten().map(|edit| edit.repetition.to_bits()));
     lists.add(edits().flatten().map(|edit| edit.minus.to_bits()));
-    let uploaded = lists.upload(gpu)?;
+    let edits: [Indices; 6] = lists.upload(gpu)?;
     let launch = Launch::of("edit_logits").buffer(&logits.buffer);
-    let launch = (0..6).fold(launch, |launch, i| launch.at(&uploaded, lists.offset(i))).int(vocab);
+    let launch = edits.iter().fold(launch, Launch::list).int(vocab);
     let shape = Shape { grid: [choices.len() as u32, 1, 1], block: THREADS, shared: 0 };
     // SAFETY: edit_logits(logits, rows, starts, tokens, bias, repetition, minus, vocab), of tokens below the vocabulary
     unsafe { launch.go(gpu, shape) }

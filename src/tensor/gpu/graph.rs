@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::driver::Gpu;
+use super::lists::{Indices, Lists};
 use super::memory::Buffer;
-use super::rows::{Contexts, Indices};
+use super::rows::Contexts;
 use crate::tensor::error::Result;
 use crate::tensor::rows::HostRows;
 
@@ -56,7 +57,7 @@ const LISTS: usize = 7;
 impl Places {
     pub(super) fn new(gpu: &Gpu, rows: usize, blocks_of_a_context: usize) -> Result<Self> {
         let table = rows * blocks_of_a_context;
-        let words = LISTS * rows.next_multiple_of(4) + table;
+        let words = LISTS * Lists::stride(rows) + table;
         Ok(Self { buffer: Arc::new(gpu.lasting(words * size_of::<u32>())?), rows, table })
     }
 
@@ -66,7 +67,7 @@ impl Places {
 
     /// The lists at their places.
     pub(in crate::tensor) fn lists(&self) -> ([Indices; 4], Contexts) {
-        let stride = self.rows.next_multiple_of(4);
+        let stride = Lists::stride(self.rows);
         let list = |i: usize, len: usize| Indices::new(Arc::clone(&self.buffer), i * stride, len);
         let rows = |i: usize| list(i, self.rows);
         let contexts = Contexts {
@@ -79,31 +80,24 @@ impl Places {
 
     /// Writes rows there, and what fills them up behind them.
     pub(in crate::tensor) fn fill(&self, host: &HostRows<'_>) -> Result<()> {
-        let numbers: Vec<u32> = (0..self.rows as u32).collect();
         let (mut starts, mut visible, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         for context in host.contexts {
             starts.push(tables.len() as u32);
             visible.push(context.len as u32);
             tables.extend_from_slice(context.blocks);
         }
-        debug_assert!(tables.len() <= self.table, "more blocks than the contexts of a model can have");
-        let mut words = Vec::with_capacity(LISTS * self.rows.next_multiple_of(4) + tables.len());
-        let lists = [
-            (host.tokens, 0),
-            (host.positions, 0),
-            (host.slots, NO_SLOT),
-            (&numbers, 0),
-            (&numbers, 0),
-            (&starts, 0),
-            (&visible, 0),
-        ];
-        for (list, filling) in lists {
-            let end = words.len() + self.rows.next_multiple_of(4);
-            words.extend_from_slice(list);
-            words.resize(end, filling);
-        }
-        words.extend_from_slice(&tables);
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.gpu().write(&self.buffer, &bytes)
+        let mut lists = Lists::default();
+        let mut add = |list: &[u32], filling| lists.add_filled(list.iter().copied(), self.rows, filling);
+        add(host.tokens, 0);
+        add(host.positions, 0);
+        add(host.slots, NO_SLOT);
+        // all rows are wanted, and each is single
+        let numbers: Vec<u32> = (0..self.rows as u32).collect();
+        add(&numbers, 0);
+        add(&numbers, 0);
+        add(&starts, 0);
+        add(&visible, 0);
+        lists.add(tables);
+        lists.write_to(&self.buffer)
     }
 }

@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 
 use super::driver::{Gpu, Shape};
+use super::lists::Indices;
 use super::memory::Buffer;
 use crate::tensor::error::Result;
 
@@ -28,8 +29,12 @@ impl<'a> Launch<'a> {
         self.at(buffer, 0)
     }
 
-    /// A pointer into a buffer.
-    pub(super) fn at(mut self, buffer: &'a Buffer, offset: usize) -> Self {
+    /// A pointer to the start of a list.
+    pub(super) fn list(self, list: &'a Indices) -> Self {
+        self.at(list.buffer(), list.offset())
+    }
+
+    fn at(mut self, buffer: &'a Buffer, offset: usize) -> Self {
         debug_assert!(offset <= buffer.bytes(), "an address outside of the buffer");
         self.arguments.push(buffer.address() + offset as u64);
         self

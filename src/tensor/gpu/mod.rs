@@ -19,6 +19,7 @@ mod emulated;
 mod gemm;
 mod graph;
 mod launch;
+mod lists;
 #[cfg(feature = "cuda")]
 mod matmul;
 mod memory;
@@ -32,12 +33,13 @@ pub(super) use attention::{KvStore, paged_attention};
 pub(super) use choose::choose;
 pub(super) use driver::Gpu;
 pub(super) use graph::{Graph, Places};
+pub(super) use lists::Indices;
 pub(super) use memory::Buffer;
 pub(super) use ops::{
     Array, Grouping, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm,
     rope_write_kv, select_rows,
 };
-pub(super) use rows::{Contexts, Indices};
+pub(super) use rows::Contexts;
 
 use super::device::GpuInfo;
 use super::error::Result;

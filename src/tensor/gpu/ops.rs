@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::driver::{Gpu, Shape};
 use super::gemm::{Product, ProductShape};
 use super::launch::Launch;
+use super::lists::Indices;
 use super::memory::Buffer;
-use super::rows::Indices;
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::weight::ElementType;
 
@@ -94,8 +94,7 @@ pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices) -> Result<Ar
     let gpu = ids.gpu();
     let out = Array::new(gpu, ids.len() * table.width, ElementType::F32)?;
     let launch = Launch::of(format!("embedding_{}", suffix(table.element)));
-    let launch =
-        launch.buffer(table.weight).at(ids.buffer(), ids.offset()).buffer(&out.buffer).int(table.width);
+    let launch = launch.buffer(table.weight).list(ids).buffer(&out.buffer).int(table.width);
     // SAFETY: embedding(table, ids, out, width): the host knows the ids to be rows of the table
     unsafe { launch.go(gpu, a_row(ids.len()))? };
     Ok(out)
@@ -106,7 +105,7 @@ pub(in crate::tensor) fn select_rows(x: &Array, width: usize, rows: &Indices) ->
     let gpu = x.buffer.gpu();
     let out = Array::new(gpu, rows.len() * width, x.element)?;
     let launch = Launch::of(format!("select_rows_{}", suffix(x.element)));
-    let launch = launch.buffer(&x.buffer).at(rows.buffer(), rows.offset()).buffer(&out.buffer).int(width);
+    let launch = launch.buffer(&x.buffer).list(rows).buffer(&out.buffer).int(width);
     // SAFETY: select_rows(x, rows, out, width): the host knows them to be rows of x
     unsafe { launch.go(gpu, a_row(rows.len()))? };
     Ok(out)
@@ -241,10 +240,7 @@ pub(in crate::tensor) fn angles(
 ) -> Result<Buffer> {
     let (gpu, rows) = (positions.gpu(), positions.len());
     let angles = gpu.scratch(rows * half * 2 * size_of::<f32>())?;
-    let launch = Launch::of("rope_angles")
-        .at(positions.buffer(), positions.offset())
-        .buffer(frequencies)
-        .float(factor);
+    let launch = Launch::of("rope_angles").list(positions).buffer(frequencies).float(factor);
     let launch = launch.buffer(&angles).int(rows).int(half);
     // SAFETY: rope_angles(positions, frequencies, factor, angles, rows, half)
     unsafe { launch.go(gpu, an_element(rows * half))? };
@@ -273,7 +269,7 @@ pub(in crate::tensor) fn rope_write_kv(
     let Grouping { heads, kv_heads, head_dim } = heads;
     let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
     let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer).buffer(angles);
-    let launch = launch.at(slots.buffer(), slots.offset()).buffer(&keys.buffer).buffer(&values.buffer);
+    let launch = launch.list(slots).buffer(&keys.buffer).buffer(&values.buffer);
     let launch = launch.int(heads).int(kv_heads).int(head_dim);
     // SAFETY: rope_write_kv(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim); the host knows the slots
     // to be in the cache

@@ -1,9 +1,7 @@
 //! What a forward pass tells the device of its rows: one copy for all of it.
 
-use std::sync::Arc;
-
 use super::driver::Gpu;
-use super::memory::Buffer;
+use super::lists::{Indices, Lists};
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::rows::{Context, HostRows, Mask, queries};
 
@@ -11,37 +9,6 @@ use crate::tensor::rows::{Context, HostRows, Mask, queries};
 pub(super) const LEAST_TILE: usize = 8;
 /// Rows of one tile of prefill.cu.
 pub(super) const TILE_ROWS: usize = 64;
-
-/// A list of numbers in a buffer that several lists share.
-#[derive(Debug, Clone)]
-pub(in crate::tensor) struct Indices {
-    buffer: Arc<Buffer>,
-    first: usize,
-    len: usize,
-}
-
-impl Indices {
-    pub(super) const fn new(buffer: Arc<Buffer>, first: usize, len: usize) -> Self {
-        Self { buffer, first, len }
-    }
-
-    pub(in crate::tensor) const fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn gpu(&self) -> &Gpu {
-        self.buffer.gpu()
-    }
-
-    pub(super) fn buffer(&self) -> &Buffer {
-        &self.buffer
-    }
-
-    /// In bytes.
-    pub(super) const fn offset(&self) -> usize {
-        self.first * size_of::<u32>()
-    }
-}
 
 /// The contexts of a pass, as the kernels of attention find them.
 #[derive(Debug)]
@@ -54,38 +21,19 @@ pub(in crate::tensor) struct Contexts {
     pub(super) tiles: Indices,
 }
 
-/// The lists of a pass: tokens, positions, slots and wanted rows, and its contexts. Contexts of many rows are cut into
-/// tiles where `tiled`; else all rows are single.
+/// The lists of a pass: tokens, positions, slots and wanted rows, and its contexts.
 pub(super) fn upload(gpu: &Gpu, host: &HostRows<'_>, tiling: Tiling) -> Result<([Indices; 4], Contexts)> {
     let cut = cut(host.contexts, tiling)?;
-    let lists = [
-        host.tokens,
-        host.positions,
-        host.slots,
-        host.wanted,
-        &cut.tables,
-        &cut.rows,
-        &cut.starts,
-        &cut.visible,
-        &cut.tiles,
-    ];
-    let mut all = Vec::with_capacity(lists.iter().map(|list| list.len()).sum());
-    let mut spans = Vec::with_capacity(lists.len());
-    for list in lists {
-        // each begins where a kernel may read 16 bytes at once
-        all.resize(all.len().next_multiple_of(4), 0);
-        spans.push((all.len(), list.len()));
-        all.extend_from_slice(list);
+    let mut lists = Lists::default();
+    for list in [host.tokens, host.positions, host.slots, host.wanted] {
+        lists.add(list.iter().copied());
     }
-    let bytes: Vec<u8> = all.iter().flat_map(|n| n.to_le_bytes()).collect();
-    let buffer = Arc::new(gpu.scratch(bytes.len())?);
-    gpu.write(&buffer, &bytes)?;
-    let mut lists = spans.into_iter().map(|(first, len)| Indices { buffer: Arc::clone(&buffer), first, len });
-    let mut next =
-        || lists.next().unwrap_or_else(|| Indices { buffer: Arc::clone(&buffer), first: 0, len: 0 });
-    let given = [next(), next(), next(), next()];
-    let contexts = Contexts { tables: next(), singles: [next(), next(), next()], tiles: next() };
-    Ok((given, contexts))
+    for list in [cut.tables, cut.rows, cut.starts, cut.visible, cut.tiles] {
+        lists.add(list);
+    }
+    let [tokens, positions, slots, wanted, tables, rows, starts, visible, tiles] = lists.upload(gpu)?;
+    let contexts = Contexts { tables, singles: [rows, starts, visible], tiles };
+    Ok(([tokens, positions, slots, wanted], contexts))
 }
 
 /// Whether contexts of many rows are cut into tiles for tensor cores.
