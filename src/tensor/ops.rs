@@ -5,7 +5,7 @@ use super::choice::Choice;
 use super::cpu::{self, Level};
 use super::error::{Result, TensorError, elsewhere};
 use super::gpu;
-use super::kv::{KvCache, KvLayout, Store};
+use super::kv::{KvCache, Store};
 use super::rope::{RopeAngles, Turns};
 use super::rows::{Contexts, Indices, Numbers, Rows};
 use super::weight::{Values, Vector, Weight};
@@ -36,14 +36,8 @@ pub fn embedding(table: &Weight, ids: &Indices<'_>) -> Result<Tensor> {
 
 /// `x Wᵀ + b`: `[rows, in]` gives `[rows, out]`.
 pub fn linear(x: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
+    layer.takes("linear", x)?;
     let Affine { weight, bias } = layer;
-    if x.width() != weight.cols() {
-        let what = format!("rows of {} and a weight of [{}, {}]", x.width(), weight.rows(), weight.cols());
-        return Err(TensorError::shape("linear", what));
-    }
-    if let Some(bias) = bias {
-        expect("linear", "a bias", bias.len(), weight.rows())?;
-    }
     let data = match x.data() {
         Data::Host(x) => {
             let mut y = vec![0.0; x.len() / weight.cols() * weight.rows()];
@@ -59,14 +53,13 @@ pub fn linear(x: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
 }
 
 /// `silu(gate(x)) * up(x)`: `[rows, in]` gives `[rows, out]`, for two layers of the same shape.
-pub fn gated_linear(x: &Tensor, gate: Affine<'_>, up: Affine<'_>) -> Result<Tensor> {
+pub fn gated_linear<'a>(x: &Tensor, gate: Affine<'a>, up: Affine<'a>) -> Result<Tensor> {
     expect("gated-linear", "an upward layer", up.weight.rows(), gate.weight.rows())?;
     if let Data::Device(array) = x.data() {
-        for layer in [gate, up] {
-            expect("gated-linear", "rows", x.width(), layer.weight.cols())?;
-        }
-        let (outs, layers) = (gate.weight.rows(), [gate.placed("gated-linear")?, up.placed("gated-linear")?]);
-        let gated = gpu::gated_linear(array, x.rows(), layers[0], layers[1])?;
+        gate.takes("gated-linear", x)?;
+        up.takes("gated-linear", x)?;
+        let (outs, on_gpu) = (gate.weight.rows(), |layer: Affine<'a>| layer.placed("gated-linear"));
+        let gated = gpu::gated_linear(array, x.rows(), on_gpu(gate)?, on_gpu(up)?)?;
         return Ok(Tensor::new(x.rows(), outs, Data::Device(gated)));
     }
     let (mut gate, up) = (linear(x, gate)?, linear(x, up)?);
@@ -83,7 +76,7 @@ pub fn logits(x: &Tensor, head: &Weight) -> Result<Tensor> {
     match x.data() {
         Data::Host(_) => linear(x, layer),
         Data::Device(array) => {
-            expect("logits", "rows", x.width(), head.cols())?;
+            layer.takes("logits", x)?;
             let y = gpu::logits(array, x.rows(), layer.placed("logits")?)?;
             Ok(Tensor::new(x.rows(), head.rows(), Data::Device(y)))
         }
@@ -213,11 +206,7 @@ pub fn write_kv(
     keys: &Tensor,
     values: &Tensor,
 ) -> Result<()> {
-    in_cache("write-kv", cache, layer, rows)?;
-    for x in [keys, values] {
-        expect("write-kv", "rows", x.rows(), rows.len())?;
-        expect("write-kv", "a width", x.width(), cache.layout().slot())?;
-    }
+    fit_cache("write-kv", cache, layer, rows, [keys, values])?;
     match (cache.store_mut(), &rows.slots.0, keys.data(), values.data()) {
         (Store::Host(store), Numbers::Host(slots), Data::Host(keys), Data::Host(values)) => {
             store.write(layer, slots, keys, values);
@@ -254,12 +243,8 @@ pub fn rope_write_kv(
         write_kv(cache, layer, rows, &keys, values)?;
         return Ok(queries);
     }
-    in_cache("rope", cache, layer, rows)?;
-    for x in [&keys, values] {
-        expect("rope", "rows", x.rows(), rows.len())?;
-        expect("rope", "a width", x.width(), cache.layout().slot())?;
-    }
-    let heads = heads(&queries, cache);
+    fit_cache("rope", cache, layer, rows, [&keys, values])?;
+    let heads = queries.width() / angles.head_dim();
     match (queries.data(), keys.data(), values.data(), angles.turns(), &rows.slots.0, cache.store()) {
         (
             Data::Device(q),
@@ -268,7 +253,7 @@ pub fn rope_write_kv(
             Turns::Device(angles),
             Numbers::Device(slots),
             Store::Device(store),
-        ) => gpu::rope_write_kv([q, k, v], angles, slots, store.layer(layer), heads)?,
+        ) => gpu::rope_write_kv([q, k, v], heads, angles, slots, (store, layer))?,
         _ => return Err(elsewhere("rope")),
     }
     Ok(queries)
@@ -288,16 +273,8 @@ pub fn paged_attention(queries: &Tensor, cache: &KvCache, layer: usize, rows: &R
             Data::Host(cpu::attend(Level::best(), queries, contexts, store, layer))
         }
         (Data::Device(array), Store::Device(store), Contexts::Device(contexts)) => {
-            let heads = heads(queries, cache);
-            Data::Device(gpu::paged_attention(
-                array,
-                rows.len(),
-                store,
-                layer,
-                heads,
-                layout.block_size,
-                contexts,
-            )?)
+            let shape = [rows.len(), queries.width() / layout.head_dim];
+            Data::Device(gpu::paged_attention(array, shape, (store, layer), contexts)?)
         }
         _ => return Err(elsewhere("paged-attention")),
     };
@@ -305,6 +282,17 @@ pub fn paged_attention(queries: &Tensor, cache: &KvCache, layer: usize, rows: &R
 }
 
 impl<'a> Affine<'a> {
+    /// Refuses rows of another width, and a bias of another length.
+    fn takes(self, operator: &'static str, x: &Tensor) -> Result<()> {
+        let Self { weight, bias } = self;
+        if x.width() != weight.cols() {
+            let what =
+                format!("rows of {} and a weight of [{}, {}]", x.width(), weight.rows(), weight.cols());
+            return Err(TensorError::shape(operator, what));
+        }
+        bias.map_or(Ok(()), |bias| expect(operator, "a bias", bias.len(), weight.rows()))
+    }
+
     /// The layer on a GPU.
     fn placed(self, operator: &'static str) -> Result<gpu::Layer<'a>> {
         let bias = self.bias.map(|bias| on_device(operator, bias)).transpose()?;
@@ -332,18 +320,28 @@ fn on_device<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a gpu::
     }
 }
 
-/// The heads of queries over a cache.
-fn heads(queries: &Tensor, cache: &KvCache) -> gpu::Grouping {
-    let KvLayout { kv_heads, head_dim, .. } = cache.layout();
-    gpu::Grouping { heads: queries.width() / head_dim, kv_heads, head_dim }
-}
-
 fn in_cache(operator: &'static str, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<()> {
     let layout = cache.layout();
     if layer < layout.layers && rows.layout() == layout {
         return Ok(());
     }
     Err(TensorError::shape(operator, format!("layer {layer} of {layout:?}, for rows in {:?}", rows.layout())))
+}
+
+/// Refuses keys and values that are not one of each for each row of a pass over this cache.
+fn fit_cache(
+    operator: &'static str,
+    cache: &KvCache,
+    layer: usize,
+    rows: &Rows<'_>,
+    keys_and_values: [&Tensor; 2],
+) -> Result<()> {
+    in_cache(operator, cache, layer, rows)?;
+    for x in keys_and_values {
+        expect(operator, "rows", x.rows(), rows.len())?;
+        expect(operator, "a width", x.width(), cache.layout().slot())?;
+    }
+    Ok(())
 }
 
 fn expect(operator: &'static str, what: &str, found: usize, wanted: usize) -> Result<()> {
@@ -365,7 +363,7 @@ fn same_shape(operator: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
 mod tests {
     use super::*;
     use crate::tensor::reference::{noise, weight};
-    use crate::tensor::{Context, Device, ElementType, HostRows, Mask};
+    use crate::tensor::{Context, Device, ElementType, HostRows, KvLayout, Mask};
 
     fn vector(n: usize) -> Vector {
         Vector::new(&weight(&noise(n, 1), ElementType::F32, &[n]), &Device::CPU).unwrap()

@@ -43,20 +43,23 @@ impl Replays {
         if n == 0 || n > MOST_ROWS || !single || !all {
             return Ok(None);
         }
+        host.check(cache.layout())?;
         let rows = n.next_power_of_two();
         if let Some(Replay { places, graph, out }) = self.0.get(&rows) {
-            Rows::check(cache, host)?;
             places.fill(host)?;
             graph.replay()?;
             return Ok(Some(out.first_rows(n)));
         }
-        let places = store.places(rows, cache.layout())?;
-        Rows::check(cache, host)?;
+        let places = store.places(rows)?;
         places.fill(host)?;
-        let on_device = Rows::at(&places, cache.layout());
+        // Rows of its own for each pass: what a pass makes once for all layers is made, and so recorded, anew.
+        let mut pass_once = || {
+            let rows = Rows::at(&places, cache.layout());
+            pass(cache, &rows)
+        };
         // once as it is, so that all that is asked for the first time is there when it is recorded
-        drop(pass(cache, &on_device)?);
-        let (graph, out) = places.gpu().record(|| pass(cache, &on_device))?;
+        drop(pass_once()?);
+        let (graph, out) = places.gpu().record(pass_once)?;
         graph.replay()?;
         let result = out.first_rows(n);
         self.0.insert(rows, Replay { places, graph, out });

@@ -106,7 +106,7 @@ impl<'a> Rows<'a> {
     /// reads whatever lies there.
     pub fn new(cache: &KvCache, host: HostRows<'a>) -> Result<Self> {
         let layout = cache.layout();
-        Self::check(cache, &host)?;
+        host.check(layout)?;
         Ok(match cache.store() {
             Store::Host(_) => Self {
                 tokens: Indices::host(host.tokens),
@@ -117,7 +117,7 @@ impl<'a> Rows<'a> {
                 layout,
             },
             Store::Device(store) => {
-                let (lists, contexts) = store.upload(&host, layout)?;
+                let (lists, contexts) = store.upload(&host)?;
                 let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
                 Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
             }
@@ -129,11 +129,6 @@ impl<'a> Rows<'a> {
         let (lists, contexts) = places.lists();
         let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
         Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
-    }
-
-    /// What [`Rows::new`] checks.
-    pub(super) fn check(cache: &KvCache, host: &HostRows<'_>) -> Result<()> {
-        check(cache.layout(), host)
     }
 
     /// How many rows there are.
@@ -171,31 +166,34 @@ pub(super) fn queries<'a>(contexts: &[Context<'a>]) -> Vec<Query<'a>> {
     contexts.iter().flat_map(of).collect()
 }
 
-fn check(layout: KvLayout, host: &HostRows<'_>) -> Result<()> {
-    let wrong = |what: String| Err(TensorError::shape("rows", what));
-    let HostRows { tokens, positions, slots, wanted, contexts } = *host;
-    let rows = tokens.len();
-    if positions.len() != rows || slots.len() != rows {
-        return wrong(format!("{rows} tokens, {} positions, {} slots", positions.len(), slots.len()));
-    }
-    if let Some(slot) = slots.iter().find(|s| **s as usize >= layout.slots()) {
-        return wrong(format!("slot {slot} of {}", layout.slots()));
-    }
-    if let Some(row) = wanted.iter().find(|r| **r as usize >= rows) {
-        return wrong(format!("row {row} of {rows}"));
-    }
-    let mut covered = 0;
-    for context in contexts {
-        let held = context.blocks.get(..context.len.div_ceil(layout.block_size)).unwrap_or_default();
-        if context.rows > context.len || held.is_empty() {
-            return wrong(format!("{context:?} in blocks of {}", layout.block_size));
+impl HostRows<'_> {
+    /// What [`Rows::new`] refuses.
+    pub(super) fn check(&self, layout: KvLayout) -> Result<()> {
+        let wrong = |what: String| Err(TensorError::shape("rows", what));
+        let HostRows { tokens, positions, slots, wanted, contexts } = *self;
+        let rows = tokens.len();
+        if positions.len() != rows || slots.len() != rows {
+            return wrong(format!("{rows} tokens, {} positions, {} slots", positions.len(), slots.len()));
         }
-        if let Some(block) = held.iter().find(|b| **b as usize >= layout.blocks) {
-            return wrong(format!("block {block} of {}", layout.blocks));
+        if let Some(slot) = slots.iter().find(|s| **s as usize >= layout.slots()) {
+            return wrong(format!("slot {slot} of {}", layout.slots()));
         }
-        covered += context.rows;
+        if let Some(row) = wanted.iter().find(|r| **r as usize >= rows) {
+            return wrong(format!("row {row} of {rows}"));
+        }
+        let mut covered = 0;
+        for context in contexts {
+            let held = context.blocks.get(..context.len.div_ceil(layout.block_size)).unwrap_or_default();
+            if context.rows > context.len || held.is_empty() {
+                return wrong(format!("{context:?} in blocks of {}", layout.block_size));
+            }
+            if let Some(block) = held.iter().find(|b| **b as usize >= layout.blocks) {
+                return wrong(format!("block {block} of {}", layout.blocks));
+            }
+            covered += context.rows;
+        }
+        if covered == rows { Ok(()) } else { wrong(format!("contexts of {covered} rows for {rows}")) }
     }
-    if covered == rows { Ok(()) } else { wrong(format!("contexts of {covered} rows for {rows}")) }
 }
 
 #[cfg(test)]

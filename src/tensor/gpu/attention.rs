@@ -9,7 +9,7 @@ use super::graph::Places;
 use super::launch::Launch;
 use super::lists::Indices;
 use super::memory::Buffer;
-use super::ops::{Array, Grouping, same_element, suffix};
+use super::ops::{Array, a_row, an_element, same_element, suffix};
 use super::rows::{Contexts, Tiling, upload};
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::kv::KvLayout;
@@ -33,6 +33,7 @@ const TILED_HEADS: [usize; 3] = [32, 64, 128];
 #[derive(Debug)]
 pub(in crate::tensor) struct KvStore {
     gpu: Gpu,
+    layout: KvLayout,
     element: ElementType,
     /// Keys and values of each layer.
     layers: Vec<[Array; 2]>,
@@ -44,69 +45,77 @@ impl KvStore {
         let bytes = layout.layer()?.checked_mul(element.size())?;
         let part = || Some(Array { buffer: Arc::new(gpu.zeroed(bytes).ok()?), element });
         let layers = (0..layout.layers).map(|_| Some([part()?, part()?])).collect::<Option<_>>()?;
-        Some(Self { gpu: gpu.clone(), element, layers })
+        Some(Self { gpu: gpu.clone(), layout, element, layers })
     }
 
     /// Brings the lists of a pass to the device, as its kernels of attention want them.
-    pub(in crate::tensor) fn upload(
-        &self,
-        host: &HostRows<'_>,
-        layout: KvLayout,
-    ) -> Result<([Indices; 4], Contexts)> {
-        upload(&self.gpu, host, tiling(self.element, layout))
+    pub(in crate::tensor) fn upload(&self, host: &HostRows<'_>) -> Result<([Indices; 4], Contexts)> {
+        upload(&self.gpu, host, self.tiling())
     }
 
     /// Places for passes over so many single rows that are recorded.
-    pub(in crate::tensor) fn places(&self, rows: usize, layout: KvLayout) -> Result<Places> {
-        Places::new(&self.gpu, rows, layout.blocks)
+    pub(in crate::tensor) fn places(&self, rows: usize) -> Result<Places> {
+        Places::new(&self.gpu, rows, self.layout.blocks)
     }
 
-    pub(in crate::tensor) fn layer(&self, layer: usize) -> [&Array; 2] {
-        let [keys, values] = &self.layers[layer];
-        [keys, values]
+    /// Whether contexts of many rows go to tensor cores.
+    fn tiling(&self) -> Tiling {
+        let cores = matches!(self.element, ElementType::Bf16 | ElementType::F16);
+        if cores && TILED_HEADS.contains(&self.layout.head_dim) { Tiling::Tiles } else { Tiling::Singles }
     }
 }
 
-/// Whether contexts of many rows go to tensor cores.
-fn tiling(element: ElementType, layout: KvLayout) -> Tiling {
-    let cores =
-        matches!(element, ElementType::Bf16 | ElementType::F16) && TILED_HEADS.contains(&layout.head_dim);
-    if cores { Tiling::Tiles } else { Tiling::Singles }
+/// Turns `q` in its place; turns `k` into the slots of layer `layer`, and copies `v` into its own.
+pub(in crate::tensor) fn rope_write_kv(
+    [q, k, v]: [&Array; 3],
+    heads: usize,
+    angles: &Buffer,
+    slots: &Indices,
+    (store, layer): (&KvStore, usize),
+) -> Result<()> {
+    for x in [q, k, v] {
+        same_element("rope", x.element, store.element)?;
+    }
+    let KvLayout { kv_heads, head_dim, .. } = store.layout;
+    let [keys, values] = &store.layers[layer];
+    let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
+    let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer).buffer(angles);
+    let launch = launch.list(slots).buffer(&keys.buffer).buffer(&values.buffer);
+    let launch = launch.int(heads).int(kv_heads).int(head_dim);
+    // SAFETY: rope_write_kv(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim); the host knows the slots
+    // to be in the cache
+    unsafe { launch.go(q.buffer.gpu(), a_row(slots.len())) }
 }
 
 /// Attention of `q` over layer `layer`: each single row by attention.cu, each tile by prefill.cu.
 pub(in crate::tensor) fn paged_attention(
     q: &Array,
-    rows: usize,
-    store: &KvStore,
-    layer: usize,
-    heads: Grouping,
-    block_size: usize,
+    [rows, heads]: [usize; 2],
+    (store, layer): (&KvStore, usize),
     contexts: &Contexts,
 ) -> Result<Array> {
     same_element("paged-attention", q.element, store.element)?;
     let gpu = q.buffer.gpu();
-    let Grouping { heads: count, kv_heads, head_dim } = heads;
-    let out = Array {
-        buffer: Arc::new(gpu.scratch(rows * count * head_dim * q.element.size())?),
-        element: q.element,
-    };
+    let KvLayout { block_size, kv_heads, head_dim, .. } = store.layout;
+    let out = Array::new(gpu, rows * heads * head_dim, q.element)?;
     let scale = (head_dim as f32).sqrt().recip();
-    let [keys, values] = store.layer(layer);
-    let Contexts { tables, singles: [which, starts, visible], tiles } = contexts;
+    let [keys, values] = &store.layers[layer];
+    let Contexts { tables, singles: [which, starts, visible], tiles, arrived } = contexts;
 
     if which.len() > 0 {
-        let plan = Plan::new(q.element, heads)?;
-        let packs = kv_heads * (count / kv_heads).div_ceil(plan.heads);
-        let partial = gpu.scratch(which.len() * count * MOST_SPLITS * (head_dim + 2) * size_of::<f32>())?;
-        let arrived = gpu.scratch(which.len() * packs * size_of::<u32>())?;
-        clear(gpu, &arrived, which.len() * packs)?;
+        let plan = Plan::new(q.element, heads / kv_heads, head_dim)?;
+        let packs = kv_heads * (heads / kv_heads).div_ceil(plan.heads);
+        let partial = gpu.scratch(which.len() * heads * MOST_SPLITS * (head_dim + 2) * size_of::<f32>())?;
+        // the kernel leaves them as it found them, for the next layer
+        if arrived.get().is_none() {
+            let _ = arrived.set(cleared(gpu, which.len() * packs)?);
+        }
         let name = format!("paged_attention_{}_{}_{}", suffix(q.element), plan.lanes, plan.heads);
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
         let launch = launch.list(tables).list(which);
         let launch = launch.list(starts).list(visible);
-        let launch = launch.buffer(&out.buffer).buffer(&partial).buffer(&arrived);
-        let launch = launch.int(count).int(kv_heads).int(head_dim).int(block_size);
+        let launch = launch.buffer(&out.buffer).buffer(&partial).optional(arrived.get());
+        let launch = launch.int(heads).int(kv_heads).int(head_dim).int(block_size);
         let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
         let grid = [packs as u32, which.len() as u32, MOST_SPLITS as u32];
         let shape = Shape { grid, block: THREADS as u32, shared: plan.shared(head_dim) };
@@ -118,10 +127,10 @@ pub(in crate::tensor) fn paged_attention(
         let name = format!("prefill_attention_{}_{head_dim}", suffix(q.element));
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
         let launch = launch.list(tables).list(tiles);
-        let launch = launch.buffer(&out.buffer).int(count).int(kv_heads).int(block_size);
+        let launch = launch.buffer(&out.buffer).int(heads).int(kv_heads).int(block_size);
         let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
         let shared = 2 * TILE_TOKENS * (head_dim * q.element.size() + PADDING);
-        let grid = [count as u32, (tiles.len() / 4) as u32, 1];
+        let grid = [heads as u32, (tiles.len() / 4) as u32, 1];
         // SAFETY: prefill_attention(q, keys, values, tables, tiles, out, heads, kv_heads, block_size, scale, softcap,
         // window), for heads of this width
         unsafe { launch.go(gpu, Shape { grid, block: THREADS as u32, shared })? };
@@ -138,15 +147,15 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(element: ElementType, heads: Grouping) -> Result<Self> {
-        let Grouping { heads, kv_heads, head_dim } = heads;
+    /// For so many query heads of a key-value head.
+    fn new(element: ElementType, group: usize, head_dim: usize) -> Result<Self> {
         let wide = 16 / element.size();
         let lanes = head_dim.div_ceil(wide).next_power_of_two().max(8);
         if lanes > 32 {
             let what = format!("heads of {head_dim} {element:?}: a GPU takes at most {}", 32 * wide);
             return Err(TensorError::shape("paged-attention", what));
         }
-        let heads = match heads / kv_heads {
+        let heads = match group {
             1 => 1,
             2..=4 => 4,
             _ => 8,
@@ -160,8 +169,11 @@ impl Plan {
     }
 }
 
-fn clear(gpu: &Gpu, buffer: &Buffer, n: usize) -> Result<()> {
-    let launch = Launch::of("clear").buffer(buffer).size(n);
+/// So many words of zeros.
+fn cleared(gpu: &Gpu, n: usize) -> Result<Buffer> {
+    let buffer = gpu.scratch(n * size_of::<u32>())?;
+    let launch = Launch::of("clear").buffer(&buffer).size(n);
     // SAFETY: clear(numbers, n)
-    unsafe { launch.go(gpu, Shape { grid: [n.div_ceil(256) as u32, 1, 1], block: 256, shared: 0 }) }
+    unsafe { launch.go(gpu, an_element(n))? };
+    Ok(buffer)
 }

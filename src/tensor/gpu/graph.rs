@@ -1,5 +1,6 @@
 //! Work that is recorded once and done again.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::driver::Gpu;
@@ -74,6 +75,7 @@ impl Places {
             tables: list(LISTS, self.table),
             singles: [rows(4), rows(5), rows(6)],
             tiles: list(LISTS, 0),
+            arrived: OnceCell::new(),
         };
         ([rows(0), rows(1), rows(2), rows(3)], contexts)
     }

@@ -29,15 +29,14 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub(super) use attention::{KvStore, paged_attention};
+pub(super) use attention::{KvStore, paged_attention, rope_write_kv};
 pub(super) use choose::choose;
 pub(super) use driver::Gpu;
 pub(super) use graph::{Graph, Places};
 pub(super) use lists::Indices;
 pub(super) use memory::Buffer;
 pub(super) use ops::{
-    Array, Grouping, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm,
-    rope_write_kv, select_rows,
+    Array, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm, select_rows,
 };
 pub(super) use rows::Contexts;
 

@@ -42,7 +42,7 @@ pub(in crate::tensor) struct Layer<'a> {
 }
 
 impl Array {
-    fn new(gpu: &Gpu, n: usize, element: ElementType) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, n: usize, element: ElementType) -> Result<Self> {
         Ok(Self { buffer: Arc::new(gpu.scratch(n * element.size())?), element })
     }
 
@@ -71,12 +71,12 @@ pub(super) const fn suffix(element: ElementType) -> &'static str {
 }
 
 /// One block a row.
-fn a_row(rows: usize) -> Shape {
+pub(super) fn a_row(rows: usize) -> Shape {
     Shape { grid: [rows as u32, 1, 1], block: THREADS, shared: 0 }
 }
 
 /// One thread an element.
-fn an_element(n: usize) -> Shape {
+pub(super) fn an_element(n: usize) -> Shape {
     Shape { grid: [n.div_ceil(THREADS as usize) as u32, 1, 1], block: THREADS, shared: 0 }
 }
 
@@ -245,33 +245,4 @@ pub(in crate::tensor) fn angles(
     // SAFETY: rope_angles(positions, frequencies, factor, angles, rows, half)
     unsafe { launch.go(gpu, an_element(rows * half))? };
     Ok(angles)
-}
-
-/// Where a layer's keys and values lie, and what heads there are.
-#[derive(Clone, Copy)]
-pub(in crate::tensor) struct Grouping {
-    pub(in crate::tensor) heads: usize,
-    pub(in crate::tensor) kv_heads: usize,
-    pub(in crate::tensor) head_dim: usize,
-}
-
-/// Turns `q` in its place; turns `k` into its slots, and copies `v` into its own.
-pub(in crate::tensor) fn rope_write_kv(
-    [q, k, v]: [&Array; 3],
-    angles: &Buffer,
-    slots: &Indices,
-    [keys, values]: [&Array; 2],
-    heads: Grouping,
-) -> Result<()> {
-    for x in [q, k, v, values] {
-        same_element("rope", x.element, keys.element)?;
-    }
-    let Grouping { heads, kv_heads, head_dim } = heads;
-    let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
-    let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer).buffer(angles);
-    let launch = launch.list(slots).buffer(&keys.buffer).buffer(&values.buffer);
-    let launch = launch.int(heads).int(kv_heads).int(head_dim);
-    // SAFETY: rope_write_kv(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim); the host knows the slots
-    // to be in the cache
-    unsafe { launch.go(q.buffer.gpu(), a_row(slots.len())) }
 }

@@ -1,7 +1,10 @@
 //! What a forward pass tells the device of its rows: one copy for all of it.
 
+use std::cell::OnceCell;
+
 use super::driver::Gpu;
 use super::lists::{Indices, Lists};
+use super::memory::Buffer;
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::rows::{Context, HostRows, Mask, queries};
 
@@ -19,6 +22,8 @@ pub(in crate::tensor) struct Contexts {
     pub(super) singles: [Indices; 3],
     /// Tiles of consecutive rows `[tiles, 4]`: first row, how many, where their table starts, what the first sees.
     pub(super) tiles: Indices,
+    /// How many ranges of each row's context are done: zeros between two layers, made by the first.
+    pub(super) arrived: OnceCell<Buffer>,
 }
 
 /// The lists of a pass: tokens, positions, slots and wanted rows, and its contexts.
@@ -32,7 +37,7 @@ pub(super) fn upload(gpu: &Gpu, host: &HostRows<'_>, tiling: Tiling) -> Result<(
         lists.add(list);
     }
     let [tokens, positions, slots, wanted, tables, rows, starts, visible, tiles] = lists.upload(gpu)?;
-    let contexts = Contexts { tables, singles: [rows, starts, visible], tiles };
+    let contexts = Contexts { tables, singles: [rows, starts, visible], tiles, arrived: OnceCell::new() };
     Ok(([tokens, positions, slots, wanted], contexts))
 }
 
