@@ -73,37 +73,36 @@ __device__ inline void store_wide(T* to, const Wide<T>& values) {
   *reinterpret_cast<Wide<T>*>(to) = values;
 }
 
-__device__ inline float warp_sum(float x) {
+struct Sum {
+  static constexpr float NOTHING = 0.0f;
+  __device__ static float of(float a, float b) { return a + b; }
+};
+struct Max {
+  static constexpr float NOTHING = -INFINITY;
+  __device__ static float of(float a, float b) { return fmaxf(a, b); }
+};
+
+template <class Fold>
+__device__ inline float warp_fold(float x) {
 #pragma unroll
-  for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
+  for (int offset = WARP / 2; offset > 0; offset /= 2) x = Fold::of(x, __shfl_xor_sync(ALL_LANES, x, offset));
   return x;
 }
 
-__device__ inline float warp_max(float x) {
-#pragma unroll
-  for (int offset = WARP / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
-  return x;
-}
-
-// The sum over a block of whole warps, at most 32 of them, in each of its threads. A barrier for all of them.
-__device__ inline float block_sum(float x) {
+// Over a block of whole warps, at most 32 of them; the result is in each of its threads. A barrier for all of them.
+template <class Fold>
+__device__ inline float block_fold(float x) {
   __shared__ float partial[WARP];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-  x = warp_sum(x);
-  __syncthreads();  // of a sum before this one
+  x = warp_fold<Fold>(x);
+  __syncthreads();  // of a fold before this one
   if (lane == 0) partial[warp] = x;
   __syncthreads();
-  return warp_sum(lane < warps ? partial[lane] : 0.0f);
+  return warp_fold<Fold>(lane < warps ? partial[lane] : Fold::NOTHING);
 }
 
-__device__ inline float block_max(float x) {
-  __shared__ float partial[WARP];
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-  x = warp_max(x);
-  __syncthreads();
-  if (lane == 0) partial[warp] = x;
-  __syncthreads();
-  return warp_max(lane < warps ? partial[lane] : -INFINITY);
-}
+__device__ inline float warp_sum(float x) { return warp_fold<Sum>(x); }
+__device__ inline float block_sum(float x) { return block_fold<Sum>(x); }
+__device__ inline float block_max(float x) { return block_fold<Max>(x); }
 
 __device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }

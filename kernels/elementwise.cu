@@ -1,4 +1,4 @@
-// What treats each element, or each row, by itself: gathering rows, SwiGLU's product (Shazeer, 2020), biases, casts.
+// What treats each element, or each row, by itself: gathering rows, SwiGLU's product (Shazeer, 2020), biases.
 //
 // Layout: row-major. Rows are gathered one block a row; the others take one thread an element. Bound by memory.
 #include "common.cuh"
@@ -41,10 +41,6 @@ KERNEL(clear, ELEMENT_THREADS, (u32 * numbers, size_t n)) {
   KERNEL(add_bias_##T, ELEMENT_THREADS, (T * y, const float* bias, int width, size_t n)) {                     \
     const size_t i = element();                                                                                \
     if (i < n) y[i] = narrow<T>(widen(y[i]) + bias[i % width]);                                                \
-  }                                                                                                            \
-  KERNEL(from_f32_##T, ELEMENT_THREADS, (const float* x, T* out, size_t n)) {                                  \
-    const size_t i = element();                                                                                \
-    if (i < n) out[i] = narrow<T>(x[i]);                                                                       \
   }
 ELEMENTWISE(f32)
 ELEMENTWISE(f16)

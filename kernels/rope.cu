@@ -8,6 +8,18 @@
 
 constexpr int ROPE_THREADS = 256;
 
+// Turns whole heads from one place to another, which may be the same.
+template <class T>
+__device__ void turn(const T* from, T* to, const float2* turns, int heads, int half) {
+  for (int i = threadIdx.x; i < heads * half; i += ROPE_THREADS) {
+    const int at = i / half * 2 * half + i % half;
+    const float2 turn = turns[i % half];
+    const float a = widen(from[at]), b = widen(from[at + half]);
+    to[at] = narrow<T>(a * turn.x - b * turn.y);
+    to[at + half] = narrow<T>(b * turn.x + a * turn.y);
+  }
+}
+
 template <class T>
 __device__ void rope_write_kv(T* q, const T* k, const T* v, const float2* angles, const u32* slots, T* keys, T* values,
                               int heads, int kv_heads, int head_dim) {
@@ -16,25 +28,11 @@ __device__ void rope_write_kv(T* q, const T* k, const T* v, const float2* angles
   const u32 slot = slots[row];
   const float2* turns = angles + row * half;
   q += row * heads * head_dim;
-  k += row * width;
-  v += row * width;
-  for (int i = threadIdx.x; i < heads * half; i += ROPE_THREADS) {
-    const int at = i / half * head_dim + i % half;
-    const float2 turn = turns[i % half];
-    const float a = widen(q[at]), b = widen(q[at + half]);
-    q[at] = narrow<T>(a * turn.x - b * turn.y);
-    q[at + half] = narrow<T>(b * turn.x + a * turn.y);
-  }
+  turn(q, q, turns, heads, half);
   if (slot == NO_SLOT) return;
-  keys += size_t(slot) * width;
+  turn(k + row * width, keys + size_t(slot) * width, turns, kv_heads, half);
   values += size_t(slot) * width;
-  for (int i = threadIdx.x; i < kv_heads * half; i += ROPE_THREADS) {
-    const int at = i / half * head_dim + i % half;
-    const float2 turn = turns[i % half];
-    const float a = widen(k[at]), b = widen(k[at + half]);
-    keys[at] = narrow<T>(a * turn.x - b * turn.y);
-    keys[at + half] = narrow<T>(b * turn.x + a * turn.y);
-  }
+  v += row * width;
   for (int i = threadIdx.x; i < width; i += ROPE_THREADS) values[i] = v[i];
 }
 

@@ -49,6 +49,14 @@ pub enum IdError {
     },
 }
 
+/// The longest name of one who changes something, in characters.
+pub const MAX_ACTOR_CHARS: usize = 128;
+
+/// Whether the audit log takes this name of one who changes something: not empty, not too long, and on one line.
+pub fn is_actor(name: &str) -> bool {
+    (1..=MAX_ACTOR_CHARS).contains(&name.chars().count()) && !name.contains(char::is_control)
+}
+
 fn is_name(s: &str) -> bool {
     (1..=64).contains(&s.len())
         && s.starts_with(|c: char| c.is_ascii_alphanumeric())

@@ -33,19 +33,26 @@ struct alignas(16) uint4 {
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 
+inline float __uint_as_float(unsigned x) {
+  float out;
+  std::memcpy(&out, &x, sizeof out);
+  return out;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned out;
+  std::memcpy(&out, &x, sizeof out);
+  return out;
+}
+
 // bfloat16 and half precision as CUDA's headers name them: rounded to nearest, ties to even.
 struct __nv_bfloat16 {
   uint16_t bits;
 };
 inline float __bfloat162float(__nv_bfloat16 x) {
-  uint32_t wide = uint32_t(x.bits) << 16;
-  float out;
-  std::memcpy(&out, &wide, sizeof out);
-  return out;
+  return __uint_as_float(uint32_t(x.bits) << 16);
 }
 inline __nv_bfloat16 __float2bfloat16(float x) {
-  uint32_t wide;
-  std::memcpy(&wide, &x, sizeof wide);
+  const uint32_t wide = __float_as_uint(x);
   if (x != x) return {uint16_t((wide >> 16) | 0x40)};
   return {uint16_t((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16)};
 }
@@ -120,34 +127,11 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulator::from_lane(value, emulator::lane() ^ unsigned(mask));
 }
-template <class T>
-T __shfl_sync(unsigned, T value, int source) {
-  return emulator::from_lane(value, unsigned(source));
-}
-inline unsigned __ballot_sync(unsigned, int predicate) {
-  unsigned out = 0;
-  for (unsigned lane = 0; lane < 32; lane++) {
-    out |= unsigned(__shfl_sync(~0u, predicate != 0, int(lane))) << lane;
-  }
-  return out;
-}
 template <class T, class U>
 T atomicAdd(T* at, U value) {
   T before = *at;
   *at = T(before + value);
   return before;
 }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
-inline float __uint_as_float(unsigned x) {
-  float out;
-  std::memcpy(&out, &x, sizeof out);
-  return out;
-}
-inline unsigned __float_as_uint(float x) {
-  unsigned out;
-  std::memcpy(&out, &x, sizeof out);
-  return out;
-}

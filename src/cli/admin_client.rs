@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::error::CliError;
+use crate::ids::{MAX_ACTOR_CHARS, is_actor};
 
 /// Where the server is and who asks; the same for every command that talks to one.
 #[derive(Debug, Clone, clap::Args)]
@@ -29,9 +30,6 @@ pub(super) struct Change {
     actor: String,
 }
 
-/// The longest name that the audit log takes, in characters.
-const MAX_ACTOR: usize = 128;
-
 /// A user whom the system does not name, or names in a way that cannot be written down, is `cli`.
 fn login() -> String {
     actor_or_cli(std::env::var("USER").ok())
@@ -42,11 +40,11 @@ fn actor_or_cli(name: Option<String>) -> String {
 }
 
 fn parse_actor(name: &str) -> Result<String, String> {
-    if (1..=MAX_ACTOR).contains(&name.chars().count()) && !name.contains(char::is_control) {
+    if is_actor(name) {
         return Ok(name.to_owned());
     }
     Err(format!(
-        "--actor, or SWITCHBACK_ACTOR, must be 1 to {MAX_ACTOR} characters without control characters"
+        "--actor, or SWITCHBACK_ACTOR, must be 1 to {MAX_ACTOR_CHARS} characters without control characters"
     ))
 }
 
@@ -200,8 +198,8 @@ mod tests {
     #[test]
     fn who_asks_may_be_called_juergen_and_must_be_called_something() {
         assert_eq!(parse_actor("jürgen").unwrap(), "jürgen");
-        assert!(parse_actor(&"ü".repeat(MAX_ACTOR)).is_ok());
-        for bad in ["", "two\nlines", &"a".repeat(MAX_ACTOR + 1)] {
+        assert!(parse_actor(&"ü".repeat(MAX_ACTOR_CHARS)).is_ok());
+        for bad in ["", "two\nlines", &"a".repeat(MAX_ACTOR_CHARS + 1)] {
             assert!(parse_actor(bad).unwrap_err().contains("SWITCHBACK_ACTOR"), "{bad:?}");
         }
         assert_eq!(actor_or_cli(Some("ada".to_owned())), "ada");

@@ -1,8 +1,7 @@
 //! Scores from a model's raw logits.
 
-use std::cmp::Ordering;
-
 use super::generation::Unusable;
+use crate::model::{by_rank, greatest};
 
 /// The least score: JSON has no minus infinity.
 const LEAST: f32 = -9999.0;
@@ -15,22 +14,9 @@ pub(super) struct Score {
     pub(super) top: Vec<(u32, f32)>,
 }
 
-/// Likelier first; of equals, the lower id.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "sorting asks for references")]
-fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
-/// The greatest logit. Not-a-number, plus infinity, or nothing above minus infinity make a row unusable.
-fn greatest(logits: &[f32]) -> Result<f32, Unusable> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // `max` passes over what is not a number
-    if max.is_finite() && !logits.iter().any(|logit| logit.is_nan()) { Ok(max) } else { Err(Unusable) }
-}
-
 /// The score of `token` and of the `n` likeliest.
 pub(super) fn score(logits: &[f32], token: u32, n: u8) -> Result<Score, Unusable> {
-    let max = greatest(logits)?;
+    let max = greatest(logits).ok_or(Unusable)?;
     let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
     let log_sum = f64::from(max) + sum.ln();
     let logprob = |logit: f32| ((f64::from(logit) - log_sum) as f32).max(LEAST);

@@ -1,7 +1,7 @@
 //! What the engines compute on, as the configuration asks and the machine allows.
 
 use crate::config::DeviceChoice;
-use crate::model::{Device, GpuInfo, TensorError};
+use crate::model::{Device, TensorError};
 
 /// The device that a choice comes to here. `Auto` never fails: the log says why it came to the processor.
 pub fn choose(choice: DeviceChoice) -> Result<Device, TensorError> {
@@ -19,8 +19,8 @@ pub fn choose(choice: DeviceChoice) -> Result<Device, TensorError> {
 fn first_usable() -> Result<Device, String> {
     let gpus = Device::gpus().map_err(|error| error.to_string())?;
     let mut whys = Vec::new();
-    for GpuInfo { ordinal, .. } in &gpus {
-        match Device::cuda(*ordinal) {
+    for gpu in &gpus {
+        match Device::of(gpu) {
             Ok(device) => return Ok(device),
             Err(error) => whys.push(error.to_string()),
         }

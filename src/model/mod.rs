@@ -34,4 +34,4 @@ pub use pool::WeightPool;
 pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 
 /// What models compute on, and how tokens are chosen there, for those who may not know how.
-pub use crate::tensor::{Choice, Device, Edit, GpuInfo, TensorError};
+pub use crate::tensor::{Choice, Device, Edit, GpuInfo, TensorError, by_rank, greatest};

@@ -105,7 +105,8 @@ impl Desk {
 }
 
 /// What an answer says to each check and to [`FINISHED`], to which a refusal says the only thing that it says. Nothing
-/// where a check broke: what it would have said is not known. While the canary answers copies, nobody waits for it, so that no arm is judged by its time.
+/// where a check broke: what it would have said is not known. While the canary answers copies, nobody waits for it, so
+/// that no arm is judged by its time.
 pub(super) fn outcomes(
     checks: &[WatchedCheck],
     answer: &SeenAnswer,

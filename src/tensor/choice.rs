@@ -5,6 +5,8 @@
 //! lower id comes first; shares of the whole are counted in whole numbers of [`UNIT`]s, so that no order of additions has
 //! a part in them; and the draw goes through what is left by id.
 
+use std::cmp::Ordering;
+
 /// How a token is chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
@@ -34,6 +36,22 @@ pub struct Edit {
     pub repetition: f32,
     /// Taken away last.
     pub minus: f32,
+}
+
+/// The greatest logit. Nothing where a row is unusable: not-a-number, plus infinity, or nothing above minus infinity.
+pub fn greatest(logits: &[f32]) -> Option<f32> {
+    let mut max = f32::NEG_INFINITY;
+    let mut nan = false;
+    for logit in logits {
+        nan |= logit.is_nan();
+        max = max.max(*logit);
+    }
+    (!nan && max.is_finite()).then_some(max)
+}
+
+/// Likelier first; of equals, the lower id.
+pub fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 /// Below this, a temperature is zero: dividing by it would overflow.

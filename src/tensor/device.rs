@@ -59,16 +59,26 @@ impl Device {
     /// GPU `ordinal` of this machine, by CUDA.
     pub fn cuda(ordinal: usize) -> Result<Self> {
         let gpus = Self::gpus()?;
-        let refused = |what: String| TensorError::Device { device: format!("cuda:{ordinal}"), what };
-        let Some(gpu) = gpus.get(ordinal) else {
-            return Err(refused(match gpus.len() {
-                0 => "this machine has no GPU that CUDA sees".to_owned(),
-                n => format!("this machine has {n} GPUs, cuda:0 to cuda:{}", n - 1),
-            }));
-        };
+        gpus.get(ordinal).map_or_else(
+            || {
+                let what = match gpus.len() {
+                    0 => "this machine has no GPU that CUDA sees".to_owned(),
+                    n => format!("this machine has {n} GPUs, cuda:0 to cuda:{}", n - 1),
+                };
+                Err(TensorError::Device { device: format!("cuda:{ordinal}"), what })
+            },
+            Self::of,
+        )
+    }
+
+    /// One of [`Device::gpus`].
+    pub fn of(gpu: &GpuInfo) -> Result<Self> {
         match gpu.unusable() {
-            Some(why) => Err(refused(format!("{}: {why}", gpu.name))),
-            None => Ok(Self(Place::Gpu(Gpu::open(ordinal)?))),
+            Some(why) => {
+                let (device, what) = (format!("cuda:{}", gpu.ordinal), format!("{}: {why}", gpu.name));
+                Err(TensorError::Device { device, what })
+            }
+            None => Ok(Self(Place::Gpu(Gpu::open(gpu.ordinal)?))),
         }
     }
 

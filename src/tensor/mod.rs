@@ -27,7 +27,7 @@ mod rows;
 mod weight;
 
 pub use array::Tensor;
-pub use choice::{Choice, Edit};
+pub use choice::{Choice, Edit, by_rank, greatest};
 pub use device::{Device, GpuInfo};
 pub use error::TensorError;
 #[cfg(test)]

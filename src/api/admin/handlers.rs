@@ -26,10 +26,9 @@ use crate::api::openapi::AdminApi;
 use crate::api::public::{framed, wrong_method};
 use crate::config::ServerConfig;
 use crate::gateway::{AdminError, AuditEntry, Change, Gateway, ReleaseError, ResidencyError, RouteView};
-use crate::ids::{ModelName, VersionRef};
+use crate::ids::{MAX_ACTOR_CHARS, ModelName, VersionRef, is_actor};
 
 const ACTOR: &str = "x-switchback-actor";
-const MAX_ACTOR_CHARS: usize = 128;
 const MAX_LINES: u32 = 1000;
 
 #[derive(Clone)]
@@ -82,10 +81,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
         let Some(value) = parts.headers.get(ACTOR) else { return Ok(Self("admin".into())) };
         // Names are not all ASCII.
         let name = std::str::from_utf8(value.as_bytes()).ok();
-        let fits = |name: &&str| {
-            (1..=MAX_ACTOR_CHARS).contains(&name.chars().count()) && !name.contains(char::is_control)
-        };
-        match name.filter(fits) {
+        match name.filter(|name| is_actor(name)) {
             Some(name) => Ok(Self(name.to_owned())),
             None => Err(ApiError::parameter(
                 "invalid_value",

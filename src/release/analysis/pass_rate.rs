@@ -6,8 +6,8 @@
 //! non-negative martingale of mean 1, whatever the pass rate does over the day and however the weights change: the
 //! chance that it ever reaches 1 / alpha is at most alpha (Ville 1939; Wald, Sequential Analysis, 1947, chapter 6, for
 //! two binomials). Where users repeat, its logarithm is divided by the design effect of their clusters. An abort looks
-//! at its mixture with the evidence since each change of weights ([`Stretches`]), and stays; all else is said anew at
-//! each look.
+//! at its mixture with the evidence since each change of weights ([`Stretches`]), and stays; a promotion stands until
+//! that leans towards a drop.
 
 use serde::{Deserialize, Serialize};
 

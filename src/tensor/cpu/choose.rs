@@ -1,10 +1,8 @@
 //! The host's choice of tokens: see `choice`.
 
-use std::cmp::Ordering;
-
 use rayon::prelude::*;
 
-use crate::tensor::choice::{Choice, GREEDY, UNIT};
+use crate::tensor::choice::{Choice, GREEDY, UNIT, by_rank, greatest};
 
 /// How many candidates are sorted first for `top_p`; more only where these do not have the mass.
 const FIRST_SORTED: usize = 256;
@@ -39,17 +37,6 @@ fn choose_one(logits: &[f32], choice: &Choice, scratch: &mut Scratch) -> Option<
     filter_and_draw(copy, max, choice, candidates)
 }
 
-/// The greatest logit. Not-a-number, plus infinity, or nothing above minus infinity make a row unusable.
-fn greatest(logits: &[f32]) -> Option<f32> {
-    let mut max = f32::NEG_INFINITY;
-    let mut nan = false;
-    for logit in logits {
-        nan |= logit.is_nan();
-        max = max.max(*logit);
-    }
-    (!nan && max.is_finite()).then_some(max)
-}
-
 fn filter_and_draw(
     logits: &[f32],
     max: f32,
@@ -71,12 +58,6 @@ fn filter_and_draw(
         keep_mass(candidates, choice.top_p);
     }
     Some(pick(candidates, choice.random))
-}
-
-/// Likelier first; of equals, the lower id.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "sorting asks for references")]
-fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 fn keep_best(candidates: &mut Vec<(u32, f32)>, k: usize) {
