@@ -47,8 +47,8 @@ fn serve(config: EngineConfig) -> Served {
     let prompts: Vec<_> = held_out(9, REQUESTS).iter().map(|case| prompt(&case.message)).collect();
     let shared = prompts.iter().all(|prompt| prompt[..=2 * BLOCK] == prompts[0][..=2 * BLOCK]);
     assert!(shared, "the prompts share less than two blocks: the prefix cache would have nothing to find");
-    let engine =
-        Engine::start("demo".to_owned(), loaded.lm, loaded.tokenizer, config, Turns::default()).unwrap();
+    let lm = loaded.lm().unwrap();
+    let engine = Engine::start("demo".to_owned(), lm, loaded.tokenizer, config, Turns::default()).unwrap();
     Served { engine, prompts, eos: loaded.eos }
 }
 

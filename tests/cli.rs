@@ -98,6 +98,7 @@ fn operators_load_and_unload_a_version() {
     assert!(desk.refusal(&["route", "desk", "v2=100"]).contains("desk@v2 is not hot; load it first"));
     assert_eq!(desk.json(&["unload", "desk@v2"])["residency"]["state"], "cold");
 
+    assert_eq!(desk.json(&["load", "desk@v2", "--to", "warm"])["residency"]["state"], "warm");
     let table = desk.text(&["load", "desk@v2", "--reason", "it is needed again"]);
     assert_eq!(columns(&table, 3)[1], ["desk@v2", "hot", "0"]);
     assert_eq!(desk.json(&["load", "desk@v2"])["residency"]["state"], "hot");

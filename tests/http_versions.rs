@@ -137,6 +137,49 @@ async fn a_version_is_loaded_takes_traffic_and_is_unloaded() {
 }
 
 #[tokio::test]
+async fn a_version_that_stays_warm_takes_no_traffic_and_is_soon_back() {
+    let server = start().await;
+    let post = async |action: &str, body: Value| {
+        let path = format!("/admin/models/desk/versions/v3/{action}");
+        let (status, answer) = server.admin(Method::POST, &path, Some(body)).await;
+        (status.as_u16(), answer)
+    };
+    let (status, answer) = post("load", json!({"to": "warm"})).await;
+    assert_eq!((status, &answer["residency"]["state"]), (200, &json!("warm")), "{answer}");
+    assert!(answer["weight_bytes"].as_u64().unwrap() > 0 && answer["max_context"].is_null(), "{answer}");
+    let (status, answer) = server.admin(Method::PUT, ROUTE, Some(json!({"weights": {"v3": 100}}))).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (409, &json!("version_not_hot")), "{answer}");
+
+    let (status, answer) = post("load", json!({})).await;
+    assert_eq!((status, &answer["residency"]["state"]), (200, &json!("hot")), "{answer}");
+    assert_eq!(
+        post("load", json!({"to": "warm"})).await.1["residency"]["state"],
+        "hot",
+        "it is there already"
+    );
+    let (_, answer) = post("unload", json!({"to": "warm"})).await;
+    assert_eq!((&answer["residency"]["state"], answer.get("warning")), (&json!("warm"), None), "{answer}");
+    assert_eq!(post("unload", json!({"to": "warm"})).await.1["residency"]["state"], "warm");
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(metrics.contains(r#"switchback_residency{model="desk",state="warm",version="v3"} 1"#));
+    assert_eq!(post("unload", json!({})).await.1["residency"]["state"], "cold");
+    let (_, audit) = server.admin(Method::GET, "/admin/audit", None).await;
+    let told: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|e| e["detail"].clone()).collect();
+    assert!(told.contains(&json!("v3, to warm")), "{told:?}");
+    let (status, answer) = post("unload", json!({"to": "hot"})).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("to")), "{answer}");
+
+    let Server { app, folder, .. } = server;
+    app.shut_down().await;
+    let config = folder.path().join("switchback.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("residency: cold", "residency: warm")).unwrap();
+    let server = serve(folder, &config).await;
+    let (_, answer) = server.admin(Method::GET, "/admin/models", None).await;
+    assert_eq!(answer["models"][0]["versions"][3]["residency"]["state"], "warm", "{answer}");
+}
+
+#[tokio::test]
 async fn what_a_rollback_needs_is_hot_after_a_restart_and_missed_when_it_is_unloaded() {
     let server = start().await;
     let load = "/admin/models/desk/versions/v3/load";

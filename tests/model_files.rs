@@ -331,13 +331,13 @@ fn versions_that_share_weights_hold_them_once() {
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
-    let mut third = load(tuned.path(), &pool, &|_, _| ()).unwrap();
+    let third = load(tuned.path(), &pool, &|_, _| ()).unwrap();
     assert_eq!(pool.len(), weights + 1);
     assert!(third.info.shared_bytes > 0 && third.info.shared_bytes < third.info.weight_bytes);
 
     // what is shared outlives the version that brought it, and its files
     drop((first, second, dir, prompt));
-    third.lm.allocate_kv(KvGeometry { blocks: 1, block_size: 1 }).unwrap();
+    third.lm().unwrap().allocate_kv(KvGeometry { blocks: 1, block_size: 1 }).unwrap();
     assert_eq!(pool.len(), weights);
     drop(third);
     assert!(pool.is_empty());

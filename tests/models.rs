@@ -14,7 +14,7 @@ use switchback::engine::{
     Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Priority, SamplingParams, StopParams, Turns,
 };
 use switchback::image::Store;
-use switchback::model::{LoadedModel, SpecialText, SpecialTokenText, SpecialTokens, WeightPool, load};
+use switchback::model::{SpecialText, SpecialTokenText, SpecialTokens, WeightPool, load};
 use switchback::prompt::{ChatTemplate, GenerationPrompt};
 
 fn file(version: &str, name: &str) -> PathBuf {
@@ -64,7 +64,8 @@ struct Quality {
 /// Greedy answers to the first of the held-out cases that `train-demo` scores, all at once.
 async fn quality(version: &str) -> Quality {
     let dir = file(version, "");
-    let LoadedModel { lm, tokenizer, eos, .. } = load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
+    let model = load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
+    let (lm, tokenizer, eos) = (model.lm().unwrap(), model.tokenizer.clone(), model.eos);
     let encoder = tokenizer.clone();
     let engine =
         Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default(), Turns::default()).unwrap();

@@ -110,7 +110,7 @@ async fn a_version_that_is_withdrawn_gets_no_weight_and_one_with_weight_is_not_w
                 entered.send(()).unwrap();
                 may_end.recv().unwrap();
                 hot.v3.store(false, Ordering::Relaxed);
-                Withdrawn::Yes
+                Withdrawn::ToCold
             };
             releases.withdraw(v3, by("anna"), leave).await
         })

@@ -32,9 +32,9 @@ enum Command {
     /// Put a model back on its last stable route, at once
     Rollback(rollback::Args),
     /// Load a version, so that it can take traffic
-    Load(residency::Args),
+    Load(residency::LoadArgs),
     /// Unload a version that has no traffic, and free its memory
-    Unload(residency::Args),
+    Unload(residency::UnloadArgs),
     /// Let a version take over step by step, judged on the quality of its answers
     Rollout(rollout::Args),
     /// Compare two versions side by side at a fixed share, and promote neither

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::images::show;
 use super::table::{Table, bytes};
-use crate::config::{self, Config, ImageRef};
+use crate::config::{self, Config, ImageRef, Residency};
 use crate::model::{Device, Footprint, GpuInfo};
 
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,7 @@ pub(super) struct Args {
 /// A version of the configuration, as far as its size is known.
 struct Sized {
     version: String,
+    residency: Residency,
     kv_tokens: usize,
     /// Of its cache, on the device that is used.
     kv_bytes: u64,
@@ -86,7 +87,8 @@ fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
             };
             let kv_tokens = settings.engine.kv_tokens;
             let kv_bytes = footprint.as_ref().map_or(0, |footprint| footprint.kv_bytes(device, kv_tokens));
-            sized.push(Sized { version: format!("{model}@{version}"), kv_tokens, kv_bytes, footprint });
+            let (version, residency) = (format!("{model}@{version}"), of.residency);
+            sized.push(Sized { version, residency, kv_tokens, kv_bytes, footprint });
         }
     }
     sized
@@ -110,24 +112,26 @@ fn table_of(gpus: &[GpuInfo]) -> Table {
 }
 
 fn table_of_versions(sized: &[Sized]) -> Table {
-    let mut table = Table::new(&["version", "weights", "kv cache", ""]);
+    let mut table = Table::new(&["version", "residency", "weights", "kv cache", ""]);
     for version in sized {
         match &version.footprint {
             Ok(footprint) => table.row([
                 version.version.clone(),
+                version.residency.as_str().to_owned(),
                 bytes(footprint.weight_bytes),
                 format!("{} for {} tokens", bytes(version.kv_bytes), version.kv_tokens),
                 String::new(),
             ]),
-            Err(why) => table.row([version.version.as_str(), "", "", why]),
+            Err(why) => table.row([version.version.as_str(), version.residency.as_str(), "", "", why]),
         }
     }
     table
 }
 
-/// Bytes that all versions take together, none of them sharing a weight.
+/// Bytes that the hot versions take together, none of them sharing a weight.
 fn wanted(sized: &[Sized]) -> u64 {
-    let known = sized.iter().filter_map(|version| Some((version, version.footprint.as_ref().ok()?)));
+    let hot = sized.iter().filter(|version| version.residency == Residency::Hot);
+    let known = hot.filter_map(|version| Some((version, version.footprint.as_ref().ok()?)));
     known.map(|(version, footprint)| footprint.weight_bytes + version.kv_bytes).sum()
 }
 
@@ -142,15 +146,19 @@ fn verdict(gpus: &[GpuInfo], device: Result<&Device, &String>, sized: &[Sized]) 
     let wanted = wanted(sized);
     match free(gpus, device) {
         Some(free) if wanted <= free => {
-            format!("all of them together take at most {}: they fit into {} free", bytes(wanted), bytes(free))
+            format!(
+                "those that are hot take at most {} together: they fit into {} free",
+                bytes(wanted),
+                bytes(free)
+            )
         }
         Some(free) => format!(
-            "all of them together take up to {}, more than {} free: lower engine.kv_tokens, or keep versions `residency: \
-             cold`. Weights that versions share count once, which this does not know",
+            "those that are hot take up to {} together, more than {} free: lower engine.kv_tokens, or keep versions \
+             `residency: warm` or `cold`. Weights that versions share count once, which this does not know",
             bytes(wanted),
             bytes(free)
         ),
-        None => format!("all of them together take at most {}", bytes(wanted)),
+        None => format!("those that are hot take at most {} together", bytes(wanted)),
     }
 }
 
@@ -174,6 +182,7 @@ fn document(
         let footprint = version.footprint.as_ref();
         json!({
             "version": version.version,
+            "residency": version.residency.as_str(),
             "weight_bytes": footprint.ok().map(|footprint| footprint.weight_bytes),
             "kv_bytes": footprint.ok().map(|_| version.kv_bytes),
             "error": footprint.err(),

@@ -9,7 +9,25 @@ use super::models::version_table;
 use crate::ids::{IdError, VersionRef};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct LoadArgs {
+    /// To the device, where it serves, or into the host's memory, ready for it
+    #[arg(long, value_parser = ["hot", "warm"], default_value = "hot")]
+    to: String,
+    #[command(flatten)]
+    args: Args,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UnloadArgs {
+    /// Out of memory, or off the device and still in the host's memory
+    #[arg(long, value_parser = ["cold", "warm"], default_value = "cold")]
+    to: String,
+    #[command(flatten)]
+    args: Args,
+}
+
+#[derive(Debug, clap::Args)]
+struct Args {
     /// The version, such as `support-assistant@v2`
     #[arg(value_name = "MODEL@VERSION", value_parser = parse_version)]
     // not `version`: clap has an argument of that name, for `--version`
@@ -28,21 +46,20 @@ pub(super) fn parse_version(text: &str) -> Result<VersionRef, String> {
     Ok(VersionRef { model: model.parse().map_err(wrong)?, version: version.parse().map_err(wrong)? })
 }
 
-/// Answers when the version is hot, or says why it is not.
-pub(super) async fn load(args: Args) -> Result<(), CliError> {
-    post(&args, "load").await
+/// Answers when the version is there, or says why it is not.
+pub(super) async fn load(LoadArgs { to, args }: LoadArgs) -> Result<(), CliError> {
+    post(&args, "load", json!({ "to": to })).await
 }
 
-/// Answers when the version has finished what it had and is cold.
-pub(super) async fn unload(args: Args) -> Result<(), CliError> {
-    post(&args, "unload").await
+/// Answers when the version has finished what it had.
+pub(super) async fn unload(UnloadArgs { to, args }: UnloadArgs) -> Result<(), CliError> {
+    post(&args, "unload", json!({ "to": to })).await
 }
 
-async fn post(args: &Args, action: &str) -> Result<(), CliError> {
+async fn post(args: &Args, action: &str, body: serde_json::Value) -> Result<(), CliError> {
     let VersionRef { model, version } = &args.wanted;
     let path = format!("/admin/models/{model}/versions/{version}/{action}");
-    let answer =
-        args.target.change(Method::POST, &path, json!({}), &args.change, Patience::Unlimited).await?;
+    let answer = args.target.change(Method::POST, &path, body, &args.change, Patience::Unlimited).await?;
     if let Some(warning) = answer["warning"].as_str() {
         eprintln!("warning: {warning}");
     }

@@ -101,7 +101,7 @@ fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
         }
         let digest = version.digest.map(|d| d.short()).unwrap_or_default();
         let mark = if unpinned.contains(&version.version) { " (unpinned)" } else { "" };
-        let info = version.state.backend().map(|backend| backend.info.clone());
+        let info = version.state.prepared().map(|prepared| prepared.info().clone());
         let size = |n: Option<u64>| n.map(bytes).unwrap_or_default();
         table.row([
             version.version.to_string(),

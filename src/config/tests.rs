@@ -123,7 +123,7 @@ models:
     versions:
       v1: { image: "hf://org/name@main", digest: "DIGEST" }
       v2: { image: s3://bucket, digest: sha256:12 }
-      v3: { residency: warm }
+      v3: { residency: lukewarm }
       v4: { image: m, digest: "DIGEST", residency: cold }
     route: { v1: 50, v22: 20, v4: 10, v3: 101 }
     engine: { threads: 2, device: cpu }
@@ -151,9 +151,9 @@ models:
 /etc/sb.yaml:18: models.support.versions.v2.digest: "sha256:12" is not a digest; write `sha256:` and 64 lower-case hexadecimal digits; `switchback images add` prints it
 /etc/sb.yaml:19: models.support.versions.v3.image: missing; give a folder or `hf://org/name@<commit>`
 /etc/sb.yaml:19: models.support.versions.v3.digest: missing; add the digest that `switchback images add` or `pull` prints, or set server.mode to dev
-/etc/sb.yaml:19: models.support.versions.v3.residency: found "warm"; write hot or cold
+/etc/sb.yaml:19: models.support.versions.v3.residency: found "lukewarm"; write hot or warm or cold
 /etc/sb.yaml:21: models.support.route.v22: the model has no such version; did you mean `v2`?
-/etc/sb.yaml:21: models.support.route.v4: a cold version cannot take traffic; set its residency to hot, or give it 0
+/etc/sb.yaml:21: models.support.route.v4: only a hot version can take traffic; set its residency to hot, or give it 0
 /etc/sb.yaml:21: models.support.route.v3: the number 101 is not a weight; give a percentage from 0 to 100 with at most two decimals
 /etc/sb.yaml:22: models.support.engine.threads: threads is the whole process's; set engine.threads instead
 /etc/sb.yaml:22: models.support.engine.device: device is the whole process's; set engine.device instead

@@ -223,13 +223,26 @@ impl VersionConfig {
     }
 }
 
-/// Whether a version is loaded at start.
+/// Where a version is once the server is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residency {
-    /// Loaded at start.
+    /// On the device, serving.
     Hot,
+    /// In the host's memory, ready to go to the device when an operator asks.
+    Warm,
     /// Loaded when an operator asks.
     Cold,
+}
+
+impl Residency {
+    /// As the configuration has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+        }
+    }
 }
 
 /// An engine's limits, after defaults and overrides.

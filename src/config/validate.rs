@@ -311,8 +311,9 @@ fn read_version(
     let s = r.section(node, listed.path_of(&key.name), VERSION);
     let (image, digest) = read_image(r, &s, key.line, base, mode);
     let prompt = read_prompt_ref(r, &s, key.line, base, mode);
-    let residency =
-        r.field(&s, "residency", |v| word(v, &[("hot", Residency::Hot), ("cold", Residency::Cold)]));
+    let residency = r.field(&s, "residency", |v| {
+        word(v, &[("hot", Residency::Hot), ("warm", Residency::Warm), ("cold", Residency::Cold)])
+    });
     let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
     let flag = read_flag(r, &s, &declared, Some(&key.name));
     let residency = residency.unwrap_or(Residency::Hot);
@@ -397,9 +398,9 @@ fn read_route(
         };
         // A wrong name was reported where the version is declared.
         let Ok(name) = VersionName::from_str(&key.name) else { continue };
-        if weight > Weight::ZERO && versions.get(&name).is_some_and(|v| v.residency == Residency::Cold) {
+        if weight > Weight::ZERO && versions.get(&name).is_some_and(|v| v.residency != Residency::Hot) {
             let problem =
-                Problem::new("a cold version cannot take traffic", "set its residency to hot, or give it 0");
+                Problem::new("only a hot version can take traffic", "set its residency to hot, or give it 0");
             r.push(node.line, path, problem);
         }
         route.insert(name, weight);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::residency::{ResidencyError, State};
+use super::residency::{LoadTo, UnloadTo};
+use super::state::{ResidencyError, State};
 use super::{Gateway, StickyKey};
 use crate::config::{ImageRef, PromptRef, UnknownPolicy};
 use crate::ids::{Digest, ModelName, VersionName, VersionRef, Weight};
@@ -114,12 +115,12 @@ impl Gateway {
         let versions = config.versions.iter().map(|(name, settings)| {
             let version = VersionRef { model: model.clone(), version: name.clone() };
             let state = table.get(&version).cloned().unwrap_or(State::Cold);
-            let loaded = state.backend().and_then(|backend| backend.prompt.as_ref()).map(Prompt::digest);
+            let loaded = state.prepared().and_then(|prepared| prepared.prompt.as_ref()).map(Prompt::digest);
             let status = |p: &PromptRef| PromptStatus { file: p.file.clone(), digest: loaded.or(p.digest) };
             VersionStatus {
                 prompt: settings.prompt.as_ref().map(status),
                 image: settings.image.clone(),
-                digest: state.backend().map(|b| b.digest).or(settings.digest),
+                digest: state.prepared().map(|prepared| prepared.digest).or(settings.digest),
                 weight: weights.get(name).copied().unwrap_or(Weight::ZERO),
                 state,
                 version,
@@ -159,16 +160,23 @@ impl Gateway {
         Ok(self.inner().releases.rollback(model.clone(), change).await?)
     }
 
-    /// Loads a version and returns when it is hot. Goes on, and is written down, if the caller leaves.
-    pub async fn load(&self, version: &VersionRef, change: Change) -> Result<VersionStatus, AdminError> {
+    /// Loads a version and returns when it is there. Goes on, and is written down, if the caller leaves.
+    pub async fn load(
+        &self,
+        version: &VersionRef,
+        to: LoadTo,
+        change: Change,
+    ) -> Result<VersionStatus, AdminError> {
         let (this, version) = (self.clone(), version.clone());
         finished(tokio::spawn(async move {
-            let result = this.inner().residency.load(&version).await;
-            let (action, failure) = match &result {
-                Ok(_) => (AuditAction::Load, None),
+            let result = this.inner().residency.load(&version, to).await;
+            let (action, detail) = match &result {
+                Ok(()) => {
+                    (AuditAction::Load, (to == LoadTo::Warm).then(|| format!("{}, to warm", version.version)))
+                }
                 Err(error) => (AuditAction::LoadFailed, Some(error.to_string())),
             };
-            this.inner().releases.record(version.clone(), action, failure, change).await?;
+            this.inner().releases.record(version.clone(), action, detail, change).await?;
             result?;
             this.status(&version)
         }))
@@ -176,18 +184,32 @@ impl Gateway {
     }
 
     /// Withdraws a version without weight, lets it finish what it has, and frees it. Goes on if the caller leaves.
-    pub async fn unload(&self, version: &VersionRef, change: Change) -> Result<Unloaded, AdminError> {
+    pub async fn unload(
+        &self,
+        version: &VersionRef,
+        to: UnloadTo,
+        change: Change,
+    ) -> Result<Unloaded, AdminError> {
         let (this, version) = (self.clone(), version.clone());
-        finished(tokio::spawn(async move { this.finish_unload(version, change).await })).await
+        finished(tokio::spawn(async move { this.finish_unload(version, to, change).await })).await
     }
 
-    async fn finish_unload(&self, version: VersionRef, change: Change) -> Result<Unloaded, AdminError> {
+    async fn finish_unload(
+        &self,
+        version: VersionRef,
+        to: UnloadTo,
+        change: Change,
+    ) -> Result<Unloaded, AdminError> {
         let inner = self.inner();
         let (tell, told) = oneshot::channel();
         let (residency, leaving) = (inner.residency.clone(), version.clone());
         let withdraw = move || {
-            let result = residency.withdraw(&leaving);
-            let withdrawn = if result.is_ok() { Withdrawn::Yes } else { Withdrawn::No };
+            let result = residency.withdraw(&leaving, to);
+            let withdrawn = match (&result, to) {
+                (Err(_), _) => Withdrawn::No,
+                (Ok(_), UnloadTo::Cold) => Withdrawn::ToCold,
+                (Ok(_), UnloadTo::Warm) => Withdrawn::ToWarm,
+            };
             // The receiver waits just below.
             let _ = tell.send(result);
             withdrawn
@@ -196,22 +218,27 @@ impl Gateway {
         let backend = told.await.map_err(|_| ReleaseError::Stopping)??;
         let mut cut_off = 0;
         if let Some(backend) = backend {
-            cut_off = inner.residency.drain(backend, inner.drain_deadline).await.cut_off();
+            cut_off = inner.residency.drain(backend, inner.drain_deadline, to).await.cut_off();
         }
         if cut_off > 0 {
             let detail = format!("{}: {cut_off} requests", version.version);
             inner.releases.record(version.clone(), AuditAction::CutOff, Some(detail), change).await?;
         }
-        Ok(Unloaded { status: self.status(&version)?, cut_off, warning: self.rollback_needs(&version) })
+        let status = self.status(&version)?;
+        let warning = self.rollback_needs(&version).or_else(|| {
+            let stays = to == UnloadTo::Cold || status.state.name() == "warm";
+            (!stays).then(|| format!("{version} is {} and not warm; the log says why", status.state.name()))
+        });
+        Ok(Unloaded { status, cut_off, warning })
     }
 
-    /// What stands against a rollback now that a version is cold, if it would go there.
+    /// What stands against a rollback now that a version is not hot, if it would go there.
     fn rollback_needs(&self, version: &VersionRef) -> Option<String> {
         let routes = self.inner().routes.snapshot();
         let target = routes.get(&version.model)?.rollback_target()?;
         (target.version == version.version).then(|| {
             format!(
-                "a rollback of {} would go to {version}, which is cold now: it is refused until `switchback load {version}`",
+                "a rollback of {} would go to {version}, which is not hot now: it is refused until `switchback load {version}`",
                 version.model
             )
         })

@@ -158,7 +158,7 @@ impl AnswerStream {
             completed: 0,
             record: Record {
                 metrics,
-                version: backend.version.clone(),
+                version: backend.version().clone(),
                 admitted,
                 first_token: None,
                 prompt_tokens: admission.prompt_tokens as u64,

@@ -1,14 +1,15 @@
-//! A version that can answer: its engine with the words around it.
+//! A version that can answer: what the host's memory holds of it, and its engine.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::ids::{Digest, VersionRef};
-use crate::model::{GenerationDefaults, ModelInfo, Tokenizer};
+use crate::model::{LoadedModel, ModelInfo, StagedModel, Tokenizer};
 use crate::prompt::{ChatTemplate, Prompt, version_digest};
 
-/// A hot version. Immutable; requests share it by `Arc`.
-pub struct Backend {
+/// What the host's memory holds of a version: all that it takes to answer, but an engine. Immutable.
+pub struct Prepared {
     /// Which version this is.
     pub version: VersionRef,
     /// The digest of its image.
@@ -17,16 +18,30 @@ pub struct Backend {
     pub(super) prompt: Option<Prompt>,
     /// The size of its image on disk.
     pub image_bytes: u64,
-    /// What was loaded.
-    pub info: ModelInfo,
-    pub(super) engine: Engine,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) model: LoadedModel,
     pub(super) template: Option<ChatTemplate>,
-    pub(super) defaults: GenerationDefaults,
-    pub(super) eos: Vec<u32>,
 }
 
-impl Backend {
+/// A warm version: its weights lie where a device gets them fastest.
+#[derive(Debug)]
+pub struct Warm {
+    pub(super) prepared: Arc<Prepared>,
+    /// Held, not read.
+    pub(super) _staged: StagedModel,
+}
+
+/// A hot version. Immutable; requests share it by `Arc`.
+pub struct Backend {
+    pub(super) prepared: Arc<Prepared>,
+    pub(super) engine: Engine,
+}
+
+impl Prepared {
+    /// What was loaded.
+    pub const fn info(&self) -> &ModelInfo {
+        &self.model.info
+    }
+
     /// `system_fingerprint`: names what decides the answers, so it changes with the version and with nothing else.
     pub fn fingerprint(&self) -> String {
         format!("fp_{}", self.version_digest().short())
@@ -35,6 +50,33 @@ impl Backend {
     /// The digest of all that decides the answers: the image's, and with a prompt, that of both.
     pub fn version_digest(&self) -> Digest {
         self.prompt.as_ref().map_or(self.digest, |prompt| version_digest(self.digest, prompt.digest()))
+    }
+
+    /// The text of each token by itself.
+    pub fn token_texts(&self, tokens: &[u32]) -> Vec<String> {
+        let text = |token: &u32| self.model.tokenizer.token_bytes(*token).unwrap_or_default();
+        tokens.iter().map(|token| String::from_utf8_lossy(&text(token)).into_owned()).collect()
+    }
+
+    /// A count of the vocabulary: tokens are below it.
+    pub fn vocab_size(&self) -> usize {
+        self.model.info.vocab_size
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.model.tokenizer
+    }
+}
+
+impl Backend {
+    /// Which version this is.
+    pub fn version(&self) -> &VersionRef {
+        &self.prepared.version
+    }
+
+    /// What the host's memory holds of it.
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
     }
 
     /// The most tokens of a prompt and its answer together.
@@ -46,24 +88,19 @@ impl Backend {
     pub fn is_alive(&self) -> bool {
         self.engine.is_alive()
     }
+}
 
-    /// The text of each token by itself.
-    pub fn token_texts(&self, tokens: &[u32]) -> Vec<String> {
-        let text = |token: &u32| self.tokenizer.token_bytes(*token).unwrap_or_default();
-        tokens.iter().map(|token| String::from_utf8_lossy(&text(token)).into_owned()).collect()
-    }
-
-    /// A count of the vocabulary: tokens are below it.
-    pub fn vocab_size(&self) -> usize {
-        self.info.vocab_size
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("version", &self.version)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backend")
-            .field("version", &self.version)
-            .field("digest", &self.digest)
-            .finish_non_exhaustive()
+        f.debug_struct("Backend").field("prepared", &self.prepared).finish_non_exhaustive()
     }
 }

@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::Gateway;
+use super::residency::LoadTo;
 use crate::config::{ModelConfig, Residency as Wanted};
-use crate::ids::{ModelName, VersionRef, Weight};
+use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::release::{Releases, Route};
 
 impl Gateway {
@@ -18,10 +19,24 @@ impl Gateway {
             }
         }
         for version in wanted_hot(&inner.models, &inner.releases) {
-            inner.residency.first_load(&version).await;
+            inner.residency.first_load(&version, LoadTo::Hot).await;
+        }
+        for version in wanted_warm(&inner.models) {
+            // one that a route or a rollout needs is hot by now, and stays so
+            inner.residency.first_load(&version, LoadTo::Warm).await;
         }
         inner.settled.send_replace(true);
     }
+}
+
+/// What is configured warm.
+fn wanted_warm(models: &BTreeMap<ModelName, ModelConfig>) -> Vec<VersionRef> {
+    let of = |(model, config): (&ModelName, &ModelConfig)| {
+        let warm = config.versions.iter().filter(|(_, settings)| settings.residency == Wanted::Warm);
+        let named = |(version, _)| VersionRef { model: model.clone(), version: VersionName::clone(version) };
+        warm.map(named).collect::<Vec<_>>()
+    };
+    models.iter().flat_map(of).collect()
 }
 
 /// What is configured hot, what a rollout or an experiment compares, what the routes give weight, and what a rollback

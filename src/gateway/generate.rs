@@ -73,8 +73,8 @@ impl Gateway {
                     self.remember(id, &backend, work.address(), way);
                     return Ok(Answer {
                         id,
-                        version: backend.version.clone(),
-                        fingerprint: backend.fingerprint(),
+                        version: backend.version().clone(),
+                        fingerprint: backend.prepared.fingerprint(),
                         choices_per_prompt: decoding.choices.get(),
                         prompts: prompts
                             .into_iter()
@@ -126,7 +126,7 @@ impl Gateway {
             return None;
         }
         let Address { target, sticky, .. } = work.address();
-        self.inner().checks.watch(&backend.version, way, at, || user_number(sticky, target.model()))
+        self.inner().checks.watch(backend.version(), way, at, || user_number(sticky, target.model()))
     }
 
     /// Lets the answer be found again where its reader may have a word about it. What finds no room is not found then.
@@ -137,7 +137,7 @@ impl Gateway {
             return;
         }
         let user = (way == Way::Routed).then(|| user_number(sticky, model));
-        let answered = Answered { response, version: backend.version.clone(), user };
+        let answered = Answered { response, version: backend.version().clone(), user };
         if self.inner().watcher.try_send(Message::Answered(answered)).is_err() {
             self.inner().metrics.observation_dropped(model);
         }
@@ -158,7 +158,7 @@ impl Gateway {
         let model = work.address().target.model();
         let Some(rollout) = self.inner().releases.rollouts().get(model) else { return };
         let share = rollout.mirror();
-        if share == Weight::ZERO || backend.version.version != rollout.stable {
+        if share == Weight::ZERO || backend.version().version != rollout.stable {
             return;
         }
         self.inner().mirror.offer(share, || {

@@ -30,6 +30,7 @@ mod resolve;
 mod rollouts;
 mod shutdown;
 mod start;
+mod state;
 mod tokens;
 mod watching;
 mod webhooks;
@@ -40,7 +41,7 @@ mod testing;
 
 pub use admin::{AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
-pub use backend::Backend;
+pub use backend::{Backend, Prepared, Warm};
 pub use command::{
     Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, PromptInput, StopText,
     Target,
@@ -48,8 +49,9 @@ pub use command::{
 pub use device::choose;
 pub use error::GatewayError;
 pub use rehearsal::Rehearsal;
-pub use residency::{Progress, Residency, ResidencyError, State};
+pub use residency::{LoadTo, Residency, UnloadTo};
 pub use start::{Gateway, Pace, StartError, random_u64};
+pub use state::{Progress, ResidencyError, State};
 pub use tokens::TokenizeInput;
 
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};

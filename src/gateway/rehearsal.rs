@@ -57,6 +57,6 @@ impl Gateway {
         if let Some(watch) = watch {
             watch.finished(answer);
         }
-        Ok(backend.version.clone())
+        Ok(backend.version().clone())
     }
 }

@@ -14,15 +14,18 @@ use crate::engine::{EosPolicy, GenerateRequest, Priority, SamplingParams, StopIn
 /// How to decode on this version: the client's word, and in a conversation then the prompt's. A completion's text is
 /// all the client's own, and a prompt has no say in it.
 fn settled<'a>(backend: &Backend, work: &'a Work) -> Settled<'a> {
-    match (work, &backend.prompt) {
+    match (work, &backend.prepared.prompt) {
         (Work::Chat(chat), Some(prompt)) => {
             let sampling = &prompt.spec().sampling;
             Settled {
                 decoding: Cow::Owned(chat.decoding.or(sampling)),
-                most: sampling.max_tokens.or(backend.defaults.max_new_tokens),
+                most: sampling.max_tokens.or(backend.prepared.model.generation.max_new_tokens),
             }
         }
-        _ => Settled { decoding: Cow::Borrowed(work.decoding()), most: backend.defaults.max_new_tokens },
+        _ => Settled {
+            decoding: Cow::Borrowed(work.decoding()),
+            most: backend.prepared.model.generation.max_new_tokens,
+        },
     }
 }
 
@@ -85,7 +88,7 @@ pub(super) fn requests(
 
 /// The client's word first, or the prompt's, then the image's own defaults, then the neutral value.
 fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams {
-    let defaults = &backend.defaults;
+    let defaults = &backend.prepared.model.generation;
     SamplingParams {
         temperature: decoding.temperature.or(defaults.temperature).unwrap_or(1.0),
         top_k: match decoding.top_k {
@@ -108,7 +111,7 @@ fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
         strings: decoding.stop.clone().unwrap_or_default(),
         token_ids: decoding.stop_token_ids.clone(),
         eos: match decoding.end_of_text {
-            EndOfText::Obey => EosPolicy::Stop(backend.eos.clone()),
+            EndOfText::Obey => EosPolicy::Stop(backend.prepared.model.eos.clone()),
             EndOfText::Ignore => EosPolicy::Ignore,
         },
         include_stop: match decoding.stop_text {

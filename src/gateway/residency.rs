@@ -1,17 +1,17 @@
-//! Where each version is: on disk, on its way into memory, hot, or on its way out.
+//! Where each version is: on disk, on its way into memory, warm in the host's, hot on the device, or on its way out.
 //!
 //! The states of all versions are one immutable table behind an atomic pointer. Requests read it without a lock;
 //! a change replaces it by compare-and-swap, so a transition that another one has forestalled is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use super::backend::Backend;
+use super::backend::{Backend, Prepared, Warm};
+use super::state::{Progress, ResidencyError, State};
 use crate::config::{ImageRef, PromptRef};
 use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
 use crate::ids::{Digest, VersionRef};
@@ -21,116 +21,6 @@ use crate::prompt::{ChatTemplate, Prompt};
 use crate::release::{Presence, Readiness};
 use crate::telemetry::Metrics;
 
-/// Where one version is.
-#[derive(Debug, Clone)]
-pub enum State {
-    /// On disk, or not even there.
-    Cold,
-    /// Being read into memory.
-    Loading(Arc<Progress>),
-    /// Serving.
-    Hot(Arc<Backend>),
-    /// Takes nothing new; finishes what it has.
-    Draining(Arc<Backend>),
-    /// Its last load failed.
-    Failed {
-        /// Why, naming the file.
-        why: Arc<str>,
-    },
-}
-
-impl State {
-    /// The state's name: `cold`, `loading`, `hot`, `draining` or `failed`. An engine that died has failed.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Loading(_) => "loading",
-            Self::Hot(backend) if backend.is_alive() => "hot",
-            Self::Draining(_) => "draining",
-            Self::Hot(_) | Self::Failed { .. } => "failed",
-        }
-    }
-
-    /// Why it failed, if it did.
-    pub fn failure(&self) -> Option<&str> {
-        match self {
-            Self::Failed { why } => Some(why),
-            Self::Hot(backend) if !backend.is_alive() => {
-                Some("the engine's thread has ended; load the version again")
-            }
-            _ => None,
-        }
-    }
-
-    /// Bytes read and bytes to read, while it is being loaded.
-    pub fn progress(&self) -> Option<(u64, u64)> {
-        match self {
-            Self::Loading(progress) => Some(progress.bytes()),
-            _ => None,
-        }
-    }
-
-    /// What is loaded, if anything is.
-    pub fn backend(&self) -> Option<&Arc<Backend>> {
-        match self {
-            Self::Hot(backend) | Self::Draining(backend) => Some(backend),
-            _ => None,
-        }
-    }
-
-    fn serving(&self) -> Option<&Arc<Backend>> {
-        match self {
-            Self::Hot(backend) if backend.is_alive() => Some(backend),
-            _ => None,
-        }
-    }
-}
-
-/// How far a load is.
-#[derive(Debug, Default)]
-pub struct Progress {
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
-impl Progress {
-    /// Bytes read, and bytes to read; (0, 0) at first.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    fn set(&self, done: u64, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
-        self.done.store(done, Ordering::Relaxed);
-    }
-}
-
-/// Why a version could not be loaded or unloaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResidencyError {
-    /// It is not configured.
-    #[error("the version `{0}` is not in the configuration")]
-    Unknown(VersionRef),
-    /// It is in a state from which there is no such way.
-    #[error("`{version}` is {state}; it cannot be {action} now")]
-    Busy {
-        /// The version.
-        version: VersionRef,
-        /// Its state.
-        state: &'static str,
-        /// `loaded` or `unloaded`.
-        action: &'static str,
-    },
-    /// The load failed; the state says so too.
-    #[error("loading `{version}` failed: {why}")]
-    Failed {
-        /// The version.
-        version: VersionRef,
-        /// Why.
-        why: String,
-    },
-}
-
 /// What it takes to load a version.
 #[derive(Debug, Clone)]
 pub(super) struct Blueprint {
@@ -138,6 +28,24 @@ pub(super) struct Blueprint {
     pub(super) digest: Option<Digest>,
     pub(super) prompt: Option<PromptRef>,
     pub(super) engine: EngineConfig,
+}
+
+/// How far a load goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadTo {
+    /// Into the host's memory.
+    Warm,
+    /// To the device, where it serves.
+    Hot,
+}
+
+/// How far an unload goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnloadTo {
+    /// Off the device: it stays in the host's memory, and is soon back.
+    Warm,
+    /// Out of memory.
+    Cold,
 }
 
 type Table = BTreeMap<VersionRef, State>;
@@ -159,6 +67,20 @@ struct Inner {
     /// Versions whose first load since the server came up is still to come.
     awaited: ArcSwap<BTreeSet<VersionRef>>,
     metrics: Metrics,
+}
+
+/// A load under way.
+struct Load {
+    version: VersionRef,
+    /// What it was before, if it was warm.
+    was_warm: Option<Arc<Warm>>,
+    to: LoadTo,
+    progress: Arc<Progress>,
+}
+
+fn staged(prepared: Arc<Prepared>) -> Result<Warm, String> {
+    let staged = prepared.model.stage().map_err(|e| e.to_string())?;
+    Ok(Warm { prepared, _staged: staged })
 }
 
 impl Residency {
@@ -198,9 +120,9 @@ impl Residency {
     }
 
     /// The first load of a version since the server came up.
-    pub(super) async fn first_load(&self, version: &VersionRef) {
+    pub(super) async fn first_load(&self, version: &VersionRef, to: LoadTo) {
         // The failure is in the version's state, in the log and in the metrics.
-        let _ = self.load(version).await;
+        let _ = self.load(version, to).await;
         self.0.awaited.rcu(|awaited| {
             let mut awaited = BTreeSet::clone(awaited);
             awaited.remove(version);
@@ -208,21 +130,31 @@ impl Residency {
         });
     }
 
-    /// Loads a version and returns when it is hot or has failed. A version that is hot stays as it is.
+    /// Loads a version and returns when it is there or has failed. One that is as far already, or farther, stays as it is;
+    /// one that is warm stays so where it does not fit on the device.
     ///
     /// The load goes on if the caller leaves, so no version is stranded on its way.
-    pub async fn load(&self, version: &VersionRef) -> Result<Arc<Backend>, ResidencyError> {
-        if let Some(backend) = self.hot(version) {
-            return Ok(backend);
+    pub async fn load(&self, version: &VersionRef, to: LoadTo) -> Result<(), ResidencyError> {
+        let table = self.0.table.load();
+        match (table.get(version), to) {
+            (Some(State::Hot(backend)), _) if backend.is_alive() => return Ok(()),
+            (Some(State::Warm(_)), LoadTo::Warm) => return Ok(()),
+            _ => {}
         }
         let progress = Arc::new(Progress::default());
-        self.change(version, "loaded", |state| match state {
-            State::Cold | State::Failed { .. } => Some(State::Loading(Arc::clone(&progress))),
-            State::Hot(backend) if !backend.is_alive() => Some(State::Loading(Arc::clone(&progress))),
-            _ => None,
+        let mut was_warm = None;
+        self.change(version, "loaded", |state| {
+            was_warm = None;
+            match state {
+                State::Cold | State::Failed { .. } => {}
+                State::Hot(backend) if !backend.is_alive() => {}
+                State::Warm(warm) => was_warm = Some(Arc::clone(warm)),
+                State::Loading(_) | State::Hot(_) | State::Draining(_) => return None,
+            }
+            Some(State::Loading(Arc::clone(&progress)))
         })?;
-        let (this, owned) = (self.clone(), version.clone());
-        let task = tokio::spawn(async move { this.finish_load(owned, progress).await });
+        let (this, load) = (self.clone(), Load { version: version.clone(), was_warm, to, progress });
+        let task = tokio::spawn(async move { this.finish_load(load).await });
         task.await.unwrap_or_else(|e| {
             Err(ResidencyError::Failed {
                 version: version.clone(),
@@ -231,38 +163,59 @@ impl Residency {
         })
     }
 
-    async fn finish_load(
-        &self,
-        version: VersionRef,
-        progress: Arc<Progress>,
-    ) -> Result<Arc<Backend>, ResidencyError> {
+    async fn finish_load(&self, load: Load) -> Result<(), ResidencyError> {
         let _turn = self.0.loads.acquire().await;
         let started = std::time::Instant::now();
-        let (this, owned) = (self.clone(), version.clone());
-        let result = tokio::task::spawn_blocking(move || this.load_blocking(&owned, &progress))
+        let (version, was_warm) = (load.version.clone(), load.was_warm.clone());
+        let this = self.clone();
+        let result = tokio::task::spawn_blocking(move || this.load_blocking(&load))
             .await
             .unwrap_or_else(|e| Err(format!("the load panicked: {e}")));
         self.0.metrics.loaded(&version, result.is_ok());
         match result {
-            Ok(backend) => {
-                let backend = Arc::new(backend);
-                self.put(&version, &State::Hot(Arc::clone(&backend)));
-                tracing::info!(%version, seconds = started.elapsed().as_secs_f64(), "version is hot");
-                Ok(backend)
+            Ok(state) => {
+                let seconds = started.elapsed().as_secs_f64();
+                tracing::info!(%version, seconds, state = state.name(), "version is loaded");
+                self.put(&version, &state);
+                Ok(())
             }
             Err(why) => {
                 tracing::error!(%version, %why, "version failed to load");
-                self.put(&version, &State::Failed { why: why.as_str().into() });
+                let failed = || State::Failed { why: why.as_str().into() };
+                self.put(&version, &was_warm.map_or_else(failed, State::Warm));
                 Err(ResidencyError::Failed { version, why })
             }
         }
     }
 
-    /// The way into memory: read the prompt, find and verify the image, read the model, compile its template, start
-    /// its engine.
-    fn load_blocking(&self, version: &VersionRef, progress: &Progress) -> Result<Backend, String> {
+    fn load_blocking(&self, load: &Load) -> Result<State, String> {
+        let Load { version, was_warm, to, progress } = load;
         let plan = self.0.blueprints.get(version).ok_or("it is not in the configuration")?;
         tracing::info!(%version, "loading");
+        let prepared = match was_warm {
+            Some(warm) => Arc::clone(&warm.prepared),
+            None => Arc::new(self.prepare(version, plan, progress)?),
+        };
+        match to {
+            LoadTo::Warm => Ok(State::Warm(Arc::new(staged(prepared)?))),
+            LoadTo::Hot => {
+                let lm = prepared.model.lm().map_err(|e| e.to_string())?;
+                let (tokenizer, settings) = (prepared.tokenizer().clone(), plan.engine.clone());
+                let engine =
+                    Engine::start(version.to_string(), lm, tokenizer, settings, self.0.turns.clone());
+                let engine = engine.map_err(|e| e.to_string())?;
+                Ok(State::Hot(Arc::new(Backend { prepared, engine })))
+            }
+        }
+    }
+
+    /// The way into the host's memory: read the prompt, find and verify the image, read the model, compile its template.
+    fn prepare(
+        &self,
+        version: &VersionRef,
+        plan: &Blueprint,
+        progress: &Progress,
+    ) -> Result<Prepared, String> {
         // The small file first: what is wrong with it shows before gigabytes are read.
         let prompt = plan.prompt.as_ref().map(|prompt| Prompt::read(&prompt.file, prompt.digest));
         let prompt = prompt.transpose().map_err(|e| e.to_string())?;
@@ -270,40 +223,34 @@ impl Residency {
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
         let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
-        let loaded = model::load(&image.dir, &self.0.pool, &report).map_err(|e| e.to_string())?;
-        let template = loaded
+        let model = model::load(&image.dir, &self.0.pool, &report).map_err(|e| e.to_string())?;
+        let template = model
             .chat_template
             .as_deref()
-            .map(|source| ChatTemplate::compile(source, &loaded.special))
+            .map(|source| ChatTemplate::compile(source, &model.special))
             .transpose()
             .map_err(|e| e.to_string())?;
-        let (tokenizer, settings, turns) =
-            (loaded.tokenizer.clone(), plan.engine.clone(), self.0.turns.clone());
-        let engine = Engine::start(version.to_string(), loaded.lm, tokenizer, settings, turns)
-            .map_err(|e| e.to_string())?;
-        Ok(Backend {
-            version: version.clone(),
-            digest: image.digest,
-            prompt,
-            image_bytes: image.bytes,
-            info: loaded.info,
-            engine,
-            tokenizer: loaded.tokenizer,
-            template,
-            defaults: loaded.generation,
-            eos: loaded.eos,
-        })
+        let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
+        Ok(Prepared { version, digest, prompt, image_bytes, model, template })
     }
 
     /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.
-    pub(super) fn withdraw(&self, version: &VersionRef) -> Result<Option<Arc<Backend>>, ResidencyError> {
+    pub(super) fn withdraw(
+        &self,
+        version: &VersionRef,
+        to: UnloadTo,
+    ) -> Result<Option<Arc<Backend>>, ResidencyError> {
         let mut leaving = None;
         self.change(version, "unloaded", |state| match state {
             State::Hot(backend) => {
                 leaving = Some(Arc::clone(backend));
                 Some(State::Draining(Arc::clone(backend)))
             }
-            State::Cold | State::Failed { .. } => {
+            State::Warm(warm) if to == UnloadTo::Warm => {
+                leaving = None;
+                Some(State::Warm(Arc::clone(warm)))
+            }
+            State::Cold | State::Failed { .. } | State::Warm(_) => {
                 leaving = None;
                 Some(State::Cold)
             }
@@ -312,12 +259,33 @@ impl Residency {
         Ok(leaving)
     }
 
-    /// Lets a version that was withdrawn finish what it has, within the deadline, and frees it.
-    pub(super) async fn drain(&self, backend: Arc<Backend>, deadline: Duration) -> DrainOutcome {
-        let version = &backend.version;
+    /// Lets a version that was withdrawn finish what it has, within the deadline, and frees it. Where it is to stay warm
+    /// and the host has no room for that, the log says so, and it is cold.
+    pub(super) async fn drain(
+        &self,
+        backend: Arc<Backend>,
+        deadline: Duration,
+        to: UnloadTo,
+    ) -> DrainOutcome {
+        let version = backend.version();
+        // while the weights are still on the device: from there they come fastest
+        let warm = match to {
+            UnloadTo::Cold => None,
+            UnloadTo::Warm => {
+                let prepared = Arc::clone(&backend.prepared);
+                let staged = tokio::task::spawn_blocking(move || staged(prepared)).await;
+                match staged.unwrap_or_else(|e| Err(format!("it panicked: {e}"))) {
+                    Ok(warm) => Some(Arc::new(warm)),
+                    Err(why) => {
+                        tracing::warn!(%version, %why, "the version cannot stay warm");
+                        None
+                    }
+                }
+            }
+        };
         let outcome = backend.engine.drain(deadline).await;
         let state = match outcome {
-            DrainOutcome::Finished | DrainOutcome::Cancelled { .. } => State::Cold,
+            DrainOutcome::Finished | DrainOutcome::Cancelled { .. } => warm.map_or(State::Cold, State::Warm),
             DrainOutcome::Stuck => State::Failed {
                 why: "its last step does not end; its memory is held until it does, or the process ends"
                     .into(),
@@ -333,12 +301,12 @@ impl Residency {
     pub(super) async fn drain_all(&self, deadline: Duration) -> usize {
         let table = self.table();
         let leaving = table.iter().filter_map(|(version, state)| match state {
-            State::Hot(_) => self.withdraw(version).ok().flatten(),
+            State::Hot(_) => self.withdraw(version, UnloadTo::Cold).ok().flatten(),
             // An engine may be drained twice; whoever comes second waits with the first.
             State::Draining(backend) => Some(Arc::clone(backend)),
-            State::Cold | State::Loading(_) | State::Failed { .. } => None,
+            State::Cold | State::Loading(_) | State::Warm(_) | State::Failed { .. } => None,
         });
-        let drains = leaving.map(|backend| self.drain(backend, deadline));
+        let drains = leaving.map(|backend| self.drain(backend, deadline, UnloadTo::Cold));
         let outcomes = futures::future::join_all(drains).await;
         outcomes.into_iter().map(DrainOutcome::cut_off).sum()
     }
@@ -370,10 +338,10 @@ impl Residency {
 
     /// Ends a draining, unless another that waited for the same engine has ended it already.
     fn leave(&self, drained: &Arc<Backend>, state: &State) {
-        self.0.table.rcu(|table| match table.get(&drained.version) {
+        self.0.table.rcu(|table| match table.get(drained.version()) {
             Some(State::Draining(backend)) if Arc::ptr_eq(backend, drained) => {
                 let mut table = Table::clone(table);
-                table.insert(drained.version.clone(), state.clone());
+                table.insert(drained.version().clone(), state.clone());
                 Arc::new(table)
             }
             _ => Arc::clone(table),

@@ -60,7 +60,7 @@ impl Gateway {
                 };
                 let backend =
                     stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
-                tracing::debug!(wanted = %chosen, answers = %backend.version, "the chosen version is not hot");
+                tracing::debug!(wanted = %chosen, answers = %backend.version(), "the chosen version is not hot");
                 inner.metrics.fell_back(&chosen);
                 Ok(Chosen { backend, by: None })
             }

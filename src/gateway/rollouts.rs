@@ -35,7 +35,7 @@ impl Gateway {
     fn usual_policy(&self, model: &ModelName, canary: &VersionName) -> Policy {
         let digest = |version: &VersionName| {
             let version = VersionRef { model: model.clone(), version: version.clone() };
-            self.inner().residency.hot(&version).map(|backend| backend.version_digest())
+            self.inner().residency.hot(&version).map(|backend| backend.prepared.version_digest())
         };
         let stable = self.inner().routes.snapshot().get(model).map(|route| route.stable().clone());
         let same = stable.is_some_and(|stable| stable != *canary && digest(&stable) == digest(canary));

@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::backend::Prepared;
 use super::device::choose;
 use super::embedding::embedder;
 use super::first_loads::wanted_hot;
 use super::mirror::{Mirror, Shadow};
-use super::residency::{Blueprint, Residency, State};
+use super::residency::{Blueprint, Residency};
+use super::state::State;
 use super::watching::{SEEN, sink, watched};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy};
@@ -270,12 +272,12 @@ impl Gateway {
         let mut engines = Vec::new();
         let mut residency = Vec::new();
         for (version, state) in table.iter() {
-            let backend = state.backend();
+            let (backend, info) = (state.backend(), state.prepared().map(Prepared::info));
             residency.push(ResidencySample {
                 version: version.clone(),
                 state: state.name(),
-                weight_bytes: backend.map_or(0, |b| b.info.weight_bytes),
-                shared_bytes: backend.map_or(0, |b| b.info.shared_bytes),
+                weight_bytes: info.map_or(0, |info| info.weight_bytes),
+                shared_bytes: info.map_or(0, |info| info.shared_bytes),
             });
             if let Some(backend) = backend {
                 let stats = backend.engine.stats();

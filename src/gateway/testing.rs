@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::backend::Backend;
-use super::residency::State;
+use super::state::State;
 use crate::engine::{Engine, EngineConfig, Turns};
 use crate::ids::VersionRef;
 use crate::model::{Batch, CausalLm, KvGeometry, KvShape, Logits, ModelError};
@@ -36,21 +36,10 @@ impl Gateway {
     /// Puts such an engine in the place of a hot version's own.
     pub(crate) fn break_engine(&self, version: &VersionRef) {
         let sound = self.inner().residency.hot(version).expect("a hot version");
-        let lm = Box::new(Broken { vocab: sound.vocab_size() });
-        let (tokenizer, config) = (sound.tokenizer.clone(), EngineConfig::default());
+        let lm = Box::new(Broken { vocab: sound.prepared.vocab_size() });
+        let (tokenizer, config) = (sound.prepared.tokenizer().clone(), EngineConfig::default());
         let engine = Engine::start("broken".into(), lm, tokenizer, config, Turns::default()).unwrap();
-        let broken = Backend {
-            version: sound.version.clone(),
-            digest: sound.digest,
-            prompt: sound.prompt.clone(),
-            image_bytes: sound.image_bytes,
-            info: sound.info.clone(),
-            engine,
-            tokenizer: sound.tokenizer.clone(),
-            template: sound.template.clone(),
-            defaults: sound.defaults.clone(),
-            eos: sound.eos.clone(),
-        };
+        let broken = Backend { prepared: Arc::clone(&sound.prepared), engine };
         self.inner().residency.put(version, &State::Hot(Arc::new(broken)));
     }
 }

@@ -66,10 +66,10 @@ impl Gateway {
         tokens: &[u32],
     ) -> Result<Vec<String>, GatewayError> {
         if tokens.len() < LONG_TOKENS {
-            return Ok(backend.token_texts(tokens));
+            return Ok(backend.prepared.token_texts(tokens));
         }
         let (on, tokens) = (Arc::clone(backend), tokens.to_vec());
-        blocking(move || Ok(on.token_texts(&tokens))).await
+        blocking(move || Ok(on.prepared.token_texts(&tokens))).await
     }
 
     /// The text of tokens, with the backend that they are for. Special tokens show.
@@ -100,8 +100,8 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// The text of a conversation: the version's prompt around it, then its chat template.
 pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<String, GatewayError> {
-    let Some(template) = &backend.template else {
-        let message = format!("`{}` has no chat template; use /v1/completions", backend.version);
+    let Some(template) = &backend.prepared.template else {
+        let message = format!("`{}` has no chat template; use /v1/completions", backend.version());
         return Err(GatewayError::invalid("messages", message));
     };
     let messages = wrapped(backend, conversation)?;
@@ -117,20 +117,20 @@ pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<S
 /// The messages with the version's prompt around them.
 fn wrapped<'a>(backend: &Backend, conversation: &'a Conversation) -> Result<Cow<'a, [Json]>, GatewayError> {
     let Conversation { messages, variables, .. } = conversation;
-    let Some(prompt) = &backend.prompt else {
+    let Some(prompt) = &backend.prepared.prompt else {
         if variables.is_empty() {
             return Ok(Cow::Borrowed(messages));
         }
-        let message = format!("`prompt_variables`: `{}` has no prompt; leave them out", backend.version);
+        let message = format!("`prompt_variables`: `{}` has no prompt; leave them out", backend.version());
         return Err(GatewayError::invalid("prompt_variables", message));
     };
     prompt.wrap(messages, variables).map(Cow::Owned).map_err(|error| match error {
         WrapError::Variable { name, fault } => {
             let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
-            GatewayError::Variable { version: backend.version.clone(), name, fault }
+            GatewayError::Variable { version: backend.version().clone(), name, fault }
         }
         WrapError::Refused(_) | WrapError::Failed(_) => {
-            GatewayError::invalid("prompt_variables", format!("`{}`: {error}", backend.version))
+            GatewayError::invalid("prompt_variables", format!("`{}`: {error}", backend.version()))
         }
     })
 }
@@ -142,20 +142,22 @@ pub(super) fn encode(
     param: &str,
 ) -> Result<Vec<u32>, GatewayError> {
     backend
-        .tokenizer
+        .prepared
+        .tokenizer()
         .encode(text, special)
         .map_err(|e| GatewayError::invalid(param, format!("`{param}` cannot be tokenized: {e}")))
 }
 
 pub(super) fn decode(backend: &Backend, tokens: &[u32], param: &str) -> Result<String, GatewayError> {
     backend
-        .tokenizer
+        .prepared
+        .tokenizer()
         .decode(tokens, SpecialText::Keep)
         .map_err(|e| GatewayError::invalid(param, format!("`{param}` cannot be turned into text: {e}")))
 }
 
 pub(super) fn in_vocabulary(backend: &Backend, tokens: &[u32], param: &str) -> Result<(), GatewayError> {
-    let size = backend.vocab_size();
+    let size = backend.prepared.vocab_size();
     match tokens.iter().find(|token| **token as usize >= size) {
         None => Ok(()),
         Some(token) => Err(GatewayError::invalid(

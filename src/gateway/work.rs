@@ -119,7 +119,7 @@ pub(super) async fn prompts(
     backend: &Arc<Backend>,
     work: &Arc<Work>,
 ) -> Result<Vec<PromptTokens>, GatewayError> {
-    let around = backend.prompt.as_ref().map_or(0, Prompt::bytes);
+    let around = backend.prepared.prompt.as_ref().map_or(0, Prompt::bytes);
     if work.text_bytes() + around < LONG_TEXT {
         return work.prompts(backend);
     }

@@ -13,14 +13,15 @@ use crate::tensor::{
 
 /// A Llama with its cache.
 pub(super) struct Llama {
+    /// A stream of its own.
     device: Device,
     body: Body,
     cache: Option<KvCache>,
     replays: Replays,
 }
 
-/// Its weights.
-struct Body {
+/// Its weights, on a device.
+pub(super) struct Body {
     config: Config,
     rope: Rope,
     embedding: Weight,
@@ -155,6 +156,19 @@ impl CausalLm for Llama {
 }
 
 impl Body {
+    /// The same weights on a device. Those that it has already, for whomever, are shared.
+    pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
+        let Self { config, embedding, layers, norm, head, .. } = self;
+        Ok(Self {
+            rope: Rope::new(config.rope.table(config.head_dim), device)?,
+            embedding: embedding.on(device)?,
+            layers: layers.iter().map(|layer| layer.on(device)).collect::<Result<_, _>>()?,
+            norm: norm.on(device)?,
+            head: head.on(device)?,
+            config: config.clone(),
+        })
+    }
+
     /// The logits of the wanted rows: `[wanted, vocab]`.
     fn forward(&self, cache: &mut KvCache, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
         let Self { config, rope, embedding: table, layers, norm, head } = self;
@@ -175,7 +189,14 @@ impl Body {
 }
 
 impl Llama {
-    /// Takes its tensors, by the names that `transformers` gives them.
+    /// Without a cache. `body` is on `device`, or on another stream of it.
+    pub(super) fn new(body: Body, device: Device) -> Self {
+        Self { device, body, cache: None, replays: Replays::default() }
+    }
+}
+
+impl Body {
+    /// Takes its tensors into the host's memory, by the names that `transformers` gives them.
     pub(super) fn load(config: Config, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
         let Config { hidden, vocab, layers, .. } = config;
         let embedding = from.take("model.embed_tokens.weight", &[vocab, hidden])?;
@@ -190,14 +211,27 @@ impl Llama {
         };
         // old checkpoints carry the frequencies, which config.json already tells
         from.leave_out(|name| name.ends_with(".rotary_emb.inv_freq"));
-        let device = from.device().stream()?;
-        let rope = Rope::new(config.rope.table(config.head_dim), &device)?;
-        let body = Body { config, rope, embedding, layers, norm, head };
-        Ok(Self { device, body, cache: None, replays: Replays::default() })
+        let rope = Rope::new(config.rope.table(config.head_dim), &Device::CPU)?;
+        Ok(Self { config, rope, embedding, layers, norm, head })
     }
 }
 
 impl Layer {
+    fn on(&self, device: &Device) -> Result<Self, TensorError> {
+        let Self { attention_norm, q, k, v, o, mlp_norm, gate, up, down } = self;
+        Ok(Self {
+            attention_norm: attention_norm.on(device)?,
+            q: q.on(device)?,
+            k: k.on(device)?,
+            v: v.on(device)?,
+            o: o.on(device)?,
+            mlp_norm: mlp_norm.on(device)?,
+            gate: gate.on(device)?,
+            up: up.on(device)?,
+            down: down.on(device)?,
+        })
+    }
+
     fn load(config: &Config, i: usize, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
         let &Config { hidden, intermediate, attention_bias, mlp_bias, .. } = config;
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);

@@ -11,11 +11,11 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn both(dir: &Path, blocks: usize) -> [LoadedModel; 2] {
+fn both(dir: &Path, blocks: usize) -> [Box<dyn CausalLm>; 2] {
     [WeightPool::new(), WeightPool::of(test_device(1 << 30))].map(|pool| {
-        let mut loaded = load(dir, &pool, &|_, _| ()).unwrap();
-        loaded.lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
-        loaded
+        let mut lm = load(dir, &pool, &|_, _| ()).unwrap().lm().unwrap();
+        lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
+        lm
     })
 }
 
@@ -64,7 +64,7 @@ fn logits_are_those_of_the_host() {
             [(&tokens[..31], 0, 1), (&tokens[3..6], 12, 1)],
         ] {
             let batch = batch(&contexts);
-            let (a, b) = (host.lm.forward(&batch).unwrap(), gpu.lm.forward(&batch).unwrap());
+            let (a, b) = (host.forward(&batch).unwrap(), gpu.forward(&batch).unwrap());
             let distance = distance(&a, &b);
             assert!(distance < tolerance, "{fixture}: {distance} of {} rows", batch.tokens.len());
         }
@@ -82,7 +82,8 @@ fn the_demo_says_the_same_word_for_word() {
 
 fn says_the_same(prompt: &str) {
     let [host, gpu] = both(&repository("models/v1"), 100);
-    let tokens = host.tokenizer.encode(prompt, super::SpecialTokens::Add).unwrap();
+    let model = load(&repository("models/v1"), &WeightPool::new(), &|_, _| ()).unwrap();
+    let tokens = model.tokenizer.encode(prompt, super::SpecialTokens::Add).unwrap();
     let answer = |mut lm: Box<dyn CausalLm>| {
         let (mut tokens, mut new) = (tokens.clone(), tokens.len());
         for _ in 0..12 {
@@ -94,7 +95,7 @@ fn says_the_same(prompt: &str) {
         }
         tokens
     };
-    let (host, gpu) = (answer(host.lm), answer(gpu.lm));
+    let (host, gpu) = (answer(host), answer(gpu));
     assert_eq!(host, gpu);
     assert!(host.len() == tokens.len() + 12);
 }
@@ -103,16 +104,17 @@ fn says_the_same(prompt: &str) {
 #[test]
 fn passes_find_their_memory_where_the_rehearsal_left_it() {
     let (device, used) = watched_device(1 << 30);
-    let mut model = load(&repository("models/v1"), &WeightPool::of(device), &|_, _| ()).unwrap();
-    model.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK }).unwrap();
-    let before = used();
-    model.lm.reserve(96, 2).unwrap();
-    let reserved = used();
+    let model = load(&repository("models/v1"), &WeightPool::of(device), &|_, _| ()).unwrap();
+    let mut lm = model.lm().unwrap();
+    lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK }).unwrap();
+    let before = used.device();
+    lm.reserve(96, 2).unwrap();
+    let reserved = used.device();
     assert!(reserved > before);
     let tokens: Vec<u32> = (0..96).map(|i| i * 7 % 1000).collect();
     for rows in [96, 1, 37, 2, 64, 9, 3, 95] {
-        model.lm.forward(&batch(&[(&tokens[..rows], 0, rows)])).unwrap();
-        assert_eq!(used(), reserved, "{rows} rows");
+        lm.forward(&batch(&[(&tokens[..rows], 0, rows)])).unwrap();
+        assert_eq!(used.device(), reserved, "{rows} rows");
     }
 }
 
@@ -122,28 +124,67 @@ fn a_version_that_does_not_fit_leaves_the_one_that_serves_alone() {
     let room = {
         let (device, used) = watched_device(1 << 30);
         let _fits = ready(&WeightPool::of(device)).unwrap();
-        used()
+        used.device()
     };
     // the second shares no weight with the first
     let (device, used) = watched_device(room + room / 2);
     let pool = WeightPool::of(device);
     let mut serving = ready(&pool).unwrap();
-    let before = used();
-    let other = load(&repository("models/v2"), &pool, &|_, _| ()).and_then(|mut second| {
-        second.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
-        second.lm.reserve(96, 2)
+    let before = used.device();
+    let other = load(&repository("models/v2"), &pool, &|_, _| ()).and_then(|model| {
+        let mut second = model.lm()?;
+        second.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
+        second.reserve(96, 2)
     });
     let refused = other.unwrap_err().to_string();
     assert!(refused.contains("no room for") || refused.contains("no memory for"), "{refused}");
-    assert_eq!(used(), before, "what it had is given back");
-    serving.lm.forward(&batch(&[(&[1, 2, 3], 0, 3)])).unwrap();
+    assert_eq!(used.device(), before, "what it had is given back");
+    serving.forward(&batch(&[(&[1, 2, 3], 0, 3)])).unwrap();
 }
 
-fn ready(pool: &WeightPool) -> Result<LoadedModel, super::ModelError> {
-    let mut model = load(&repository("models/v1"), pool, &|_, _| ())?;
-    model.lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
-    model.lm.reserve(96, 2)?;
-    Ok(model)
+fn ready(pool: &WeightPool) -> Result<Box<dyn CausalLm>, super::ModelError> {
+    let mut lm = load(&repository("models/v1"), pool, &|_, _| ())?.lm()?;
+    lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
+    lm.reserve(96, 2)?;
+    Ok(lm)
+}
+
+/// A model whose weights are staged leaves the device and comes back; what another one shares of it stays there.
+#[test]
+fn staged_weights_leave_the_device_and_come_back() {
+    let (device, used) = watched_device(1 << 30);
+    let pool = WeightPool::of(device);
+    let model = load(&repository("models/v1"), &pool, &|_, _| ()).unwrap();
+    let tokens = [5, 6, 7, 8, 9];
+    let answer = |model: &LoadedModel| {
+        let mut lm = model.lm().unwrap();
+        lm.allocate_kv(KvGeometry { blocks: 4, block_size: BLOCK }).unwrap();
+        let logits = lm.forward(&batch(&[(&tokens, 0, 5)])).unwrap();
+        logits.row(0).unwrap().into_owned()
+    };
+    let cold = answer(&model);
+    assert_eq!(
+        (used.device(), used.pinned()),
+        (0, 0),
+        "a model that computes nothing holds nothing of a device"
+    );
+
+    let serving = model.lm().unwrap();
+    let placed = used.device();
+    let staged = model.stage().unwrap();
+    assert!(used.pinned() as u64 >= model.info.weight_bytes);
+    let sibling = load(&repository("models/v1"), &pool, &|_, _| ()).unwrap();
+    let pinned = used.pinned();
+    let staged_again = sibling.stage().unwrap();
+    assert_eq!(used.pinned(), pinned, "equal weights are staged once");
+    let hot = sibling.lm().unwrap();
+    assert!(used.device() < placed + placed / 10, "equal weights are placed once; gains are each one's own");
+    drop((serving, hot));
+    assert_eq!(used.device(), 0);
+    assert_eq!(answer(&model), cold, "from pinned memory as from the file");
+    drop((staged, staged_again));
+    assert_eq!(used.pinned(), 0);
+    assert_eq!(answer(&model), cold);
 }
 
 /// Passes over single rows are recorded by their number and done again with other rows; contexts come, grow and go.
@@ -169,7 +210,7 @@ fn recorded_decode_steps_give_what_the_host_gives() {
         steps.push(batch(&contexts.iter().map(grown).collect::<Vec<_>>()));
     }
     for (i, batch) in steps.iter().enumerate() {
-        let (a, b) = (host.lm.forward(batch).unwrap(), gpu.lm.forward(batch).unwrap());
+        let (a, b) = (host.forward(batch).unwrap(), gpu.forward(batch).unwrap());
         assert_eq!(a.rows(), b.rows());
         let distance = distance(&a, &b);
         assert!(distance < 1e-4, "step {i}: {distance}");

@@ -9,16 +9,19 @@ use serde::Deserialize;
 
 use super::batch::{CausalLm, KvShape};
 use super::config::{Config, Marks, TokenIds, read_optional};
-use super::decoder::Llama;
+use super::decoder::{Body, Llama};
 use super::error::ModelError;
 use super::pool::WeightPool;
 use super::tokenizer::Tokenizer;
 use super::weights::Checkpoint;
+use crate::tensor::{Device, Staged, TensorError, Weight};
 
-/// A version, ready to run.
+/// A model in the host's memory, where its weights are mapped; [`LoadedModel::lm`] brings them to where it computes.
 pub struct LoadedModel {
-    /// What computes.
-    pub lm: Box<dyn CausalLm>,
+    body: Body,
+    /// All its weights, as they are stored.
+    weights: Vec<Weight>,
+    device: Device,
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
     /// What was loaded.
@@ -109,8 +112,8 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
 
     pool.sweep();
     let mut checkpoint = Checkpoint::open(dir, pool, progress)?;
-    let lm = Llama::load(config.clone(), &mut checkpoint)?;
-    let totals = checkpoint.finish()?;
+    let body = Body::load(config.clone(), &mut checkpoint)?;
+    let (totals, weights) = checkpoint.finish()?;
     let info = ModelInfo {
         parameters: totals.parameters,
         weight_bytes: totals.bytes,
@@ -121,7 +124,9 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
         architecture: config.architecture,
     };
     Ok(LoadedModel {
-        lm: Box::new(lm),
+        body,
+        weights,
+        device: pool.device().clone(),
         tokenizer,
         info,
         eos,
@@ -130,6 +135,26 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
         chat_template,
         special,
     })
+}
+
+/// Keeps a model's weights in memory from which a GPU gets them fastest. Dropping it gives that back.
+pub struct StagedModel(Vec<Staged>);
+
+impl LoadedModel {
+    /// What computes, on the device of the pool that the model was loaded with. Weights that are there already, of another
+    /// model or of this one's before, are shared.
+    pub fn lm(&self) -> Result<Box<dyn CausalLm>, ModelError> {
+        // weights go there by the device's first stream, where nothing waits behind a step
+        Ok(Box::new(Llama::new(self.body.on(&self.device)?, self.device.stream()?)))
+    }
+
+    /// Keeps the weights in the host's memory such that [`LoadedModel::lm`] takes no longer than copying them; nothing more
+    /// than that they are mapped, where the device is the host.
+    pub fn stage(&self) -> Result<StagedModel, ModelError> {
+        let staged: Result<_, TensorError> =
+            self.weights.iter().map(|weight| weight.stage(&self.device)).collect();
+        Ok(StagedModel(staged?))
+    }
 }
 
 /// The token that begins a text: `config.json` before the tokenizer, and what is only assumed last.
@@ -279,6 +304,13 @@ fn within(
 
 fn outside(field: &str, found: impl fmt::Display, wanted: &str) -> String {
     format!("{field}: {found} is out of range: make it {wanted}, or leave it out")
+}
+
+impl fmt::Debug for StagedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pinned: usize = self.0.iter().map(Staged::bytes).sum();
+        write!(f, "StagedModel({} weights, {pinned} bytes pinned)", self.0.len())
+    }
 }
 
 impl fmt::Debug for LoadedModel {

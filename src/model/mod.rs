@@ -29,7 +29,7 @@ pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
 pub use encoder::Encoder;
 pub use error::ModelError;
 pub use footprint::Footprint;
-pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, load};
+pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, StagedModel, load};
 pub use pool::WeightPool;
 pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 

@@ -2,7 +2,7 @@
 
 use super::error::ModelError;
 use super::weights::Checkpoint;
-use crate::tensor::{Affine, Vector, Weight};
+use crate::tensor::{Affine, Device, TensorError, Vector, Weight};
 
 pub(super) struct Projection {
     weight: Weight,
@@ -37,6 +37,12 @@ impl Projection {
             Bias::Absent => None,
         };
         Ok(Self { weight, bias })
+    }
+
+    /// The same layer on a device.
+    pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
+        let bias = self.bias.as_ref().map(|bias| bias.on(device)).transpose()?;
+        Ok(Self { weight: self.weight.on(device)?, bias })
     }
 
     /// As operators take it.

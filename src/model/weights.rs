@@ -72,12 +72,8 @@ impl<'a> Checkpoint<'a> {
         Ok(Self { source, left, pool, progress, total, done: 0, taken, totals })
     }
 
-    /// The tensor `name`, which must have shape `expected`, on the device.
+    /// The tensor `name`, which must have shape `expected`, in the host's memory.
     pub(super) fn take(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
-        Ok(self.find(name, expected)?.on(self.pool.device())?)
-    }
-
-    fn find(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
         let Some(stored) = self.left.remove(name) else {
             let (path, tensor) = (self.source.clone(), name.to_owned());
             return Err(ModelError::MissingTensor { path, tensor, expected: expected.to_vec() });
@@ -104,15 +100,10 @@ impl<'a> Checkpoint<'a> {
         Ok(weight)
     }
 
-    /// Where the tensors are taken.
-    pub(super) const fn device(&self) -> &Device {
-        self.pool.device()
-    }
-
     /// The tensor `name`, which must have `len` elements: a gain or a bias.
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vector, ModelError> {
-        let weight = self.find(name, &[len])?;
-        Ok(Vector::new(&weight, self.pool.device())?)
+        let weight = self.take(name, &[len])?;
+        Ok(Vector::new(&weight, &Device::CPU)?)
     }
 
     /// Leaves out a tensor that checkpoints carry and the architecture does not read.
@@ -120,13 +111,13 @@ impl<'a> Checkpoint<'a> {
         self.left.retain(|name, _| !unread(name));
     }
 
-    /// Refuses tensors that nothing took.
-    pub(super) fn finish(self) -> Result<Totals, ModelError> {
+    /// What was taken; tensors that nothing took are refused.
+    pub(super) fn finish(self) -> Result<(Totals, Vec<Weight>), ModelError> {
         if let Some((tensor, stored)) = self.left.into_iter().next() {
             return Err(ModelError::UnknownTensor { path: stored.path, tensor });
         }
         (self.progress)(self.total, self.total);
-        Ok(self.totals)
+        Ok((self.totals, self.taken))
     }
 }
 

@@ -114,8 +114,10 @@ pub(super) enum Command {
 /// Whether a version was withdrawn; only that is written to the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withdrawn {
-    /// It takes no new requests.
-    Yes,
+    /// It takes no new requests, and leaves memory.
+    ToCold,
+    /// It takes no new requests, and stays in the host's memory.
+    ToWarm,
     /// It could not be withdrawn; nothing has changed.
     No,
 }

@@ -67,8 +67,12 @@ impl Owner {
         if let Some(weight) = weight.copied() {
             return Err(ReleaseError::HasWeight { version, weight });
         }
-        if withdraw() == Withdrawn::Yes {
-            let detail = version.version.to_string();
+        let detail = match withdraw() {
+            Withdrawn::No => None,
+            Withdrawn::ToCold => Some(version.version.to_string()),
+            Withdrawn::ToWarm => Some(format!("{}, to warm", version.version)),
+        };
+        if let Some(detail) = detail {
             let line = audit_line(&version.model, AuditAction::Unload, detail, change);
             self.store.record(&line).await?;
         }

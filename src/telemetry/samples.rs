@@ -35,7 +35,7 @@ pub struct EngineSample {
 pub struct ResidencySample {
     /// The version.
     pub version: VersionRef,
-    /// `cold`, `loading`, `hot`, `draining` or `failed`.
+    /// `cold`, `loading`, `warm`, `hot`, `draining` or `failed`.
     pub state: &'static str,
     /// Bytes of its weights in memory.
     pub weight_bytes: u64,
@@ -98,7 +98,7 @@ pub(super) fn sampled(
     let shared = gauges("weight_shared_bytes", "Of these, shared with a version loaded before.", &VERSION)?;
     for sample in residency {
         let labels = labels(&sample.version);
-        for name in ["cold", "loading", "hot", "draining", "failed"] {
+        for name in ["cold", "loading", "warm", "hot", "draining", "failed"] {
             state.with_label_values(&[labels[0], labels[1], name]).set(i64::from(name == sample.state));
         }
         bytes.with_label_values(&labels).set(sample.weight_bytes as i64);

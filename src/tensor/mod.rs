@@ -40,4 +40,4 @@ pub use ops::{
 pub use replay::Replays;
 pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};
-pub use weight::{ElementType, MappedFile, Vector, WeakWeight, Weight, WeightError};
+pub use weight::{ElementType, MappedFile, Staged, Vector, WeakWeight, Weight, WeightError};

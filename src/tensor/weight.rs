@@ -88,15 +88,33 @@ struct Inner {
     element: ElementType,
     rows: usize,
     cols: usize,
-    // Guards the one copy of a weight on a GPU: two versions that load it at the same time must agree on one, and
-    // find-or-place is one step.
-    placed: Mutex<WeakWeight>,
+    // Guards the one copy of a weight on a GPU, and the one in pinned memory: two versions that load it at the same time
+    // must agree on one, and find-or-make is one step.
+    copies: Mutex<Copies>,
 }
+
+/// Where else the bytes of a host's weight lie.
+#[derive(Default)]
+struct Copies {
+    placed: WeakWeight,
+    staged: Weak<gpu::Pinned>,
+}
+
+/// Holds a weight's bytes where a GPU gets them fastest. Dropping the last gives the memory back.
+#[derive(Clone)]
+pub struct Staged(Option<Arc<gpu::Pinned>>);
 
 /// A matrix `[rows, cols]`, or a vector as `[1, cols]`, row-major. Cloning it clones a pointer.
 /// The bytes may lie at any address: kernels read them unaligned.
 #[derive(Clone)]
 pub struct Weight(Arc<Inner>);
+
+impl Staged {
+    /// Bytes of pinned memory.
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |pinned| pinned.as_slice().len())
+    }
+}
 
 /// A weight that does not keep itself alive.
 #[derive(Clone, Default)]
@@ -139,22 +157,52 @@ impl Weight {
     }
 
     fn of(bytes: Bytes, element: ElementType, rows: usize, cols: usize) -> Self {
-        Self(Arc::new(Inner { bytes, element, rows, cols, placed: Mutex::default() }))
+        Self(Arc::new(Inner { bytes, element, rows, cols, copies: Mutex::default() }))
     }
 
     /// The weight on a device: itself on the host; on a GPU a copy there, which all who ask share while one of them
     /// holds it.
     pub fn on(&self, device: &Device) -> Result<Self> {
         let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(self.clone()) };
-        let mut placed = self.0.placed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = placed.upgrade() {
+        let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = copies.placed.upgrade() {
             return Ok(there);
         }
-        let bytes = Bytes::Placed { buffer: gpu.place(bytes)?, source: self.clone() };
+        let staged = copies.staged.upgrade();
+        let buffer = gpu.place(staged.as_ref().map_or(bytes, |staged| staged.as_slice()))?;
+        let bytes = Bytes::Placed { buffer, source: self.clone() };
         let there = Self::of(bytes, self.element(), self.rows(), self.cols());
-        *placed = there.downgrade();
+        copies.placed = there.downgrade();
         self.release_pages();
         Ok(there)
+    }
+
+    /// Keeps the bytes of a weight of the host in pinned memory, from which [`Weight::on`] brings them to a GPU as fast as
+    /// the two are connected. They come from the GPU, where they are there, and else from the host. Nothing to do where a
+    /// device computes in the host's memory.
+    pub fn stage(&self, device: &Device) -> Result<Staged> {
+        let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(Staged(None)) };
+        let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(staged) = copies.staged.upgrade() {
+            return Ok(Staged(Some(staged)));
+        }
+        let mut pinned = gpu.pinned(bytes.len())?;
+        copies.placed.upgrade().as_ref().unwrap_or(self).copy_to(pinned.as_mut_slice())?;
+        self.release_pages();
+        let pinned = Arc::new(pinned);
+        copies.staged = Arc::downgrade(&pinned);
+        Ok(Staged(Some(pinned)))
+    }
+
+    /// Copies the bytes of a weight on a GPU to the host's memory, by a stream that does nothing else.
+    fn copy_to(&self, out: &mut [u8]) -> Result<()> {
+        match &self.0.bytes {
+            Bytes::Placed { buffer, .. } => buffer.gpu().read(buffer, out),
+            Bytes::Mapped { .. } | Bytes::Owned(_) => {
+                out.copy_from_slice(self.bytes());
+                Ok(())
+            }
+        }
     }
 
     /// Rows: a linear layer's outputs.
@@ -305,6 +353,11 @@ impl Vector {
     /// How the checkpoint stored it.
     pub fn element(&self) -> ElementType {
         self.source.element()
+    }
+
+    /// The same values on another device.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        Self::new(&self.source, device)
     }
 
     pub(super) const fn values(&self) -> &Values {

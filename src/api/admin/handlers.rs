@@ -15,8 +15,8 @@ use utoipa::OpenApi;
 
 use super::guard::{Hosts, refuse_web_pages};
 use super::types::{
-    AuditAnswer, AuditLine, ChangeBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer,
-    VersionAnswer,
+    AuditAnswer, AuditLine, ChangeBody, LoadBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody,
+    UnloadAnswer, UnloadBody, VersionAnswer,
 };
 use super::{experiments, flags, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
@@ -196,15 +196,15 @@ pub(in crate::api) async fn rollback(
     Ok(Json(state.gateway.rollback(&model, actor.change(body.reason)).await?.into()))
 }
 
-/// Loads a version; answers when it is hot or has failed.
+/// Loads a version; answers when it is there or has failed.
 #[utoipa::path(post, path = "/admin/models/{model}/versions/{version}/load", tag = "admin",
-    request_body = ChangeBody,
+    request_body = LoadBody,
     params(
         ("model" = String, Path, description = "The model"),
         ("version" = String, Path, description = "The version"),
     ),
     responses(
-        (status = 200, description = "The version is hot", body = VersionAnswer),
+        (status = 200, description = "The version is where it was to go, or farther", body = VersionAnswer),
         (status = 409, description = "It is on its way in or out already", body = ErrorBody),
         (status = 422, description = "It could not be loaded", body = ErrorBody),
     ),
@@ -213,21 +213,21 @@ pub(in crate::api) async fn load(
     State(state): State<AdminState>,
     PathParam((model, version)): PathParam<(String, String)>,
     actor: Actor,
-    Body(body): Body<ChangeBody>,
+    Body(body): Body<LoadBody>,
 ) -> Result<Json<VersionAnswer>, ApiError> {
     let version = version_of(&state.gateway, &model, &version)?;
-    Ok(Json(state.gateway.load(&version, actor.change(body.reason)).await?.into()))
+    Ok(Json(state.gateway.load(&version, body.to.into(), actor.change(body.reason)).await?.into()))
 }
 
-/// Unloads a version without weight; answers when it is cold.
+/// Unloads a version without weight; answers when it has finished what it had.
 #[utoipa::path(post, path = "/admin/models/{model}/versions/{version}/unload", tag = "admin",
-    request_body = ChangeBody,
+    request_body = UnloadBody,
     params(
         ("model" = String, Path, description = "The model"),
         ("version" = String, Path, description = "The version"),
     ),
     responses(
-        (status = 200, description = "The version is cold", body = UnloadAnswer),
+        (status = 200, description = "The version is where it was to go", body = UnloadAnswer),
         (status = 409, description = "It has weight, or is on its way in or out already", body = ErrorBody),
     ),
 )]
@@ -235,10 +235,10 @@ pub(in crate::api) async fn unload(
     State(state): State<AdminState>,
     PathParam((model, version)): PathParam<(String, String)>,
     actor: Actor,
-    Body(body): Body<ChangeBody>,
+    Body(body): Body<UnloadBody>,
 ) -> Result<Json<UnloadAnswer>, ApiError> {
     let version = version_of(&state.gateway, &model, &version)?;
-    Ok(Json(state.gateway.unload(&version, actor.change(body.reason)).await?.into()))
+    Ok(Json(state.gateway.unload(&version, body.to.into(), actor.change(body.reason)).await?.into()))
 }
 
 /// What the audit log is asked for.

@@ -34,7 +34,7 @@ pub use flags::{FlagAnswer, FlagBody, FlagsAnswer};
 pub use handlers::admin_router;
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{
-    AuditAnswer, AuditLine, ChangeBody, ModelAnswer, ModelsAnswer, ResidencyAnswer, RollbackTarget,
-    RouteAnswer, RouteBody, UnloadAnswer, VersionAnswer,
+    AuditAnswer, AuditLine, ChangeBody, LoadBody, LoadTarget, ModelAnswer, ModelsAnswer, ResidencyAnswer,
+    RollbackTarget, RouteAnswer, RouteBody, UnloadAnswer, UnloadBody, UnloadTarget, VersionAnswer,
 };
 pub use webhooks::{DeliveryAnswer, WebhookAnswer, WebhooksAnswer};

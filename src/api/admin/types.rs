@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gateway::{ModelStatus, PromptStatus, State, Unloaded, VersionStatus};
+use crate::gateway::{LoadTo, ModelStatus, Prepared, PromptStatus, State, UnloadTo, Unloaded, VersionStatus};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// All models.
@@ -85,7 +85,7 @@ pub struct UnloadAnswer {
 /// Where a version is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResidencyAnswer {
-    /// `cold`, `loading`, `hot`, `draining` or `failed`.
+    /// `cold`, `loading`, `warm`, `hot`, `draining` or `failed`.
     pub state: String,
     /// Of a load under way, the bytes read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +150,70 @@ pub struct ChangeBody {
     pub reason: Option<String>,
 }
 
+/// How far a version is loaded; the body may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoadBody {
+    /// `hot`, which is the default, or `warm`: in the host's memory, ready to go to the device.
+    #[serde(default)]
+    pub to: LoadTarget,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// How far a load goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadTarget {
+    /// To the device, where it serves.
+    #[default]
+    Hot,
+    /// Into the host's memory, ready to go to the device.
+    Warm,
+}
+
+/// How far a version is unloaded; the body may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnloadBody {
+    /// `cold`, which is the default, or `warm`: off the device, and still in the host's memory.
+    #[serde(default)]
+    pub to: UnloadTarget,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// How far an unload goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnloadTarget {
+    /// Out of memory.
+    #[default]
+    Cold,
+    /// Off the device, and still in the host's memory.
+    Warm,
+}
+
+impl From<LoadTarget> for LoadTo {
+    fn from(to: LoadTarget) -> Self {
+        match to {
+            LoadTarget::Hot => Self::Hot,
+            LoadTarget::Warm => Self::Warm,
+        }
+    }
+}
+
+impl From<UnloadTarget> for UnloadTo {
+    fn from(to: UnloadTarget) -> Self {
+        match to {
+            UnloadTarget::Cold => Self::Cold,
+            UnloadTarget::Warm => Self::Warm,
+        }
+    }
+}
+
 /// Who did what, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditAnswer {
@@ -191,15 +255,16 @@ impl From<Unloaded> for UnloadAnswer {
 
 impl From<VersionStatus> for VersionAnswer {
     fn from(status: VersionStatus) -> Self {
-        let backend = status.state.backend();
+        let prepared = status.state.prepared();
+        let info = prepared.map(Prepared::info);
         Self {
             weight: status.weight,
             residency: ResidencyAnswer::from(&status.state),
             digest: status.digest,
             image: status.image.to_string(),
-            image_bytes: backend.map(|b| b.image_bytes),
-            weight_bytes: backend.map(|b| b.info.weight_bytes),
-            shared_bytes: backend.map(|b| b.info.shared_bytes),
+            image_bytes: prepared.map(|prepared| prepared.image_bytes),
+            weight_bytes: info.map(|info| info.weight_bytes),
+            shared_bytes: info.map(|info| info.shared_bytes),
             max_context: status.max_context(),
             version_digest: status.version_digest(),
             prompt: status.prompt.map(PromptAnswer::from),

@@ -123,7 +123,7 @@ pub(in crate::api) async fn tokenize(
         Some(false) | None => None,
     };
     let answer = Tokenized { count: tokens.len(), max_model_len: backend.max_context(), tokens, token_strs };
-    Ok(with_headers(Json(answer).into_response(), &backend.version, &caller))
+    Ok(with_headers(Json(answer).into_response(), backend.version(), &caller))
 }
 
 /// The text of tokens.
@@ -140,5 +140,5 @@ pub(in crate::api) async fn detokenize(
     let body: DetokenizeBody = typed(&map)?;
     let address = caller.address(&state.gateway, &model_of(&state.gateway, body.model)?, None)?;
     let (backend, prompt) = state.gateway.detokenize(&address, body.tokens).await?;
-    Ok(with_headers(Json(Detokenized { prompt }).into_response(), &backend.version, &caller))
+    Ok(with_headers(Json(Detokenized { prompt }).into_response(), backend.version(), &caller))
 }

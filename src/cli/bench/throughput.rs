@@ -112,7 +112,8 @@ fn start(args: &Args, device: &Device, batch: usize) -> Result<(Engine, usize, u
         ..EngineConfig::default()
     };
     let (vocab, weight_bytes) = (loaded.info.vocab_size, loaded.info.weight_bytes);
-    let engine = Engine::start("bench".to_owned(), loaded.lm, loaded.tokenizer, config, Turns::default());
+    let lm = loaded.lm().map_err(|error| failed(error.to_string()))?;
+    let engine = Engine::start("bench".to_owned(), lm, loaded.tokenizer, config, Turns::default());
     Ok((engine.map_err(|error| failed(error.to_string()))?, vocab, weight_bytes))
 }
 

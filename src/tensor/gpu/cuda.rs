@@ -176,6 +176,32 @@ impl Driver for Cuda {
         }
     }
 
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8> {
+        self.here()?;
+        // Any stream of any device may copy from it.
+        // SAFETY: it is written just below, before anybody reads it
+        match unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) } {
+            Ok(memory) => {
+                let memory = memory.cast::<u8>();
+                // SAFETY: so many bytes lie there
+                unsafe { memory.write_bytes(0, bytes) };
+                Ok(memory)
+            }
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(TensorError::Memory { device: "the host".to_owned(), bytes })
+            }
+            Err(error) => Err(self.shared.failed(error)),
+        }
+    }
+
+    fn free_pinned(&self, memory: *mut u8, _bytes: usize) {
+        // SAFETY: `allocate_pinned` gave it, and its one owner is gone
+        let freed = self.here().and_then(|_| self.done(unsafe { result::free_host(memory.cast()) }));
+        if let Err(error) = freed {
+            tracing::error!(%error, "pinned memory could not be given back");
+        }
+    }
+
     fn zero(&self, address: u64, bytes: usize) -> Result<()> {
         let stream = self.here()?;
         // SAFETY: a buffer of so many bytes lies there

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::gemm::Product;
 use super::graph::{Graph, Recorded};
-use super::memory::{Buffer, Kept, Recycled};
+use super::memory::{Buffer, Kept, Pinned, Recycled};
 use crate::tensor::error::{Result, TensorError};
 
 /// One stream of work on a device. Clones are the same stream.
@@ -33,9 +33,14 @@ pub(super) trait Driver: Send + Sync {
     fn free(&self, address: u64);
     /// Says that a tensor's memory is another's now.
     fn reused(&self, _address: u64, _bytes: usize) {}
+    /// Memory of the host that the device reads and writes by itself, of so many bytes, at least one; zeroes.
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8>;
+    /// Gives such memory back. Nothing that is enqueued uses it.
+    fn free_pinned(&self, memory: *mut u8, bytes: usize);
     /// Zeroes memory, in the order of the stream.
     fn zero(&self, address: u64, bytes: usize) -> Result<()>;
-    /// Writes memory, in the order of the stream; the source may change afterwards.
+    /// Writes memory, in the order of the stream; the source may change afterwards, unless it is pinned: then only after
+    /// the work is done.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<()>;
     /// Reads memory, after all work before.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()>;
@@ -133,6 +138,16 @@ impl Gpu {
         Ok(buffer)
     }
 
+    /// Memory of the host that copies to and from the device go through at full speed. Not what a computation needs: where
+    /// the host has no more, that is an error like another.
+    pub(in crate::tensor) fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        Ok(Pinned::new(self.clone(), self.0.driver.allocate_pinned(bytes.max(1))?, bytes))
+    }
+
+    pub(super) fn free_pinned(&self, memory: *mut u8, bytes: usize) {
+        self.0.driver.free_pinned(memory, bytes.max(1));
+    }
+
     /// Writes bytes at the start of a buffer. The source may be changed once this returns.
     pub(super) fn write(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
         debug_assert!(bytes.len() <= buffer.bytes(), "more than the buffer holds");
@@ -140,7 +155,7 @@ impl Gpu {
     }
 
     /// Reads the start of a buffer, after all work that is enqueued.
-    pub(super) fn read(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
+    pub(in crate::tensor) fn read(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
         self.read_from(buffer, 0, bytes)
     }
 

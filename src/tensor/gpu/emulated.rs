@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
@@ -47,17 +47,24 @@ struct Recording {
 struct Memory {
     capacity: usize,
     pieces: HashMap<u64, usize>,
+    /// Bytes of the host's memory that are pinned.
+    pinned: usize,
 }
 
 impl Emulated {
     /// A device with so many bytes.
     pub(super) fn new(capacity: usize) -> Self {
-        Self(Arc::new(Mutex::new(Memory { capacity, pieces: HashMap::new() })))
+        Self(Arc::new(Mutex::new(Memory { capacity, pieces: HashMap::new(), pinned: 0 })))
     }
 
     /// Bytes that somebody holds.
     pub(super) fn used(&self) -> usize {
         self.0.lock().unwrap().pieces.values().sum()
+    }
+
+    /// Bytes of the host's memory that somebody holds pinned.
+    pub(super) fn pinned(&self) -> usize {
+        self.0.lock().unwrap().pinned
     }
 
     fn fill(address: u64, bytes: usize, byte: u8) {
@@ -122,6 +129,23 @@ impl Driver for Stream {
         let bytes = bytes.expect("it was allocated, and not freed twice");
         // SAFETY: `allocate` made it with this layout
         unsafe { dealloc(address as *mut u8, layout(bytes)) };
+    }
+
+    /// As much as the device has: more is not to be had.
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8> {
+        let mut memory = self.device.0.lock().unwrap();
+        if memory.pinned + bytes > memory.capacity {
+            return Err(TensorError::Memory { device: "the host".to_owned(), bytes });
+        }
+        memory.pinned += bytes;
+        // SAFETY: the layout is not empty, as nobody asks for nothing
+        Ok(unsafe { alloc_zeroed(layout(bytes)) })
+    }
+
+    fn free_pinned(&self, memory: *mut u8, bytes: usize) {
+        self.device.0.lock().unwrap().pinned -= bytes;
+        // SAFETY: `allocate_pinned` made it with this layout
+        unsafe { dealloc(memory, layout(bytes)) };
     }
 
     fn reused(&self, address: u64, bytes: usize) {

@@ -1,4 +1,6 @@
-//! Pieces of a device's memory.
+//! Pieces of a device's memory, and of the host's that the device reads by itself.
+
+#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 
@@ -50,6 +52,43 @@ impl Drop for Buffer {
             Kept::ForTheNext => self.gpu.recycle(self.address, self.bytes),
             Kept::Not => self.gpu.free(self.address),
         }
+    }
+}
+
+/// Page-locked memory of the host: copies between it and the device run at the speed of what connects them. Dropping it
+/// gives it back.
+#[derive(Debug)]
+pub(in crate::tensor) struct Pinned {
+    gpu: Gpu,
+    memory: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: it owns its memory, as a box does
+unsafe impl Send for Pinned {}
+// SAFETY: as above; shared, it is only read
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    /// Of memory that has so many bytes, all of them written.
+    pub(super) const fn new(gpu: Gpu, memory: *mut u8, bytes: usize) -> Self {
+        Self { gpu, memory, bytes }
+    }
+
+    pub(in crate::tensor) const fn as_slice(&self) -> &[u8] {
+        // SAFETY: so many bytes lie there, zeroes at first, and nobody else has them
+        unsafe { std::slice::from_raw_parts(self.memory, self.bytes) }
+    }
+
+    pub(in crate::tensor) const fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as above
+        unsafe { std::slice::from_raw_parts_mut(self.memory, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.gpu.free_pinned(self.memory, self.bytes);
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) use choose::choose;
 pub(super) use driver::Gpu;
 pub(super) use graph::{Graph, Places};
 pub(super) use lists::Indices;
-pub(super) use memory::Buffer;
+pub(super) use memory::{Buffer, Pinned};
 pub(super) use ops::{
     Array, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm, select_rows,
 };
@@ -55,12 +55,30 @@ pub(crate) fn test_device(bytes: usize) -> super::Device {
     super::Device(super::device::Place::Gpu(gpu))
 }
 
-/// A device of so many bytes that the host plays, and how many of them somebody holds.
+/// A device of so many bytes that the host plays, and how many of them somebody holds; what is pinned of the host's memory
+/// is counted apart.
 #[cfg(test)]
-pub(crate) fn watched_device(bytes: usize) -> (super::Device, impl Fn() -> usize) {
+pub(crate) fn watched_device(bytes: usize) -> (super::Device, Used) {
     let emulated = emulated::Emulated::new(bytes);
     let gpu = Gpu::new(emulated.stream());
-    (super::Device(super::device::Place::Gpu(gpu)), move || emulated.used())
+    (super::Device(super::device::Place::Gpu(gpu)), Used(emulated))
+}
+
+/// How much of a watched device somebody holds.
+#[cfg(test)]
+pub(crate) struct Used(emulated::Emulated);
+
+#[cfg(test)]
+impl Used {
+    /// Bytes of the device's memory.
+    pub(crate) fn device(&self) -> usize {
+        self.0.used()
+    }
+
+    /// Bytes of the host's memory that are pinned for it.
+    pub(crate) fn pinned(&self) -> usize {
+        self.0.pinned()
+    }
 }
 
 /// The GPUs of this machine.
