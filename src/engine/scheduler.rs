@@ -15,10 +15,7 @@ use super::block_pool::{BlockId, BlockPool};
 use super::config::PrefixCache;
 use super::sequence::{Sequence, SequenceId, State};
 use super::turns::Priority;
-use crate::model::{Batch, Span};
-
-/// The most prompt rows of a step that are scored over the whole vocabulary: each takes `vocab` numbers.
-const SCORED_ROWS: usize = 64;
+use crate::model::{Batch, MOST_SCORED_ROWS, Span};
 
 /// The most prompt rows of a step in the background: it is to be over soon.
 const BACKGROUND_ROWS: usize = 32;
@@ -147,7 +144,7 @@ impl Scheduler {
         let lane = self.lane(priority);
         let ready = lane.running.iter().filter(|s| s.remaining() == 1).count();
         // Prompts go on even where the tokens of running sequences fill the budget.
-        let mut budget = Budget { rows: most.saturating_sub(ready).max(1), scored: SCORED_ROWS };
+        let mut budget = Budget { rows: most.saturating_sub(ready).max(1), scored: MOST_SCORED_ROWS };
         for sequence in &lane.running {
             let rows = match sequence.remaining() {
                 1 => 1,

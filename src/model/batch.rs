@@ -32,8 +32,8 @@ pub struct Span {
     pub block_table: Vec<u32>,
 }
 
-/// Rows of a rehearsal whose logits are wanted: each takes `vocab` numbers.
-const MOST_LOGIT_ROWS: usize = 64;
+/// The most prompt rows of a pass that are scored over the whole vocabulary: each takes `vocab` numbers.
+pub const MOST_SCORED_ROWS: usize = 64;
 
 /// The sizes of a model's keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub trait CausalLm: Send {
     /// Allocates the cache, in place of the one before.
     fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError>;
     /// Takes the memory that passes work in, once the cache is there and nobody uses it yet: so that it is missed now,
-    /// while others serve, and not by a request. `rows` is the most of one pass, `contexts` the most of a pass that gives
-    /// each its next token.
+    /// while others serve, and not by a request. `rows` is the most of one pass, `contexts` the most that get their next
+    /// token in one, which others may share with prompts; of these, at most [`MOST_SCORED_ROWS`] rows are scored.
     fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
         let _ = (rows, contexts);
         Ok(())
@@ -138,17 +138,21 @@ impl Batch {
         }
     }
 
-    /// One context of so many rows from the first block on, all of whose logits are wanted.
-    pub(super) fn rehearsal(rows: usize, block_size: usize) -> Self {
-        let numbers = || 0..rows as u32;
-        let block_table = (0..rows.div_ceil(block_size) as u32).collect();
-        Self {
-            tokens: vec![0; rows],
-            positions: numbers().collect(),
-            slots: numbers().collect(),
-            spans: vec![Span { rows: 0..rows, context_len: rows, block_table }],
-            logit_rows: numbers().take(MOST_LOGIT_ROWS).collect(),
+    /// As much at once as a pass over so many rows ever has: so many contexts of one token, and prompts of at most `longest`
+    /// tokens in what is left of the rows; the logits of each context are wanted, and those of as many rows of prompts as
+    /// are ever scored.
+    pub(super) fn rehearsal(rows: usize, contexts: usize, longest: usize, block_size: usize) -> Self {
+        let mut batch = Self::first_tokens(contexts);
+        while batch.tokens.len() < rows {
+            let (first, len) = (batch.tokens.len(), longest.min(rows - batch.tokens.len()));
+            let block_table = (0..len.div_ceil(block_size) as u32).collect();
+            batch.spans.push(Span { rows: first..first + len, context_len: len, block_table });
+            batch.tokens.resize(first + len, 0);
+            batch.positions.extend(0..len as u32);
+            batch.slots.extend(0..len as u32);
         }
+        batch.logit_rows = (0..rows.min(contexts + MOST_SCORED_ROWS) as u32).collect();
+        batch
     }
 
     /// Refuses a batch that contradicts itself, the model or its cache, before any of it is written.

@@ -120,12 +120,13 @@ impl CausalLm for Llama {
             return Ok(());
         };
         let KvLayout { blocks, block_size, .. } = cache.layout();
-        let rows = rows.min(blocks * block_size).min(self.body.config.max_positions);
+        let longest = self.body.config.max_positions.min(blocks * block_size);
         // first those whose results stay: they would take pieces that the largest pass leaves for others
         for contexts in Replays::sizes(contexts) {
             self.forward(&Batch::first_tokens(contexts))?;
         }
-        self.forward(&Batch::rehearsal(rows, block_size)).map(drop)
+        let rows = rows.max(contexts + 1);
+        self.forward(&Batch::rehearsal(rows, contexts, longest, block_size)).map(drop)
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
@@ -156,6 +157,11 @@ impl CausalLm for Llama {
 }
 
 impl Body {
+    /// Bytes of weights of which a pass reads a row a token: the embedding, where it is not the last layer, too.
+    pub(super) fn looked_up_bytes(&self) -> u64 {
+        if self.config.tied_embeddings { 0 } else { self.embedding.bytes().len() as u64 }
+    }
+
     /// The same weights on a device. Those that it has already, for whomever, are shared.
     pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
         let Self { config, embedding, layers, norm, head, .. } = self;

@@ -8,7 +8,9 @@ use crate::tensor::{test_device, watched_device};
 const BLOCK: usize = 4;
 
 fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    // kernels/gpu-check runs this program on another machine than the one that built it
+    let here = std::env::var("SWITCHBACK_REPOSITORY");
+    Path::new(here.as_deref().unwrap_or(env!("CARGO_MANIFEST_DIR"))).join(path)
 }
 
 fn both(dir: &Path, blocks: usize) -> [Box<dyn CausalLm>; 2] {
@@ -115,6 +117,22 @@ fn passes_find_their_memory_where_the_rehearsal_left_it() {
     for rows in [96, 1, 37, 2, 64, 9, 3, 95] {
         lm.forward(&batch(&[(&tokens[..rows], 0, rows)])).unwrap();
         assert_eq!(used.device(), reserved, "{rows} rows");
+    }
+    // contexts that go on beside prompts, and prompts beside each other, with rows that are scored
+    for (tokens_of, scored) in [(&[1, 1, 94][..], 64), (&[1, 30, 65], 20), (&[48, 48], 50), (&[1, 9], 3)] {
+        let mut first = 0;
+        let contexts: Vec<_> = tokens_of
+            .iter()
+            .map(|n| {
+                let context = (&tokens[..*n], first, *n);
+                first += n.div_ceil(BLOCK) as u32;
+                context
+            })
+            .collect();
+        let mut mixed = batch(&contexts);
+        mixed.logit_rows = (0..scored).collect();
+        lm.forward(&mixed).unwrap();
+        assert_eq!(used.device(), reserved, "{tokens_of:?}");
     }
 }
 

@@ -49,6 +49,8 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Of those, bytes that other versions had loaded before.
     pub shared_bytes: u64,
+    /// Bytes that a decode step reads: all but a table of embeddings that is not the last layer, too.
+    pub step_bytes: u64,
     /// Positions are below it.
     pub max_positions: usize,
     /// Tokens are below it.
@@ -118,6 +120,7 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
         parameters: totals.parameters,
         weight_bytes: totals.bytes,
         shared_bytes: totals.shared_bytes,
+        step_bytes: totals.bytes - body.looked_up_bytes(),
         max_positions: config.max_positions,
         vocab_size: config.vocab,
         kv_shape: config.kv_shape(),

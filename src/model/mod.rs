@@ -25,7 +25,7 @@ mod weights;
 #[cfg(test)]
 mod gpu_tests;
 
-pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
+pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, MOST_SCORED_ROWS, Span};
 pub use encoder::Encoder;
 pub use error::ModelError;
 pub use footprint::Footprint;

@@ -34,6 +34,8 @@ pub struct GpuInfo {
     pub free_bytes: u64,
     /// The newest CUDA that the driver speaks: major and minor.
     pub cuda_version: (u32, u32),
+    /// Why it lets nobody in, if so.
+    pub closed: Option<String>,
 }
 
 /// The oldest GPUs that the kernels run on: Ampere, whose tensor cores multiply bf16.
@@ -43,6 +45,9 @@ impl GpuInfo {
     /// Why the kernels do not run on it, if they do not.
     pub fn unusable(&self) -> Option<String> {
         let (major, minor) = self.compute_capability;
+        if self.closed.is_some() {
+            return self.closed.clone();
+        }
         (self.compute_capability < OLDEST).then(|| {
             format!(
                 "compute capability {major}.{minor} is older than {}.{}, which our kernels need",

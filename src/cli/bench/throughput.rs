@@ -1,10 +1,12 @@
 //! `switchback bench throughput`: how fast one engine reads prompts and writes answers, by batch size.
 //!
 //! Prompts of random tokens, no two alike, all at once into an engine without a prefix cache; greedy answers of a fixed
-//! length. Prefill is over when each sequence has its first token; what comes after that is decode. Beside it, the
-//! memory bandwidth of the device, measured in the same run: a decode step must read every weight once, so bytes of
-//! weights times steps a second, over that bandwidth, is the share of the roofline.
+//! length. Prefill is over when each sequence has its first token; decode is measured from there until the first sequence
+//! ends, while all of them go on. Beside it, the memory bandwidth of the device, measured in the same run: a decode step
+//! must read every weight once, so bytes of weights times steps a second, over that bandwidth, is the share of the
+//! roofline. A table of embeddings that is not the last layer, too, is only looked up, and does not count.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ use crate::engine::{
     SamplingParams, StopParams, Turns,
 };
 use crate::gateway::choose;
-use crate::model::{self, Device, SpecialText, WeightPool};
+use crate::model::{self, LoadedModel, SpecialText, WeightPool};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -59,23 +61,35 @@ fn positive(text: &str) -> Result<usize, String> {
     if n == 0 { Err("at least 1".to_owned()) } else { Ok(n) }
 }
 
-/// How long one batch took.
+/// How one batch went.
 struct Run {
     prefill: Duration,
-    decode: Duration,
+    /// Tokens a second while all sequences go on; nothing where one ended before another began.
+    decode: Option<f64>,
+}
+
+/// What is measured against.
+#[derive(Clone, Copy)]
+struct Roof {
+    /// Bytes of weights that a decode step reads.
+    weights: u64,
+    /// Bytes a second of the device's memory.
+    bandwidth: f64,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let device = choose(args.device).map_err(|error| CliError::Bench(error.to_string()))?;
     let bandwidth = device.memory_bandwidth().map_err(|error| CliError::Bench(error.to_string()))?;
     let bar = bar(args.batch.len() * (args.runs + 1), "runs");
-    let (mut figures, mut weights) = (Map::new(), 0);
+    let mut figures = Map::new();
+    let loaded = model::load(&args.model, &WeightPool::of(device.clone()), &|_, _| ());
+    let loaded = loaded.map_err(|error| failed(&args, &error))?;
+    let info = &loaded.info;
     for batch in &args.batch {
-        let (engine, vocab, weight_bytes) = start(&args, &device, *batch)?;
-        weights = weight_bytes;
+        let engine = start(&args, &loaded, *batch)?;
         let mut runs = Vec::with_capacity(args.runs);
         for number in 0..=args.runs {
-            let run = one_run(&args, &engine, vocab, *batch, number).await?;
+            let run = one_run(&args, &engine, info.vocab_size, *batch, number).await?;
             // the first finds nothing warm
             if number > 0 {
                 runs.push(run);
@@ -83,12 +97,15 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             bar.inc(1);
         }
         engine.drain(Duration::from_secs(5)).await;
-        figures.insert(batch.to_string(), report(&args, *batch, &mut runs, weights, bandwidth));
+        figures.insert(
+            batch.to_string(),
+            report(&args, *batch, &mut runs, Roof { weights: info.step_bytes, bandwidth }),
+        );
     }
     bar.finish_and_clear();
     let document = json!({
         "model": args.model, "device": device.to_string(), "prompt": args.prompt, "output": args.output,
-        "weights_bytes": weights, "memory_bytes_per_s": bandwidth, "batch": figures,
+        "weights_bytes": info.weight_bytes, "memory_bytes_per_s": bandwidth, "batch": figures,
     });
     if args.json {
         show(&document);
@@ -98,10 +115,11 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn start(args: &Args, device: &Device, batch: usize) -> Result<(Engine, usize, u64), CliError> {
-    let failed = |error: String| CliError::Bench(format!("{}: {error}", args.model.display()));
-    let loaded = model::load(&args.model, &WeightPool::of(device.clone()), &|_, _| ());
-    let loaded = loaded.map_err(|error| failed(error.to_string()))?;
+fn failed(args: &Args, error: &dyn Display) -> CliError {
+    CliError::Bench(format!("{}: {error}", args.model.display()))
+}
+
+fn start(args: &Args, loaded: &LoadedModel, batch: usize) -> Result<Engine, CliError> {
     let block_size = EngineConfig::default().block_size;
     let config = EngineConfig {
         kv_tokens: batch * (args.prompt + args.output).next_multiple_of(block_size),
@@ -111,10 +129,9 @@ fn start(args: &Args, device: &Device, batch: usize) -> Result<(Engine, usize, u
         prefix_cache: PrefixCache::Off,
         ..EngineConfig::default()
     };
-    let (vocab, weight_bytes) = (loaded.info.vocab_size, loaded.info.weight_bytes);
-    let lm = loaded.lm().map_err(|error| failed(error.to_string()))?;
-    let engine = Engine::start("bench".to_owned(), lm, loaded.tokenizer, config, Turns::default());
-    Ok((engine.map_err(|error| failed(error.to_string()))?, vocab, weight_bytes))
+    let lm = loaded.lm().map_err(|error| failed(args, &error))?;
+    let engine = Engine::start("bench".to_owned(), lm, loaded.tokenizer.clone(), config, Turns::default());
+    engine.map_err(|error| failed(args, &error))
 }
 
 async fn one_run(
@@ -144,44 +161,56 @@ async fn one_run(
         generations.push(engine.submit(request).map_err(|error| failed(error.to_string()))?);
     }
     let times = futures::future::try_join_all(generations.into_iter().map(times)).await?;
-    let last = |of: fn(&(Instant, Instant)) -> Instant| times.iter().map(of).max().unwrap_or(begun);
-    let (first_tokens, ends) = (last(|(first, _)| *first), last(|(_, end)| *end));
-    Ok(Run { prefill: first_tokens - begun, decode: ends - first_tokens })
+    let mut begins = begun;
+    let mut ends = None;
+    for times in &times {
+        let (first, last) = (times.first().copied().unwrap_or(begun), times.last().copied().unwrap_or(begun));
+        begins = begins.max(first);
+        ends = Some(ends.map_or(last, |ends: Instant| ends.min(last)));
+    }
+    let decode = ends.and_then(|ends| rate(&times, begins, ends));
+    Ok(Run { prefill: begins - begun, decode })
 }
 
-/// When a sequence has its first token, and when its last.
-async fn times(mut generation: Generation) -> Result<(Instant, Instant), CliError> {
-    let mut first = None;
+/// When a sequence had each of its tokens.
+async fn times(mut generation: Generation) -> Result<Vec<Instant>, CliError> {
+    let mut times = Vec::new();
     while let Some(event) = generation.next().await {
         match event {
-            Event::Token(_) => {
-                first.get_or_insert_with(Instant::now);
-            }
+            Event::Token(_) => times.push(Instant::now()),
             Event::Finished { .. } => break,
             Event::Failed(failure) => return Err(CliError::Bench(failure.to_string())),
             Event::Started { .. } | Event::Text(_) => {}
         }
     }
-    let end = Instant::now();
-    Ok((first.unwrap_or(end), end))
+    Ok(times)
 }
 
-fn report(args: &Args, batch: usize, runs: &mut [Run], weights: u64, bandwidth: f64) -> Value {
-    runs.sort_by_key(|run| run.decode);
-    let decode = runs[runs.len() / 2].decode.as_secs_f64();
+/// Tokens a second after `begins` and until `ends`.
+fn rate(times: &[Vec<Instant>], begins: Instant, ends: Instant) -> Option<f64> {
+    let tokens = times.iter().flatten().filter(|at| **at > begins && **at <= ends).count();
+    let seconds = ends.checked_duration_since(begins)?.as_secs_f64();
+    (tokens > 0).then_some(tokens as f64 / seconds)
+}
+
+fn report(args: &Args, batch: usize, runs: &mut [Run], roof: Roof) -> Value {
     runs.sort_by_key(|run| run.prefill);
     let prefill = runs[runs.len() / 2].prefill.as_secs_f64();
-    let steps = (args.output - 1) as f64 / decode;
+    let mut rates: Vec<f64> = runs.iter().filter_map(|run| run.decode).collect();
+    rates.sort_by(f64::total_cmp);
+    let decode = rates.get(rates.len() / 2).copied();
+    let steps = decode.map(|rate| rate / batch as f64);
     json!({
         "prefill_tok_s": (batch * args.prompt) as f64 / prefill,
-        "decode_tok_s": batch as f64 * steps,
-        "ms_per_step": 1e3 / steps,
-        "roofline_share": weights as f64 * steps / bandwidth,
+        "decode_tok_s": decode,
+        "ms_per_step": steps.map(|steps| 1e3 / steps),
+        "roofline_share": steps.map(|steps| roof.weights as f64 * steps / roof.bandwidth),
     })
 }
 
 fn print(document: &Value) {
-    let number = |value: &Value, digits: usize| format!("{:.digits$}", value.as_f64().unwrap_or(0.0));
+    let number =
+        |value: &Value, digits: usize| value.as_f64().map_or("-".to_owned(), |n| format!("{n:.digits$}"));
     println!(
         "{} on {}: {} of weights, {} GB/s",
         document["model"].as_str().unwrap_or_default(),
@@ -196,7 +225,7 @@ fn print(document: &Value) {
             number(&figures["prefill_tok_s"], 0),
             number(&figures["decode_tok_s"], 1),
             number(&figures["ms_per_step"], 2),
-            format!("{} %", number(&json!(figures["roofline_share"].as_f64().unwrap_or(0.0) * 100.0), 0)),
+            format!("{} %", number(&json!(figures["roofline_share"].as_f64().map(|share| share * 100.0)), 0)),
         ]);
     }
     print!("{table}");

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ use cudarc::driver::{CudaContext, CudaGraph, CudaStream, sys};
 use super::driver::{Driver, Shape};
 use super::gemm::Product;
 use super::graph::Recorded;
-use super::matmul::Matmul;
+use super::matmul::{Handle, Matmul};
 use crate::tensor::device::GpuInfo;
 use crate::tensor::error::{Result, TensorError};
 
@@ -26,15 +26,24 @@ struct Aligned<Bytes: ?Sized>(Bytes);
 
 /// One stream on a device.
 pub(super) struct Cuda {
-    shared: Arc<Shared>,
-    stream: Arc<CudaStream>,
     matmul: Matmul,
+    stream: Arc<CudaStream>,
+    shared: Arc<Shared>,
 }
+
+/// The devices that were opened. They stay open until the process ends: closing one, or cuBLASLt's handle on it, waits for
+/// the whole device, and that spoils what another thread is recording meanwhile.
+// Guards the list while a device is opened, which happens a few times in a process.
+static OPENED: Mutex<BTreeMap<usize, Arc<Shared>>> = Mutex::new(BTreeMap::new());
 
 /// What all streams of a device share.
 struct Shared {
     name: String,
     context: Arc<CudaContext>,
+    handle: Handle,
+    /// Whether the device reads the host's own memory by its page tables, as those do that are one chip with it: a copy
+    /// from there may then still be under way when the call returns.
+    coherent: bool,
     module: Module,
     // Guards the kernels found so far. A lookup is a hash of a name, once a launch, on threads that seldom meet; after
     // the first step all are there.
@@ -47,7 +56,7 @@ struct Function(sys::CUfunction);
 unsafe impl Send for Function {}
 
 struct Module(sys::CUmodule);
-// SAFETY: as above; nothing unloads it but the drop of the last stream
+// SAFETY: as above; nothing unloads it
 unsafe impl Send for Module {}
 // SAFETY: as above
 unsafe impl Sync for Module {}
@@ -65,21 +74,47 @@ pub(in crate::tensor) fn devices() -> Result<Vec<GpuInfo>> {
     (0..count as usize).map(|ordinal| info(ordinal).map_err(failed)).collect()
 }
 
+/// What a device says of itself. One that lets nobody in, as another program has it for itself, is listed, too.
 fn info(ordinal: usize) -> std::result::Result<GpuInfo, DriverError> {
-    let context = CudaContext::new(ordinal)?;
-    let (major, minor) = context.compute_capability()?;
-    let (free, total) = context.mem_get_info()?;
+    let device = result::device::get(ordinal as i32)?;
     let mut version = 0;
     // SAFETY: it writes one number
     unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    // SAFETY: the device is there
+    let total = unsafe { result::device::total_mem(device) }?;
+    let free = CudaContext::new(ordinal).and_then(|context| context.mem_get_info());
     Ok(GpuInfo {
         ordinal,
-        name: context.name()?,
-        compute_capability: (major as u32, minor as u32),
+        name: result::device::get_name(device)?,
+        compute_capability: compute_capability(device)?,
         total_bytes: total as u64,
-        free_bytes: free as u64,
+        free_bytes: free.as_ref().map_or(0, |(free, _)| *free as u64),
         cuda_version: (version as u32 / 1000, version as u32 % 1000 / 10),
+        closed: free.err().map(explained),
     })
+}
+
+/// Brings all kernels of a module to the device. By itself the driver does that at a kernel's first launch, and may wait for
+/// the whole device then, which spoils what another thread is recording meanwhile.
+fn load_all(module: sys::CUmodule) -> std::result::Result<(), DriverError> {
+    let mut count = 0;
+    // SAFETY: the module is loaded, and the list has room for as many as there are
+    unsafe {
+        sys::cuModuleGetFunctionCount(&raw mut count, module).result()?;
+        let mut functions = vec![std::ptr::null_mut(); count as usize];
+        sys::cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, module).result()?;
+        functions.into_iter().try_for_each(|function| sys::cuFuncLoad(function).result())
+    }
+}
+
+fn compute_capability(device: sys::CUdevice) -> std::result::Result<(u32, u32), DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    // SAFETY: the device is there
+    let of = |which| unsafe { result::device::get_attribute(device, which) };
+    Ok((of(MAJOR)? as u32, of(MINOR)? as u32))
 }
 
 /// What the driver says, in words.
@@ -102,25 +137,37 @@ impl Cuda {
             return Err(failed(what.to_owned()));
         }
         let driver = |error: DriverError| failed(explained(error));
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = opened.get(&ordinal) {
+            return Self::on(Arc::clone(shared));
+        }
         let context = CudaContext::new(ordinal).map_err(driver)?;
         // SAFETY: each stream orders its own work, and what is placed for all is waited for
         unsafe { context.disable_event_tracking() };
         // SAFETY: the image is a fatbin, which tells its own length
         let module = unsafe { result::module::load_data(FATBIN.0.as_ptr().cast()) }.map_err(driver)?;
-        let shared = Shared { name, context, module: Module(module), kernels: Mutex::default() };
-        Self::on(Arc::new(shared))
+        load_all(module).map_err(driver)?;
+        let handle = Handle::new(&name)?;
+        let attribute =
+            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
+        let coherent = context.attribute(attribute).map_err(driver)? != 0;
+        let (module, kernels) = (Module(module), Mutex::default());
+        let shared = Arc::new(Shared { name, context, handle, coherent, module, kernels });
+        opened.insert(ordinal, Arc::clone(&shared));
+        drop(opened);
+        Self::on(shared)
     }
 
     fn on(shared: Arc<Shared>) -> Result<Self> {
         let stream = shared.context.new_stream().map_err(|error| shared.failed(error))?;
-        let matmul =
-            Matmul::new(&shared.name, shared.context.compute_capability().map_or(0, |(major, _)| major))?;
-        Ok(Self { shared, stream, matmul })
+        let major = shared.context.compute_capability().map_or(0, |(major, _)| major);
+        let matmul = Matmul::new(&shared.name, shared.handle, major)?;
+        Ok(Self { matmul, stream, shared })
     }
 
     /// The context is the calling thread's from here on.
     fn here(&self) -> Result<sys::CUstream> {
-        self.shared.context.bind_to_thread().map_err(|error| self.shared.failed(error))?;
+        self.shared.enter()?;
         Ok(self.stream.cu_stream())
     }
 
@@ -130,6 +177,15 @@ impl Cuda {
 }
 
 impl Shared {
+    /// The context is the calling thread's from here on. What a drop could not do before is only told: it may have been
+    /// another version's.
+    fn enter(&self) -> Result<()> {
+        if let Err(error) = self.context.check_err() {
+            tracing::error!(device = %self.name, error = %explained(error), "something of a GPU could not be given back");
+        }
+        self.context.bind_to_thread().map_err(|error| self.failed(error))
+    }
+
     fn failed(&self, error: DriverError) -> TensorError {
         TensorError::Device { device: self.name.clone(), what: explained(error) }
     }
@@ -211,8 +267,9 @@ impl Driver for Cuda {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         let stream = self.here()?;
         // SAFETY: a buffer of so many bytes lies there. Memory that is not pinned is copied by the driver before this
-        // returns, so the source may change.
-        self.done(unsafe { result::memcpy_htod_async(address, bytes, stream) })
+        // returns, so the source may change; but for devices that read it themselves.
+        self.done(unsafe { result::memcpy_htod_async(address, bytes, stream) })?;
+        if self.shared.coherent { self.wait() } else { Ok(()) }
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
@@ -229,6 +286,7 @@ impl Driver for Cuda {
     }
 
     fn wait(&self) -> Result<()> {
+        self.here()?;
         self.done(self.stream.synchronize())
     }
 
@@ -258,6 +316,7 @@ impl Driver for Cuda {
     }
 
     fn end_recording(&self) -> Result<Box<dyn Recorded>> {
+        self.here()?;
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
         let graph = graph.map_err(|error| self.shared.failed(error))?;
         let nothing = || TensorError::Device {
@@ -283,6 +342,7 @@ unsafe impl Send for Recording {}
 
 impl Recorded for Recording {
     fn replay(&self) -> Result<()> {
+        self.shared.enter()?;
         self.graph.launch().map_err(|error| self.shared.failed(error))
     }
 }

@@ -219,20 +219,14 @@ impl Gpu {
 
     /// Records the work that `work` enqueues, and gives what it gives.
     pub(in crate::tensor) fn record<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        // from the first, so that nothing that is recorded leaves the stream where memory runs out meanwhile
+        let pinned = Pin::new(self);
         self.0.driver.begin_recording()?;
         let done = work();
         // also where it failed: the stream must not stay so
         let recorded = self.0.driver.end_recording();
         let done = done?;
-        Ok((Graph::new(self.clone(), recorded?), done))
-    }
-
-    pub(super) fn pin(&self) {
-        self.0.recycled().graphs += 1;
-    }
-
-    pub(super) fn unpin(&self) {
-        self.0.recycled().graphs -= 1;
+        Ok((Graph::new(pinned, recorded?), done))
     }
 
     pub(super) fn free(&self, address: u64) {
@@ -250,6 +244,22 @@ impl Gpu {
             Err(TensorError::Memory { .. }) if self.0.give_back() > 0 => self.0.driver.allocate(bytes),
             asked => asked,
         }
+    }
+}
+
+/// While there is one, no memory that tensors gave back leaves the stream.
+pub(super) struct Pin(Gpu);
+
+impl Pin {
+    fn new(gpu: &Gpu) -> Self {
+        gpu.0.recycled().graphs += 1;
+        Self(gpu.clone())
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.0.recycled().graphs -= 1;
     }
 }
 

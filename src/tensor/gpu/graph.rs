@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use super::driver::Gpu;
+use super::driver::{Gpu, Pin};
 use super::lists::{Indices, Lists};
 use super::memory::Buffer;
 use super::rows::Contexts;
@@ -19,25 +19,18 @@ pub(super) trait Recorded: Send {
 /// Recorded work of one stream. While there is one, no memory that tensors gave back leaves the stream: the work still
 /// writes there.
 pub(in crate::tensor) struct Graph {
-    gpu: Gpu,
     recorded: Box<dyn Recorded>,
+    _pin: Pin,
 }
 
 impl Graph {
-    pub(super) fn new(gpu: Gpu, recorded: Box<dyn Recorded>) -> Self {
-        gpu.pin();
-        Self { gpu, recorded }
+    pub(super) fn new(pin: Pin, recorded: Box<dyn Recorded>) -> Self {
+        Self { recorded, _pin: pin }
     }
 
     /// Enqueues the work.
     pub(in crate::tensor) fn replay(&self) -> Result<()> {
         self.recorded.replay()
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        self.gpu.unpin();
     }
 }
 

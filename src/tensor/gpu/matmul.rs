@@ -19,14 +19,43 @@ use crate::tensor::weight::ElementType;
 /// cuBLASLt for one stream: a workspace must not be shared between streams.
 pub(super) struct Matmul {
     device: String,
-    handle: sys::cublasLtHandle_t,
+    handle: Handle,
     workspace: driver::sys::CUdeviceptr,
     workspace_bytes: usize,
     // Guards the plans made so far. One thread owns the stream, so nobody waits for it; the type cannot know that.
     plans: Mutex<HashMap<ProductShape, Plan>>,
 }
 
-// SAFETY: the handle may be used from any thread, one at a time for a workspace, as the stream's owner does
+/// cuBLASLt on one device. It is never given back: that would wait for the whole device.
+#[derive(Clone, Copy)]
+pub(super) struct Handle(sys::cublasLtHandle_t);
+
+// SAFETY: cuBLASLt may be called from any thread, by one handle, too
+unsafe impl Send for Handle {}
+// SAFETY: as above
+unsafe impl Sync for Handle {}
+
+/// The oldest cuBLASLt whose interface this is: CUDA 13's.
+const OLDEST: usize = 130_000;
+
+impl Handle {
+    /// The calling thread has the device's context.
+    pub(super) fn new(device: &str) -> Result<Self> {
+        let failed = |what: String| TensorError::Device { device: device.to_owned(), what };
+        // SAFETY: it gives a number
+        let version = unsafe { sys::cublasLtGetVersion() };
+        if version < OLDEST {
+            let what = format!(
+                "the libcublasLt that is found first is version {version}, older than {OLDEST}: install CUDA 13's cuBLAS, or \
+                 name its folder first in LD_LIBRARY_PATH"
+            );
+            return Err(failed(what));
+        }
+        Ok(Self(result::create_handle().map_err(|error| failed(format!("cuBLASLt: {error}")))?))
+    }
+}
+
+// SAFETY: plans and workspace are used by one thread at a time, the stream's owner
 unsafe impl Send for Matmul {}
 // SAFETY: as above
 unsafe impl Sync for Matmul {}
@@ -44,11 +73,9 @@ struct Plan {
 
 impl Matmul {
     /// The calling thread has the device's context.
-    pub(super) fn new(device: &str, compute_capability_major: i32) -> Result<Self> {
-        let failed = |what: String| TensorError::Device { device: device.to_owned(), what };
+    pub(super) fn new(device: &str, handle: Handle, compute_capability_major: i32) -> Result<Self> {
         // as NVIDIA's documentation of cublasLt advises
         let workspace_bytes = if compute_capability_major >= 9 { 32 << 20 } else { 4 << 20 };
-        let handle = result::create_handle().map_err(|error| failed(format!("cuBLASLt: {error}")))?;
         // SAFETY: cuBLASLt writes it before it reads it
         let workspace = unsafe { driver::result::malloc_sync(workspace_bytes) };
         let workspace = workspace
@@ -74,7 +101,7 @@ impl Matmul {
         // SAFETY: the plan is of this shape; the caller promised the addresses
         let enqueued = unsafe {
             result::matmul(
-                self.handle,
+                self.handle.0,
                 *operation,
                 ptr::from_ref(&one).cast(),
                 ptr::from_ref(&zero).cast(),
@@ -128,7 +155,7 @@ impl Matmul {
             )?;
             let [weight, x, y] = layouts;
             let found =
-                result::get_matmul_algo_heuristic(self.handle, operation, weight, x, y, y, preference);
+                result::get_matmul_algo_heuristic(self.handle.0, operation, weight, x, y, y, preference);
             result::destroy_matmul_pref(preference)?;
             found?
         };
@@ -156,7 +183,6 @@ impl Drop for Matmul {
         // SAFETY: the same; freeing waits for the work that uses it
         unsafe {
             let _ = driver::result::free_sync(self.workspace);
-            let _ = result::destroy_handle(self.handle);
         }
     }
 }
