@@ -5,6 +5,7 @@ row of the table; what fails is a row too, and the next one is tried.
 """
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import urllib.request
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+
+import gpu_check_http
 
 SHAPES = {
     "1b": dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
@@ -37,16 +40,21 @@ def config_of(name):
                        torch_dtype="bfloat16", architectures=["LlamaForCausalLM"], bos_token_id=0, eos_token_id=0)
 
 
-def make(name):
+def left():
+    """Seconds until all must be over."""
+    return float(os.environ["GPU_CHECK_UNTIL"]) - time.time()
+
+
+def make(name, seed=7):
     """A model's folder, if it is not there yet."""
-    folder = WORK / name
+    folder = WORK / f"{name}-{seed}"
     if (folder / "model.safetensors").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(name)
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in LlamaForCausalLM(config).state_dict().items()}
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     tensors = {}
     for key, shape in shapes.items():
         if key.endswith("norm.weight"):
@@ -63,8 +71,8 @@ def make(name):
 
 def throughput(folder, prompt, output, batch):
     command = [SERVER, "bench", "throughput", "--model", str(folder), "--device", "cuda:0", "--prompt", str(prompt),
-               "--output", str(output), "--batch", batch, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+               "--output", str(output), "--batch", batch, "--runs", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=max(left(), 1), check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip()[-300:])
     return json.loads(done.stdout)
@@ -89,12 +97,16 @@ def decode_figures():
     figures = at_1["batch"]["1"]
     row("8B decode, batch 1", f"{figures['ms_per_step']:.2f} ms a token, {100 * figures['roofline_share']:.0f} % of the "
         f"roofline at {at_1['memory_bytes_per_s'] / 1e12:.2f} TB/s")
-    many = throughput(folder, 1024, 64, "8,32,64")
+    many = throughput(folder, 1024, 128, "8,32,64")
     for batch, figures in many["batch"].items():
         row(f"8B decode, batch {batch}, 1k context", f"{figures['decode_tok_s']:.0f} tok/s, "
             f"{figures['ms_per_step']:.2f} ms a step, weights alone {100 * figures['roofline_share']:.0f} % of the roofline")
     prefill = throughput(folder, 2048, 2, "1")["batch"]["1"]
-    flops = 2 * 8.03e9 * prefill["prefill_tok_s"]
+    # of a token: the matrices of all layers, and attention to half of the prompt on average
+    shape = SHAPES["8b"]
+    hidden, layers, kv = shape["hidden_size"], shape["num_hidden_layers"], shape["num_key_value_heads"] * shape["head_dim"]
+    matrices = 2 * layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * shape["intermediate_size"])
+    flops = (matrices + 4 * layers * hidden * 1024) * prefill["prefill_tok_s"]
     row("8B prefill, 2k tokens", f"{2048 / prefill['prefill_tok_s']:.3f} s to the first token, {flops / 1e12:.0f} TFLOP/s, "
         f"{100 * flops / matmul_peak():.0f} % of the matmul peak")
 
@@ -140,7 +152,7 @@ def compare_with_transformers():
 def transformers_decode():
     model = LlamaForCausalLM.from_pretrained(make("8b"), dtype=torch.bfloat16).cuda().eval()
     model.generation_config.cache_implementation = "static"
-    model.forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
+    # generate() compiles decode by itself for a static cache
     prompt = torch.randint(0, 1000, (1, 64), device="cuda")
 
     def seconds(tokens):
@@ -155,8 +167,29 @@ def transformers_decode():
         f"{1e3 * (seconds(72) - seconds(8)) / 64:.2f} ms a token")
 
 
+def host_to_device():
+    """Bytes a second of a large copy from pinned memory."""
+    host, device = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True), torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    device.copy_(host)
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    for _ in range(4):
+        device.copy_(host, non_blocking=True)
+    torch.cuda.synchronize()
+    return 4 * (1 << 30) / (time.perf_counter() - begun)
+
+
+def served():
+    bus = host_to_device()
+    torch.cuda.empty_cache()
+    gpu_check_http.figures(row, SERVER, "cuda:0", [make("8b"), make("8b", seed=8)], 6, [1, 8, 32, 64, 256], bus)
+
+
 if __name__ == "__main__":
-    for figure in (decode_figures, compare_with_transformers, transformers_decode):
+    for figure in (decode_figures, served, compare_with_transformers, transformers_decode):
+        if left() < 20:
+            row(figure.__name__, "left out: no time")
+            continue
         try:
             figure()
         except Exception as error:  # a figure that fails is a row, and the others are still wanted
