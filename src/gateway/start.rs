@@ -291,6 +291,7 @@ impl Gateway {
                     preemptions: stats.preemptions,
                     steps: stats.steps,
                     prefix_hit_tokens: stats.prefix_hit_tokens,
+                    generated_tokens: stats.generated_tokens,
                 });
             }
         }

@@ -381,6 +381,7 @@ mod tests {
             preemptions: 5,
             steps: 6,
             prefix_hit_tokens: 7,
+            generated_tokens: 8,
         }];
         metrics.render(&engines, &residency, &routes, Duration::from_millis(1500)).unwrap()
     }
@@ -398,6 +399,7 @@ mod tests {
             r#"switchback_checks_dropped_total{model="support"} 1"#,
             r#"switchback_http_requests_total{path="/v1/models/{model}",status="404"} 1"#,
             r#"switchback_engine_preemptions_total{model="support",version="v1"} 5"#,
+            r#"switchback_engine_generated_tokens_total{model="support",version="v1"} 8"#,
             r#"switchback_residency{model="support",state="hot",version="v1"} 1"#,
             r#"switchback_route_weight_percent{model="support",version="v1"} 2.5"#,
             "switchback_requests_in_flight 0",

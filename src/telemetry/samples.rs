@@ -28,6 +28,8 @@ pub struct EngineSample {
     pub steps: u64,
     /// Prompt tokens that the prefix cache saved, since the start.
     pub prefix_hit_tokens: u64,
+    /// Tokens generated since the start, those of answers under way too.
+    pub generated_tokens: u64,
 }
 
 /// Where one version is, at a scrape.
@@ -81,6 +83,8 @@ pub(super) fn sampled(
     let preemptions = totals("engine_preemptions_total", "Sequences put back for want of KV blocks.")?;
     let steps = totals("engine_steps_total", "Forward steps.")?;
     let hits = totals("engine_prefix_hit_tokens_total", "Prompt tokens that the prefix cache saved.")?;
+    let generated =
+        totals("engine_generated_tokens_total", "Tokens generated, those of answers under way too.")?;
     for engine in engines {
         let labels = labels(&engine.version);
         alive.with_label_values(&labels).set(i64::from(engine.alive));
@@ -91,6 +95,7 @@ pub(super) fn sampled(
         preemptions.with_label_values(&labels).inc_by(engine.preemptions);
         steps.with_label_values(&labels).inc_by(engine.steps);
         hits.with_label_values(&labels).inc_by(engine.prefix_hit_tokens);
+        generated.with_label_values(&labels).inc_by(engine.generated_tokens);
     }
 
     let state = gauges("residency", "1 for the state a version is in.", &["model", "version", "state"])?;
