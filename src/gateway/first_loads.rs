@@ -10,7 +10,8 @@ use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::release::{Releases, Route};
 
 impl Gateway {
-    /// Loads what is to be hot, one version after another. A failed load leaves the others serving.
+    /// Loads what is to be hot, one version after another; then the server is ready, and what is to be warm follows. A
+    /// failed load leaves the others serving.
     pub async fn load_initial(&self) {
         let inner = self.inner();
         for (model, config) in &inner.models {
@@ -21,11 +22,11 @@ impl Gateway {
         for version in wanted_hot(&inner.models, &inner.releases) {
             inner.residency.first_load(&version, LoadTo::Hot).await;
         }
+        inner.settled.send_replace(true);
         for version in wanted_warm(&inner.models) {
             // one that a route or a rollout needs is hot by now, and stays so
             inner.residency.first_load(&version, LoadTo::Warm).await;
         }
-        inner.settled.send_replace(true);
     }
 }
 

@@ -120,11 +120,29 @@ fn compute_capability(device: sys::CUdevice) -> std::result::Result<(u32, u32), 
 /// What the driver says, in words.
 fn explained(error: DriverError) -> String {
     let text = error.error_string().ok().and_then(|text| text.to_str().ok());
-    match (error.error_name().ok().and_then(|name| name.to_str().ok()), text) {
+    let said = match (error.error_name().ok().and_then(|name| name.to_str().ok()), text) {
         (Some(name), Some(text)) => format!("{text} ({name})"),
         _ => format!("{error:?}"),
+    };
+    if LOST.contains(&error.0) {
+        format!("{said}: this process has lost the GPU; restart the server")
+    } else {
+        said
     }
 }
+
+/// What leaves a device's context unusable until the process ends, for all versions.
+const LOST: [sys::CUresult; 9] = [
+    sys::CUresult::CUDA_ERROR_ECC_UNCORRECTABLE,
+    sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+    sys::CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
+    sys::CUresult::CUDA_ERROR_ASSERT,
+    sys::CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
+    sys::CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION,
+    sys::CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
+    sys::CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+    sys::CUresult::CUDA_ERROR_LAUNCH_FAILED,
+];
 
 impl Cuda {
     /// The first stream on a device.
