@@ -24,8 +24,9 @@ const FILES: [(&str, &str); 8] = [
     (SHARDED, "model-00001-of-00002.safetensors"),
 ];
 
-fn compute(mut model: LoadedModel) {
-    model.lm.allocate_kv(KvGeometry { blocks: 1, block_size: 4 }).expect("four tokens fit into any memory");
+fn compute(model: LoadedModel) {
+    let mut lm = model.lm().expect("the host has room for what it mapped");
+    lm.allocate_kv(KvGeometry { blocks: 1, block_size: 4 }).expect("four tokens fit into any memory");
     let batch = Batch {
         tokens: vec![0],
         positions: vec![0],
@@ -33,7 +34,7 @@ fn compute(mut model: LoadedModel) {
         spans: vec![Span { rows: 0..1, context_len: 1, block_table: vec![0] }],
         logit_rows: vec![0],
     };
-    let logits = model.lm.forward(&batch).expect("a model that loads computes");
+    let logits = lm.forward(&batch).expect("a model that loads computes");
     assert_eq!(logits.row(0).unwrap().len(), model.info.vocab_size);
     if let Some(source) = model.chat_template {
         let _ = ChatTemplate::compile(&source, &model.special);
