@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 
 import torch
 from safetensors.torch import save_file
@@ -25,14 +24,9 @@ SHAPES = {
     "8b": dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
                num_key_value_heads=8, head_dim=128, vocab_size=128256),
 }
-SERVER, OUT, TABLE = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+SERVER, TABLE = sys.argv[1], pathlib.Path(sys.argv[2])
 WORK = pathlib.Path("/tmp/switchback-gpu-check")
-
-
-def row(what, outcome):
-    with TABLE.open("a") as table:
-        table.write(f"| {what} | {outcome} |\n")
-    print(what, outcome, flush=True)
+row = gpu_check_http.rows_of(TABLE)
 
 
 def config_of(name):
@@ -114,27 +108,13 @@ def decode_figures():
 def compare_with_transformers():
     """Log-probabilities of a prompt's tokens, ours over HTTP and transformers' in bf16 and in f32."""
     folder = make("1b")
-    config = WORK / "switchback.yaml"
-    config.write_text(f"server: {{ mode: dev, listen: \"127.0.0.1:8090\", admin: \"127.0.0.1:8091\", store: {WORK}/state.db, "
-                      f"images: {WORK}/images }}\nengine: {{ device: \"cuda:0\" }}\n"
-                      f"models: {{ m: {{ versions: {{ v1: {{ image: {folder} }} }} }} }}\n")
-    server = subprocess.Popen([SERVER, "serve", "--config", str(config)])
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen("http://127.0.0.1:8090/ready", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
-        tokens = [(i * 7919 + 13) % 1000 for i in range(200)]
-        body = {"model": "m", "prompt": tokens, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
-        request = urllib.request.Request("http://127.0.0.1:8090/v1/completions", json.dumps(body).encode(),
-                                         {"content-type": "application/json"})
-        answer = json.load(urllib.request.urlopen(request, timeout=60))
-        ours = torch.tensor(answer["choices"][0]["logprobs"]["token_logprobs"][1:200])
-    finally:
-        server.terminate()
-        server.wait(20)
+    tokens = [(i * 7919 + 13) % 1000 for i in range(200)]
+    body = {"model": "m", "prompt": tokens, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+    with gpu_check_http.Server(SERVER, "cuda:0", [folder], 64):
+        status, answer = gpu_check_http.ask("POST", gpu_check_http.PUBLIC, "/v1/completions", body)
+    if status != 200:
+        raise RuntimeError(f"{status} {answer}")
+    ours = torch.tensor(answer["choices"][0]["logprobs"]["token_logprobs"][1:200])
     found = {}
     for dtype in (torch.bfloat16, torch.float32):
         model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).cuda().eval()

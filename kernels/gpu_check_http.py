@@ -53,6 +53,17 @@ class Server:
             self.process.kill()
 
 
+def rows_of(table):
+    """What appends a row to a table, and says it."""
+
+    def row(what, outcome):
+        with table.open("a") as file:
+            file.write(f"| {what} | {outcome} |\n")
+        print(what, outcome, flush=True)
+
+    return row
+
+
 def ask(method, port, path, body, timeout=120):
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
     try:
@@ -203,10 +214,5 @@ def figures(row, program, device, folders, seconds, numbers, host_to_device=None
 if __name__ == "__main__":
     program, table, device, first, second, seconds, numbers = sys.argv[1:]
 
-    def print_row(what, outcome):
-        with open(table, "a") as file:
-            file.write(f"| {what} | {outcome} |\n")
-        print(what, outcome, flush=True)
-
-    figures(print_row, pathlib.Path(program).resolve(), device, [pathlib.Path(first), pathlib.Path(second)], float(seconds),
+    figures(rows_of(pathlib.Path(table)), pathlib.Path(program).resolve(), device, [pathlib.Path(first), pathlib.Path(second)], float(seconds),
             [int(n) for n in numbers.split(",")])

@@ -226,7 +226,7 @@ impl Gateway {
         }
         let status = self.status(&version)?;
         let warning = self.rollback_needs(&version).or_else(|| {
-            let stays = to == UnloadTo::Cold || status.state.name() == "warm";
+            let stays = to == UnloadTo::Cold || matches!(status.state, State::Warm(_));
             (!stays).then(|| format!("{version} is {} and not warm; the log says why", status.state.name()))
         });
         Ok(Unloaded { status, cut_off, warning })

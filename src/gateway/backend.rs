@@ -74,11 +74,6 @@ impl Backend {
         &self.prepared.version
     }
 
-    /// What the host's memory holds of it.
-    pub fn prepared(&self) -> &Prepared {
-        &self.prepared
-    }
-
     /// The most tokens of a prompt and its answer together.
     pub fn max_context(&self) -> usize {
         self.engine.limits().max_context

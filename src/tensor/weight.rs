@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
@@ -101,13 +101,7 @@ struct Copies {
 }
 
 /// Holds a weight's bytes where a GPU gets them fastest. Dropping the last gives the memory back.
-#[derive(Clone)]
 pub struct Staged(Option<Arc<gpu::Pinned>>);
-
-/// A matrix `[rows, cols]`, or a vector as `[1, cols]`, row-major. Cloning it clones a pointer.
-/// The bytes may lie at any address: kernels read them unaligned.
-#[derive(Clone)]
-pub struct Weight(Arc<Inner>);
 
 impl Staged {
     /// Bytes of pinned memory.
@@ -115,6 +109,11 @@ impl Staged {
         self.0.as_ref().map_or(0, |pinned| pinned.as_slice().len())
     }
 }
+
+/// A matrix `[rows, cols]`, or a vector as `[1, cols]`, row-major. Cloning it clones a pointer.
+/// The bytes may lie at any address: kernels read them unaligned.
+#[derive(Clone)]
+pub struct Weight(Arc<Inner>);
 
 /// A weight that does not keep itself alive.
 #[derive(Clone, Default)]
@@ -164,7 +163,7 @@ impl Weight {
     /// holds it.
     pub fn on(&self, device: &Device) -> Result<Self> {
         let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(self.clone()) };
-        let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut copies = self.copies();
         if let Some(there) = copies.placed.upgrade() {
             return Ok(there);
         }
@@ -182,7 +181,7 @@ impl Weight {
     /// device computes in the host's memory.
     pub fn stage(&self, device: &Device) -> Result<Staged> {
         let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(Staged(None)) };
-        let mut copies = self.0.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut copies = self.copies();
         if let Some(staged) = copies.staged.upgrade() {
             return Ok(Staged(Some(staged)));
         }
@@ -192,6 +191,10 @@ impl Weight {
         let pinned = Arc::new(pinned);
         copies.staged = Arc::downgrade(&pinned);
         Ok(Staged(Some(pinned)))
+    }
+
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        self.0.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Copies the bytes of a weight on a GPU to the host's memory, by a stream that does nothing else.
@@ -328,8 +331,8 @@ impl Vector {
             let what = format!("a matrix [{}, {}]", weight.rows(), weight.cols());
             return Err(TensorError::shape("vector", what));
         }
-        let mut row = vec![0.0; weight.cols()];
-        weight.widen_row(0, &mut row);
+        let staged = weight.copies().staged.upgrade();
+        let row = weight.element().widen(staged.as_ref().map_or(weight.bytes(), |staged| staged.as_slice()));
         let values = match &device.0 {
             Place::Cpu => Values::Host(row.into()),
             Place::Gpu(gpu) => {

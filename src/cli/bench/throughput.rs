@@ -161,13 +161,8 @@ async fn one_run(
         generations.push(engine.submit(request).map_err(|error| failed(error.to_string()))?);
     }
     let times = futures::future::try_join_all(generations.into_iter().map(times)).await?;
-    let mut begins = begun;
-    let mut ends = None;
-    for times in &times {
-        let (first, last) = (times.first().copied().unwrap_or(begun), times.last().copied().unwrap_or(begun));
-        begins = begins.max(first);
-        ends = Some(ends.map_or(last, |ends: Instant| ends.min(last)));
-    }
+    let begins = times.iter().filter_map(|times| times.first()).max().copied().unwrap_or(begun);
+    let ends = times.iter().filter_map(|times| times.last()).min().copied();
     let decode = ends.and_then(|ends| rate(&times, begins, ends));
     Ok(Run { prefill: begins - begun, decode })
 }
