@@ -164,6 +164,10 @@ async fn a_version_that_stays_warm_takes_no_traffic_and_is_soon_back() {
     let metrics = server.get("/metrics").await.text().await.unwrap();
     assert!(metrics.contains(r#"switchback_residency{model="desk",state="warm",version="v3"} 1"#));
     assert_eq!(post("unload", json!({})).await.1["residency"]["state"], "cold");
+    let (status, answer) = post("unload", json!({"to": "warm"})).await;
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("version_busy")), "there is nothing to keep");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("`desk@v3` is cold; it cannot be kept warm now"), "{message}");
     let (_, audit) = server.admin(Method::GET, "/admin/audit", None).await;
     let told: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|e| e["detail"].clone()).collect();
     assert!(told.contains(&json!("v3, to warm")), "{told:?}");

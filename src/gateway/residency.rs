@@ -240,21 +240,24 @@ impl Residency {
         version: &VersionRef,
         to: UnloadTo,
     ) -> Result<Option<Arc<Backend>>, ResidencyError> {
+        let action = match to {
+            UnloadTo::Warm => "kept warm",
+            UnloadTo::Cold => "unloaded",
+        };
         let mut leaving = None;
-        self.change(version, "unloaded", |state| match state {
-            State::Hot(backend) => {
-                leaving = Some(Arc::clone(backend));
-                Some(State::Draining(Arc::clone(backend)))
+        self.change(version, action, |state| {
+            leaving = None;
+            match (state, to) {
+                (State::Hot(backend), _) => {
+                    leaving = Some(Arc::clone(backend));
+                    Some(State::Draining(Arc::clone(backend)))
+                }
+                (State::Warm(_), UnloadTo::Warm) => Some(state.clone()),
+                (State::Cold | State::Failed { .. } | State::Warm(_), UnloadTo::Cold) => Some(State::Cold),
+                // of those that are cold or failed, memory has nothing that could stay
+                (State::Cold | State::Failed { .. }, UnloadTo::Warm)
+                | (State::Loading(_) | State::Draining(_), _) => None,
             }
-            State::Warm(warm) if to == UnloadTo::Warm => {
-                leaving = None;
-                Some(State::Warm(Arc::clone(warm)))
-            }
-            State::Cold | State::Failed { .. } | State::Warm(_) => {
-                leaving = None;
-                Some(State::Cold)
-            }
-            State::Loading(_) | State::Draining(_) => None,
         })?;
         Ok(leaving)
     }

@@ -115,7 +115,7 @@ pub enum ResidencyError {
         version: VersionRef,
         /// Its state.
         state: &'static str,
-        /// `loaded` or `unloaded`.
+        /// `loaded`, `unloaded` or `kept warm`.
         action: &'static str,
     },
     /// The load failed; the state says so too.
