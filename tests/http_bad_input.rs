@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use common::{Server, Setup, chat, completion, start, start_with, with};
+use common::{Setup, chat, completion, start, start_with, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -345,13 +345,6 @@ async fn keys_are_asked_for_where_they_are_configured() {
     assert_eq!(server.get("/metrics").await.status(), 200);
 }
 
-/// The number behind `series` on `/metrics`; 0 where it is not there.
-async fn counted(server: &Server, series: &str) -> u64 {
-    let text = server.get("/metrics").await.text().await.unwrap();
-    let line = text.lines().find(|line| line.starts_with(series));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
 #[tokio::test]
 async fn what_is_refused_at_the_door_is_counted() {
     let setup = Setup { server: "  api_keys: [sk-one]\n  body_limit: 4KiB\n", ..Setup::default() };
@@ -371,13 +364,13 @@ async fn what_is_refused_at_the_door_is_counted() {
     ] {
         let path_label = if path == CHAT { CHAT } else { "other" };
         let series = format!(r#"switchback_http_requests_total{{path="{path_label}",status="{status}"}}"#);
-        let before = counted(&server, &series).await;
+        let before = server.counted(&series).await;
         assert_eq!(send(key, path, body).await.unwrap().status(), status);
-        assert_eq!(counted(&server, &series).await, before + 1, "{series}");
+        assert_eq!(server.counted(&series).await, before + 1, "{series}");
     }
     server.admin(reqwest::Method::GET, "/admin/models/nobody/route", None).await;
     let series = r#"switchback_http_requests_total{path="/admin/models/{model}/route",status="404"}"#;
-    assert_eq!(counted(&server, series).await, 1);
+    assert_eq!(server.counted(series).await, 1);
     let text = server.get("/metrics").await.text().await.unwrap();
     assert!(!text.contains("anything"), "a client has made a time series: {text}");
 }

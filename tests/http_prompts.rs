@@ -239,6 +239,32 @@ async fn versions_that_differ_in_their_prompt_share_all_weights_and_have_digests
     assert_eq!((&bare["prompt"], &bare["version_digest"]), (&Value::Null, &bare["digest"]));
 }
 
+#[tokio::test]
+async fn versions_that_differ_in_their_prompt_share_an_engine_and_leave_it_apart() {
+    let v3 = shipped("v3.md");
+    let server = desk(&[("v3", &v3)]).await;
+    let counted = async |metric: &str, version: &str| {
+        server.counted(&format!("switchback_engine_{metric}{{model=\"desk\",version=\"{version}\"}}")).await
+    };
+    answer(&server, "bare", json!({"max_tokens": 3})).await;
+    answer(&server, "v3", json!({"max_tokens": 5})).await;
+    server.idle().await;
+    assert_eq!(counted("generated_tokens_total", "bare").await, 3);
+    assert_eq!(counted("generated_tokens_total", "v3").await, 5);
+    let steps = counted("steps_total", "bare").await;
+    assert!(steps >= 8, "{steps}");
+    assert_eq!(steps, counted("steps_total", "v3").await, "the steps of one engine");
+
+    let (status, body) = server.admin(Method::POST, "/admin/models/desk/versions/bare/unload", None).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    answer(&server, "v3", json!({"max_tokens": 2})).await;
+    server.idle().await;
+    assert!(counted("steps_total", "v3").await > steps, "it goes on without its sibling");
+    let (status, _) = server.admin(Method::POST, "/admin/models/desk/versions/bare/load", None).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(counted("steps_total", "bare").await, counted("steps_total", "v3").await, "together again");
+}
+
 #[test]
 fn the_shipped_example_pins_what_is_there() {
     let config = switchback::config::load(&repository().join("prompts/switchback.yaml")).unwrap();

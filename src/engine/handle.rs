@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use super::generation::{Event, Failure, channel};
 use super::job::Job;
 use super::scheduler::{Limits, Scheduler};
-use super::shared::{EngineStats, Phase, Place, Shared};
+use super::shared::{EngineStats, Phase, Place, Shared, Tenant};
 use super::turns::Turns;
-use super::worker::{Command, Worker};
+use super::worker::{Command, Member, Worker};
 use super::{EngineConfig, EngineError, GenerateRequest, Generation, SubmitError};
 use crate::model::{CausalLm, Tokenizer};
 
@@ -24,13 +24,24 @@ const LAST_STEP: Duration = Duration::from_secs(30);
 /// Room in the channel beside the queue's, so that a wake-up finds some.
 const SPARE_COMMANDS: usize = 4;
 
-/// A running engine. Clones are handles to the same one; when the last is dropped, it finishes what it has and ends.
+/// A running engine as one of its tenants sees it. Tenants use the same weights: their requests are computed together,
+/// and each has counters and an end of its own. Clones are handles of the same tenant; when the last is dropped, what it
+/// has is finished and it leaves, and when all have left the engine ends.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     name: String,
+    tenant: Arc<Tenant>,
+    core: Arc<Core>,
+    /// Closed when the tenant has left, and if it was the last, when the thread has freed the model.
+    ended: watch::Receiver<()>,
+}
+
+/// What all tenants have in common.
+#[derive(Debug)]
+struct Core {
     shared: Arc<Shared>,
     turns: Turns,
     commands: SyncSender<Command>,
@@ -38,10 +49,22 @@ struct Inner {
     vocab: usize,
     queue: usize,
     blocks: usize,
-    /// Closed when the thread has freed the model.
-    ended: watch::Receiver<()>,
     /// Guards that the thread is joined once; whoever drains first takes it.
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.go_on_to(Phase::Draining);
+    }
+}
+
+impl Inner {
+    fn go_on_to(&self, phase: Phase) {
+        self.tenant.advance(phase);
+        // A full channel wakes the thread as well, and one that is closed has nobody to wake.
+        let _ = self.core.commands.try_send(Command::Wake);
+    }
 }
 
 /// What an engine can take.
@@ -54,9 +77,9 @@ pub struct EngineLimits {
 /// How a drain went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainOutcome {
-    /// Every request came to its end; the model is freed.
+    /// Every request came to its end; if no other tenant is there, the model is freed.
     Finished,
-    /// At the deadline, some were cut off; the model is freed.
+    /// At the deadline, some were cut off; if no other tenant is there, the model is freed.
     Cancelled {
         /// How many.
         requests: usize,
@@ -85,7 +108,7 @@ impl Drop for MarkDead {
 }
 
 impl Engine {
-    /// Allocates the key-value storage and starts the thread, named after `name`. Engines that compute on one device
+    /// Allocates the key-value storage and starts the thread, named after `name`, its first tenant. Engines that compute on one device
     /// hold the same `turns`.
     #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
     pub fn start(
@@ -107,7 +130,8 @@ impl Engine {
             Scheduler::new(Limits { blocks, block_size, max_running, max_step_tokens, prefix_cache });
         let shared = Arc::new(Shared::default());
         let (commands, inbox) = sync_channel(queue + SPARE_COMMANDS);
-        let (ending, ended) = watch::channel(());
+        let (member, ended) = member(&shared);
+        let tenant = Arc::clone(&member.tenant);
         let worker = Worker {
             name: name.clone(),
             lm,
@@ -118,37 +142,49 @@ impl Engine {
             shared: Arc::clone(&shared),
             turns: turns.clone(),
             next_id: 0,
+            members: vec![member],
         };
         let mark = MarkDead(Arc::clone(&shared));
         let thread = std::thread::Builder::new().name(format!("engine {name}")).spawn(move || {
-            // Dropped in reverse: dead first, then the worker with the model, then the news that it is gone.
-            let _ending = ending;
+            // Dropped in reverse: dead first, then the worker with the model, whose members are its last.
             let mut worker = worker;
             let _mark = mark;
             worker.run();
         })?;
-        Ok(Self(Arc::new(Inner {
-            name,
-            shared,
-            turns,
-            commands,
-            limits: EngineLimits { max_context },
-            vocab,
-            queue,
-            blocks,
-            ended,
-            thread: Mutex::new(Some(thread)),
-        })))
+        let limits = EngineLimits { max_context };
+        let thread = Mutex::new(Some(thread));
+        let core = Arc::new(Core { shared, turns, commands, limits, vocab, queue, blocks, thread });
+        Ok(Self(Arc::new(Inner { name, tenant, core, ended })))
     }
 
-    /// Hands a request in. Never blocks. What is taken in is answered, also when the engine is being drained. A request
+    /// The same engine for another tenant, named `name`; none if it has ended or is about to. Waits for the step under
+    /// way, so not for a thread that serves others.
+    pub fn share(&self, name: String) -> Option<Self> {
+        let core = Arc::clone(&self.0.core);
+        let (member, ended) = member(&core.shared);
+        let tenant = Arc::clone(&member.tenant);
+        let (tell, told) = sync_channel(1);
+        core.commands.try_send(Command::Admit(member, tell)).ok()?;
+        // if nobody answers, dropping it is to leave
+        let tenant = Self(Arc::new(Inner { name, tenant, core, ended }));
+        told.recv_timeout(LAST_STEP).ok()?;
+        Some(tenant)
+    }
+
+    /// Whether the two are tenants of the same engine.
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.core, &other.0.core)
+    }
+
+    /// Hands a request in. Never blocks. What is taken in is answered, also when the tenant is being drained. A request
     /// that makes no sense (no prompt, a token outside the vocabulary) gives a generation that has failed.
     pub fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
-        let Inner { shared, commands, limits, turns, .. } = &*self.0;
+        let Inner { tenant, core, .. } = &*self.0;
+        let Core { shared, commands, limits, turns, .. } = &**core;
         let full = || SubmitError::QueueFull { retry_after: shared.retry_after() };
-        let place = Place::take(shared, self.0.queue).ok_or_else(full)?;
-        // After the place: a thread that ends looks for places last.
-        if shared.phase() != Phase::Open || !shared.is_alive() {
+        let place = Place::take(tenant, core.queue).ok_or_else(full)?;
+        // After the place: a thread that lets a tenant go looks for places last.
+        if tenant.phase() != Phase::Open || !shared.is_alive() {
             return Err(SubmitError::Closed);
         }
         let (tokens, limit) = (request.prompt.len().saturating_add(request.max_tokens), limits.max_context);
@@ -156,11 +192,11 @@ impl Engine {
             return Err(SubmitError::TooLong { tokens, limit });
         }
         let (mut outbox, generation) = channel(request.max_tokens);
-        if let Err(why) = request.check(self.0.vocab) {
+        if let Err(why) = request.check(core.vocab) {
             outbox.send(Event::Failed(Failure::Invalid(why)));
             return Ok(generation);
         }
-        let work = Box::new(Job::new(request, outbox, place, turns));
+        let work = Box::new(Job::new(request, outbox, (Arc::clone(tenant), place), turns));
         // Places are fewer than the channel's, so it is full only for a moment, if ever.
         commands.try_send(Command::Generate(work)).map_err(|error| match error {
             std::sync::mpsc::TrySendError::Full(_) => full(),
@@ -171,44 +207,42 @@ impl Engine {
 
     /// The counters now.
     pub fn stats(&self) -> EngineStats {
-        self.0.shared.stats(self.0.blocks)
+        self.0.tenant.stats(self.0.core.blocks)
     }
 
     /// What it can take.
     pub fn limits(&self) -> EngineLimits {
-        self.0.limits
+        self.0.core.limits
     }
 
-    /// Whether its thread answers requests. False once the model failed or the engine was drained.
+    /// Whether the tenant's requests are answered. False once the model failed or the tenant has left.
     pub fn is_alive(&self) -> bool {
-        self.0.shared.is_alive()
+        self.0.tenant.is_alive()
     }
 
-    /// Takes no more requests, lets those it has finish, cuts off what is left at the deadline, and frees the model.
+    /// Takes no more requests of the tenant, lets those it has finish, cuts off what is left at the deadline, and leaves.
+    /// The last to leave ends the engine and frees the model.
     pub async fn drain(&self, deadline: Duration) -> DrainOutcome {
-        self.go_on_to(Phase::Draining);
+        let Inner { name, tenant, core, .. } = &*self.0;
+        self.0.go_on_to(Phase::Draining);
         if !self.ends_within(deadline).await {
-            self.go_on_to(Phase::Stopping);
+            self.0.go_on_to(Phase::Stopping);
             if !self.ends_within(LAST_STEP).await {
-                tracing::error!(engine = %self.0.name, "the step under way does not end; its thread is left behind");
+                tracing::error!(engine = %name, "the step under way does not end; its thread is left behind");
                 return DrainOutcome::Stuck;
             }
         }
-        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The thread's last act was to say that it ends; a panic in it was reported to its requests.
-        if let Some(Err(_)) = thread.map(JoinHandle::join) {
-            tracing::error!(engine = %self.0.name, "the engine's thread panicked");
+        if !core.shared.is_alive() {
+            let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // The thread's last act was to say that it ends; a panic in it was reported to its requests.
+            if let Some(Err(_)) = thread.map(JoinHandle::join) {
+                tracing::error!(engine = %name, "the engine's thread panicked");
+            }
         }
-        match self.0.shared.cut_off.load(Ordering::Relaxed) {
+        match tenant.cut_off.load(Ordering::Relaxed) {
             0 => DrainOutcome::Finished,
             requests => DrainOutcome::Cancelled { requests },
         }
-    }
-
-    fn go_on_to(&self, phase: Phase) {
-        self.0.shared.advance(phase);
-        // A full channel wakes the thread as well, and one that is closed has nobody to wake.
-        let _ = self.0.commands.try_send(Command::Wake);
     }
 
     async fn ends_within(&self, time: Duration) -> bool {
@@ -216,4 +250,10 @@ impl Engine {
         let end = async move { while ended.changed().await.is_ok() {} };
         tokio::time::timeout(time, end).await.is_ok()
     }
+}
+
+/// A new tenant of an engine, for its thread; and the news that it has left.
+fn member(engine: &Arc<Shared>) -> (Member, watch::Receiver<()>) {
+    let (ending, ended) = watch::channel(());
+    (Member { tenant: Arc::new(Tenant::of(Arc::clone(engine))), _ending: ending }, ended)
 }

@@ -1,18 +1,21 @@
 //! What the engine's thread keeps of a request beside its sequence: settings, text so far, the way to the client.
 
+use std::sync::Arc;
+
 use super::detokenizer::{Detokenizer, Piece, Search};
 use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Usage};
 use super::logprobs::Score;
 use super::penalties::History;
 use super::request::{GenerateRequest, SamplingParams, StopInclusion};
 use super::sampler::choice;
-use super::shared::Place;
+use super::shared::{Place, Tenant};
 use super::turns::{Presence, Priority, Turns};
 use crate::model::{Choice, SpecialText, Tokenizer};
 
 /// A request in work.
 #[derive(Debug)]
 pub(super) struct Job {
+    pub(super) tenant: Arc<Tenant>,
     /// Held until the request is admitted for the first time.
     pub(super) place: Option<Place>,
     pub(super) priority: Priority,
@@ -50,10 +53,11 @@ impl Job {
     pub(super) fn new(
         request: GenerateRequest,
         outbox: Outbox,
-        place: Place,
+        (tenant, place): (Arc<Tenant>, Place),
         turns: &Turns,
     ) -> (Self, Vec<u32>) {
         let job = Self {
+            tenant,
             place: Some(place),
             priority: request.priority,
             _presence: turns.enter(request.priority),

@@ -8,6 +8,7 @@
 //! - One thread owns the model, the blocks and the sequences; others send it messages and read counters.
 //! - A request's text depends on the request alone: not on the batch, the chunks, the prefix cache or preemption.
 //! - [`Engine::submit`] never blocks, and a slow client holds nobody up.
+//! - Tenants of an engine are computed together, and each leaves without the others noticing.
 //! - A generation that is dropped frees its blocks before the next step.
 //! - Work in the background never holds up work in the foreground for longer than one short step, on all engines of a
 //!   [`Turns`].

@@ -112,14 +112,14 @@ impl Scheduler {
     }
 
     /// Sequences that hold blocks.
-    pub(super) fn running(&self) -> usize {
-        self.foreground.running.len() + self.background.running.len()
+    pub(super) fn running(&self) -> impl Iterator<Item = SequenceId> {
+        self.foreground.running.iter().chain(&self.background.running).map(|s| s.id)
     }
 
     /// Sequences that ran before and were set aside.
-    pub(super) fn set_aside(&self) -> usize {
+    pub(super) fn set_aside(&self) -> impl Iterator<Item = SequenceId> {
         let waiting = self.foreground.waiting.iter().chain(&self.background.waiting);
-        waiting.filter(|s| s.cached.is_some()).count()
+        waiting.filter(|s| s.cached.is_some()).map(|s| s.id)
     }
 
     /// Blocks that running sequences hold.

@@ -413,3 +413,66 @@ async fn a_drain_does_not_wait_for_the_background() {
     assert_eq!(engine.drain(SOON).await, DrainOutcome::Finished);
     assert!(matches!(listen(copy).await.end, Some(Ok((FinishReason::Cancelled, _)))));
 }
+
+#[tokio::test]
+async fn tenants_of_an_engine_are_computed_together_and_counted_apart() {
+    let (one, gate) = gated(config());
+    let other = one.share("other".into()).unwrap();
+    let first = one.submit(request(&[1], 4)).unwrap();
+    gate.wait();
+    let second = other.submit(request(&[2], 4)).unwrap();
+    let third = other.submit(request(&[3], 4)).unwrap();
+    assert_eq!((one.stats().running, one.stats().waiting), (1, 0));
+    assert_eq!((other.stats().running, other.stats().waiting), (0, 2));
+    drop(gate);
+    for (generation, prompt) in [(first, 1), (second, 2), (third, 3)] {
+        assert_eq!(listen(generation).await.tokens, greedy(&[prompt], 4));
+    }
+    assert!(one.is_shared_with(&other));
+    assert_eq!((one.stats().generated_tokens, other.stats().generated_tokens), (4, 8));
+    assert_eq!((one.stats().steps, other.stats().steps), (5, 5), "all three in the same steps");
+}
+
+#[tokio::test]
+async fn a_tenant_leaves_while_the_others_go_on_and_the_last_ends_the_engine() {
+    let (stable, gate) = gated(config());
+    let canary = stable.share("canary".into()).unwrap();
+    let goes_on = stable.submit(request(&[1], 60)).unwrap();
+    gate.wait();
+    let endless = canary.submit(request(&[2], 10_000)).unwrap();
+    let opens = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(gate);
+    };
+    let (outcome, ()) = futures::join!(canary.drain(Duration::ZERO), opens);
+    assert_eq!(outcome, DrainOutcome::Cancelled { requests: 1 });
+    assert_eq!(listen(endless).await.end.unwrap().unwrap().0, FinishReason::Cancelled);
+    assert!(!canary.is_alive() && stable.is_alive());
+    assert_eq!(canary.submit(request(&[2], 1)).unwrap_err(), SubmitError::Closed);
+    assert_eq!(listen(goes_on).await.tokens, greedy(&[1], 60));
+
+    // who left does not keep the engine from ending, nor does who was dropped
+    let dropped = stable.share("dropped".into()).unwrap();
+    let unread = dropped.submit(request(&[3], 50)).unwrap();
+    drop(dropped);
+    assert_eq!(listen(unread).await.tokens, greedy(&[3], 50));
+    assert_eq!(stable.drain(SOON).await, DrainOutcome::Finished);
+    assert_eq!(canary.drain(SOON).await, DrainOutcome::Cancelled { requests: 1 }, "as it was told before");
+    assert!(stable.share("late".into()).is_none());
+}
+
+#[tokio::test]
+async fn a_queue_is_one_for_all_tenants() {
+    let (one, gate) = gated(EngineConfig { max_running: 1, queue: 2, ..config() });
+    let other = one.share("other".into()).unwrap();
+    let first = one.submit(request(&[1], 2)).unwrap();
+    gate.wait();
+    let waiting = [one.submit(request(&[2], 2)).unwrap(), other.submit(request(&[3], 2)).unwrap()];
+    for engine in [&one, &other] {
+        assert!(matches!(engine.submit(request(&[4], 2)), Err(SubmitError::QueueFull { .. })));
+    }
+    drop(gate);
+    for generation in [first].into_iter().chain(waiting) {
+        listen(generation).await;
+    }
+}

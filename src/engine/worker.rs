@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::generation::{Event, Failure, FinishReason, Unusable};
 use super::job::{Job, Progress};
 use super::outcomes::{Outcome, outcomes};
 use super::scheduler::{Scheduler, Step};
 use super::sequence::{PromptScores, Sequence, SequenceId};
-use super::shared::{Phase, Shared};
+use super::shared::{Phase, Shared, Tenant};
 use super::turns::{Priority, Turn, Turns};
 use crate::model::{CausalLm, Tokenizer};
 
@@ -24,15 +26,23 @@ const PATIENCE: Duration = Duration::from_millis(1);
 pub(super) enum Command {
     /// Answer this prompt.
     Generate(Box<(Job, Vec<u32>)>),
-    /// Look at the phase.
+    /// Take requests of another tenant, too, and say so.
+    Admit(Member, SyncSender<()>),
+    /// Look at the tenants' phases.
     Wake,
 }
 
-/// Whether more commands can come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Inbox {
-    Open,
-    Closed,
+/// A tenant as the thread holds it. Dropping it tells those who wait for its end.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) _ending: watch::Sender<()>,
+}
+
+impl Member {
+    fn is_open(&self) -> bool {
+        self.tenant.phase() == Phase::Open
+    }
 }
 
 /// What the thread owns.
@@ -46,32 +56,25 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) turns: Turns,
     pub(super) next_id: u64,
+    /// Those who have not gone. Dropped after the model, so that it is freed by when their end is told.
+    pub(super) members: Vec<Member>,
 }
 
 impl Worker {
-    /// Works until the handles are gone or the engine is drained and nothing is left to do, or until the model fails.
+    /// Works until all tenants have left and nothing is left to do, or until the model fails.
     pub(super) fn run(&mut self) {
         loop {
-            let inbox = self.receive();
-            if self.shared.phase() == Phase::Stopping {
-                self.cut_off();
-            }
-            if self.shared.phase() != Phase::Open || inbox == Inbox::Closed {
-                // Nobody waits for what is in the background, so the end does not wait for it either.
-                self.cut_off_background();
-            }
+            self.receive();
+            self.cut_off();
             self.drop_abandoned();
             self.publish();
+            self.let_go();
+            if self.members.iter().all(|member| member.tenant.phase() == Phase::Gone) {
+                return;
+            }
             if self.jobs.is_empty() {
-                if inbox == Inbox::Closed {
-                    return;
-                }
-                if self.shared.phase() != Phase::Open {
-                    // Who takes a place looks at the phase afterwards, and we look for places after the phase: so
-                    // either he finds the engine closed, or his request is found here.
-                    if self.shared.queued.load(Ordering::SeqCst) == 0 {
-                        return;
-                    }
+                // a request of a tenant that leaves may be on its way
+                if !self.members.iter().all(Member::is_open) {
                     std::thread::yield_now();
                 }
                 continue;
@@ -96,19 +99,34 @@ impl Worker {
     }
 
     /// Takes all commands in; waits for one if there is nothing else to do.
-    fn receive(&mut self) -> Inbox {
-        if self.jobs.is_empty() && self.shared.phase() == Phase::Open {
-            match self.commands.recv() {
-                Ok(command) => self.obey(command),
-                Err(_) => return Inbox::Closed,
+    fn receive(&mut self) {
+        if self.jobs.is_empty()
+            && self.members.iter().all(Member::is_open)
+            && let Ok(command) = self.commands.recv()
+        {
+            self.obey(command);
+        }
+        // whether there are handles is told by the phases: the last of a tenant's goes on to the next
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
+    }
+
+    /// Lets go of tenants that are leaving and have nothing left. If that is all of them, they stay until the model is
+    /// freed.
+    fn let_go(&mut self) {
+        for member in self.members.iter().filter(|member| !member.is_open()) {
+            let tenant = &member.tenant;
+            // Who takes a place looks at the phase afterwards, and we look for places after the phase: so either he
+            // finds himself leaving, or his request is found here.
+            let has_jobs = || self.jobs.values().any(|job| Arc::ptr_eq(&job.tenant, tenant));
+            if !tenant.has_queued() && !has_jobs() {
+                tenant.advance(Phase::Gone);
             }
         }
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.obey(command),
-                Err(TryRecvError::Empty) => return Inbox::Open,
-                Err(TryRecvError::Disconnected) => return Inbox::Closed,
-            }
+        let stays = |member: &Member| member.tenant.phase() < Phase::Gone;
+        if self.members.iter().any(stays) {
+            self.members.retain(stays);
         }
     }
 
@@ -128,7 +146,16 @@ impl Worker {
     }
 
     fn obey(&mut self, command: Command) {
-        let Command::Generate(work) = command else { return };
+        let work = match command {
+            Command::Generate(work) => work,
+            Command::Admit(member, told) => {
+                self.members.push(member);
+                // who has given up waiting leaves by dropping his handle
+                let _ = told.try_send(());
+                return;
+            }
+            Command::Wake => return,
+        };
         let (job, prompt) = *work;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
@@ -137,20 +164,24 @@ impl Worker {
         self.jobs.insert(id, job);
     }
 
+    /// Cancels what tenants past their deadline have, and what those who leave have in the background: nobody waits for
+    /// that, so the end does not either.
     fn cut_off(&mut self) {
-        for (id, mut job) in self.jobs.drain() {
-            self.scheduler.remove(id);
-            self.shared.cut_off.fetch_add(1, Ordering::Relaxed);
-            job.finish(FinishReason::Cancelled);
+        if self.members.iter().all(Member::is_open) {
+            return;
         }
-    }
-
-    fn cut_off_background(&mut self) {
         let scheduler = &mut self.scheduler;
         self.jobs.retain(|id, job| {
-            let stays = job.priority == Priority::Foreground;
+            let stays = match job.tenant.phase() {
+                Phase::Open => true,
+                Phase::Draining => job.priority == Priority::Foreground,
+                Phase::Stopping | Phase::Gone => false,
+            };
             if !stays {
                 scheduler.remove(*id);
+                if job.priority == Priority::Foreground {
+                    job.tenant.cut_off.fetch_add(1, Ordering::Relaxed);
+                }
                 job.finish(FinishReason::Cancelled);
             }
             stays
@@ -169,9 +200,12 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.shared.running.store(self.scheduler.running(), Ordering::Relaxed);
-        self.shared.set_aside.store(self.scheduler.set_aside(), Ordering::Relaxed);
         self.shared.blocks_used.store(self.scheduler.blocks_used(), Ordering::Relaxed);
+        for Member { tenant, .. } in &self.members {
+            let of = |id: &SequenceId| self.jobs.get(id).is_some_and(|job| Arc::ptr_eq(&job.tenant, tenant));
+            tenant.running.store(self.scheduler.running().filter(of).count(), Ordering::Relaxed);
+            tenant.set_aside.store(self.scheduler.set_aside().filter(of).count(), Ordering::Relaxed);
+        }
     }
 
     /// One forward pass and what follows from it. An error is the model's, and the end.
@@ -205,7 +239,7 @@ impl Worker {
         let Some((job, sequence)) = self.jobs.get_mut(&step.id).zip(self.scheduler.get(step.id)) else {
             return;
         };
-        let shared = &self.shared;
+        let tenant = Arc::clone(&job.tenant);
         let progress = match outcome {
             Err(unusable) => {
                 job.outbox.send(Event::Failed(unusable.into()));
@@ -216,10 +250,10 @@ impl Worker {
                 let Some(chosen) = chosen else { return };
                 let cached = sequence.cached.unwrap_or(0);
                 if job.start(cached, &self.tokenizer) {
-                    shared.prefix_hit_tokens.fetch_add(cached as u64, Ordering::Relaxed);
-                    shared.prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
+                    tenant.prefix_hit_tokens.fetch_add(cached as u64, Ordering::Relaxed);
+                    tenant.prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
                 }
-                shared.generated_tokens.fetch_add(1, Ordering::Relaxed);
+                tenant.generated_tokens.fetch_add(1, Ordering::Relaxed);
                 self.scheduler.append(step.id, chosen.0);
                 job.accept(chosen, &self.tokenizer)
             }

@@ -199,14 +199,38 @@ impl Residency {
         match to {
             LoadTo::Warm => Ok(State::Warm(Arc::new(staged(prepared)?))),
             LoadTo::Hot => {
-                let lm = prepared.model.lm().map_err(|e| e.to_string())?;
-                let (tokenizer, settings) = (prepared.tokenizer().clone(), plan.engine.clone());
-                let engine =
-                    Engine::start(version.to_string(), lm, tokenizer, settings, self.0.turns.clone());
-                let engine = engine.map_err(|e| e.to_string())?;
+                let engine = match self.engine_of_sibling(&prepared, plan) {
+                    Some(engine) => engine,
+                    None => self.start_engine(&prepared, plan)?,
+                };
                 Ok(State::Hot(Arc::new(Backend { prepared, engine })))
             }
         }
+    }
+
+    /// A place at the engine of another version of the model, hot by now, that has the same image and settings: what tells
+    /// the two apart (a prompt) comes before the engine, and their requests are computed together.
+    fn engine_of_sibling(&self, prepared: &Prepared, plan: &Blueprint) -> Option<Engine> {
+        let table = self.0.table.load();
+        let is_sibling = |backend: &&Arc<Backend>| {
+            let sibling = &backend.prepared;
+            let same_settings =
+                self.0.blueprints.get(&sibling.version).is_some_and(|its| its.engine == plan.engine);
+            sibling.version.model == prepared.version.model
+                && sibling.digest == prepared.digest
+                && same_settings
+        };
+        let sibling = table.values().filter_map(State::serving).find(is_sibling)?;
+        let engine = sibling.engine.share(prepared.version.to_string())?;
+        tracing::info!(version = %prepared.version, sibling = %sibling.version(), "they share an engine");
+        Some(engine)
+    }
+
+    fn start_engine(&self, prepared: &Prepared, plan: &Blueprint) -> Result<Engine, String> {
+        let lm = prepared.model.lm().map_err(|e| e.to_string())?;
+        let (tokenizer, settings) = (prepared.tokenizer().clone(), plan.engine.clone());
+        let name = prepared.version.to_string();
+        Engine::start(name, lm, tokenizer, settings, self.0.turns.clone()).map_err(|e| e.to_string())
     }
 
     /// The way into the host's memory: read the prompt, find and verify the image, read the model, compile its template.

@@ -145,6 +145,13 @@ impl Server {
         (response.status(), response.json().await.unwrap())
     }
 
+    /// The number behind `series` on `/metrics`; 0 where it is not there.
+    pub async fn counted(&self, series: &str) -> u64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
     /// Sequences that the hot engines hold, those that wait included.
     async fn held(&self) -> u64 {
         let text = self.get("/metrics").await.text().await.unwrap();
