@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use switchback::config::EngineSettings;
+use switchback::config::{EngineSettings, KvTokens};
 use switchback::engine::{EngineConfig, PrefixCache};
 
 /// Each room and the rooms that it may name. `clock`, `ids` and `telemetry` are open to all others.
@@ -135,7 +135,7 @@ fn the_allowed_arrows_hold_no_cycle() {
 fn the_engine_and_the_configuration_have_the_same_defaults() {
     let (settings, engine) = (EngineSettings::default(), EngineConfig::default());
     let of_settings = [
-        settings.kv_tokens,
+        KvTokens::ON_THE_HOST,
         settings.block_size,
         settings.max_running,
         settings.max_step_tokens,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::images::show;
 use super::table::{Table, bytes};
-use crate::config::{self, Config, ImageRef, Residency};
+use crate::config::{self, Config, ImageRef, KvTokens, Residency};
 use crate::model::{Device, Footprint, GpuInfo};
 
 #[derive(Debug, clap::Args)]
@@ -27,9 +27,11 @@ pub(super) struct Args {
 struct Sized {
     version: String,
     residency: Residency,
-    kv_tokens: usize,
-    /// Of its cache, on the device that is used.
-    kv_bytes: u64,
+    /// What it shares its key-value memory with.
+    model: String,
+    kv_tokens: KvTokens,
+    /// Of that memory, on the device that is used; none where it gets what is free.
+    kv_bytes: Option<u64>,
     footprint: Result<Footprint, String>,
 }
 
@@ -85,10 +87,17 @@ fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
                     Err(format!("{image} tells its size once it is pulled and loaded"))
                 }
             };
-            let kv_tokens = settings.engine.kv_tokens;
-            let kv_bytes = footprint.as_ref().map_or(0, |footprint| footprint.kv_bytes(device, kv_tokens));
+            let kv_tokens = match settings.engine.kv_tokens {
+                KvTokens::Auto if device.is_host() => KvTokens::Tokens(KvTokens::ON_THE_HOST),
+                kv_tokens => kv_tokens,
+            };
+            let kv_bytes = match (kv_tokens, &footprint) {
+                (KvTokens::Tokens(tokens), Ok(footprint)) => Some(footprint.kv_bytes(device, tokens)),
+                (KvTokens::Auto, _) | (_, Err(_)) => None,
+            };
             let (version, residency) = (format!("{model}@{version}"), of.residency);
-            sized.push(Sized { version, residency, kv_tokens, kv_bytes, footprint });
+            let model = model.to_string();
+            sized.push(Sized { version, residency, model, kv_tokens, kv_bytes, footprint });
         }
     }
     sized
@@ -112,14 +121,17 @@ fn table_of(gpus: &[GpuInfo]) -> Table {
 }
 
 fn table_of_versions(sized: &[Sized]) -> Table {
-    let mut table = Table::new(&["version", "residency", "weights", "kv cache", ""]);
+    let mut table = Table::new(&["version", "residency", "weights", "kv memory of the model", ""]);
     for version in sized {
         match &version.footprint {
             Ok(footprint) => table.row([
                 version.version.clone(),
                 version.residency.as_str().to_owned(),
                 bytes(footprint.weight_bytes),
-                format!("{} for {} tokens", bytes(version.kv_bytes), version.kv_tokens),
+                match (version.kv_tokens, version.kv_bytes) {
+                    (KvTokens::Tokens(tokens), Some(kv)) => format!("{} for {tokens} tokens", bytes(kv)),
+                    (KvTokens::Auto, _) | (_, None) => "auto: of what is free".to_owned(),
+                },
                 String::new(),
             ]),
             Err(why) => table.row([version.version.as_str(), version.residency.as_str(), "", "", why]),
@@ -128,11 +140,20 @@ fn table_of_versions(sized: &[Sized]) -> Table {
     table
 }
 
-/// Bytes that the hot versions take together, none of them sharing a weight.
+/// Bytes that the hot versions take together, none of them sharing a weight; those of a model share its key-value memory,
+/// as far as their keys and values are of equal sizes.
 fn wanted(sized: &[Sized]) -> u64 {
-    let hot = sized.iter().filter(|version| version.residency == Residency::Hot);
-    let known = hot.filter_map(|version| Some((version, version.footprint.as_ref().ok()?)));
-    known.map(|(version, footprint)| footprint.weight_bytes + version.kv_bytes).sum()
+    let (mut memories, mut wanted) = (Vec::new(), 0);
+    for version in sized.iter().filter(|version| version.residency == Residency::Hot) {
+        let Ok(footprint) = &version.footprint else { continue };
+        wanted += footprint.weight_bytes;
+        let memory = (&version.model, footprint.kv_shape);
+        if !memories.contains(&memory) {
+            memories.push(memory);
+            wanted += version.kv_bytes.unwrap_or(0);
+        }
+    }
+    wanted
 }
 
 /// Bytes that the device has free.
@@ -184,7 +205,7 @@ fn document(
             "version": version.version,
             "residency": version.residency.as_str(),
             "weight_bytes": footprint.ok().map(|footprint| footprint.weight_bytes),
-            "kv_bytes": footprint.ok().map(|_| version.kv_bytes),
+            "kv_bytes": version.kv_bytes,
             "error": footprint.err(),
         })
     };

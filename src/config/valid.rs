@@ -166,6 +166,8 @@ pub struct VersionConfig {
     pub prompt: Option<PromptRef>,
     /// Loaded at start or on demand.
     pub residency: Residency,
+    /// The most tokens of the model's key-value memory that it holds; at least one block. All of it, if there is none.
+    pub kv_tokens: Option<usize>,
     /// The gate over the version, until an operator sets another.
     pub flag: Option<Flag>,
 }
@@ -245,11 +247,26 @@ impl Residency {
     }
 }
 
+/// How much key-value memory the versions of a model share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvTokens {
+    /// On a GPU, the model's part of what is free; on the processor, for [`KvTokens::ON_THE_HOST`].
+    #[default]
+    Auto,
+    /// For so many tokens; at least one block.
+    Tokens(usize),
+}
+
+impl KvTokens {
+    /// What `auto` comes to on the processor.
+    pub const ON_THE_HOST: usize = 65_536;
+}
+
 /// An engine's limits, after defaults and overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// Tokens that the KV cache holds; at least one block.
-    pub kv_tokens: usize,
+    /// The key-value memory that the model's versions share.
+    pub kv_tokens: KvTokens,
     /// Tokens in a KV block.
     pub block_size: usize,
     /// Sequences that run at once; at most `max_step_tokens`.
@@ -265,7 +282,7 @@ pub struct EngineSettings {
 impl Default for EngineSettings {
     fn default() -> Self {
         Self {
-            kv_tokens: 65_536,
+            kv_tokens: KvTokens::Auto,
             block_size: 16,
             max_running: 64,
             max_step_tokens: 512,

@@ -18,10 +18,12 @@ use super::read_prompt::read_prompt_ref;
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
 use super::valid::{
-    ApiKey, Config, EngineSettings, ImageRef, ImageRefError, Mode, ModelConfig, Residency, ServerConfig,
-    VersionConfig,
+    ApiKey, Config, EngineSettings, ImageRef, ImageRefError, KvTokens, Mode, ModelConfig, Residency,
+    ServerConfig, VersionConfig,
 };
-use super::values::{address, device, digest, duration, folder, header_name, percentage, size, word};
+use super::values::{
+    MOST_KV_TOKENS, address, device, digest, duration, folder, header_name, kv_tokens, percentage, size, word,
+};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
@@ -44,7 +46,7 @@ const ENGINE: &[&str] =
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
 
-const VERSION: &[&str] = &["image", "digest", "prompt", "prompt_digest", "residency", "flag"];
+const VERSION: &[&str] = &["image", "digest", "prompt", "prompt_digest", "residency", "kv_tokens", "flag"];
 
 const MODEL: &[&str] =
     &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
@@ -221,21 +223,21 @@ fn api_key(value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Result<ApiKey
 }
 
 fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineSettings {
+    let kv_tokens = r.field(s, "kv_tokens", kv_tokens).unwrap_or(base.kv_tokens);
     let mut number = |key, most, default| r.field(s, key, count(most)).map_or(default, NonZeroUsize::get);
     let engine = EngineSettings {
-        kv_tokens: number("kv_tokens", 1 << 30, base.kv_tokens),
+        kv_tokens,
         block_size: number("block_size", 1024, base.block_size),
         max_running: number("max_running", 4096, base.max_running),
         max_step_tokens: number("max_step_tokens", 1 << 20, base.max_step_tokens),
         queue: number("queue", 1 << 20, base.queue),
         prefix_cache: r.field(s, "prefix_cache", boolean).unwrap_or(base.prefix_cache),
     };
-    if engine.kv_tokens < engine.block_size && s.get("kv_tokens").or(s.get("block_size")).is_some() {
-        let problem = Problem::new(
-            format!("{} is less than one block of {}", engine.kv_tokens, engine.block_size),
-            "raise kv_tokens or lower block_size",
-        );
-        r.push(s.line_of("kv_tokens"), s.path_of("kv_tokens"), problem);
+    if let KvTokens::Tokens(tokens) = engine.kv_tokens
+        && tokens < engine.block_size
+        && s.get("kv_tokens").or(s.get("block_size")).is_some()
+    {
+        r.push(s.line_of("kv_tokens"), s.path_of("kv_tokens"), less_than_a_block(tokens, engine.block_size));
     }
     if engine.max_step_tokens < engine.max_running
         && s.get("max_step_tokens").or(s.get("max_running")).is_some()
@@ -252,18 +254,38 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
     engine
 }
 
-/// What the rest of the file gives every model.
+fn less_than_a_block(tokens: usize, block_size: usize) -> Problem {
+    let found = format!("{tokens} is less than one block of {block_size}");
+    Problem::new(found, "raise kv_tokens or lower block_size")
+}
+
+/// `kv_tokens` of a version: its part of what the model's versions share.
+fn read_part(r: &mut Reader, s: &Section<'_>, engine: &EngineSettings) -> Option<usize> {
+    let tokens = r.field(s, "kv_tokens", count(MOST_KV_TOKENS))?.get();
+    let problem = match engine.kv_tokens {
+        _ if tokens < engine.block_size => less_than_a_block(tokens, engine.block_size),
+        KvTokens::Tokens(all) if tokens > all => Problem::new(
+            format!("{tokens} is more than the {all} that the model's versions share"),
+            "lower it, leave it out for all of them, or raise engine.kv_tokens",
+        ),
+        KvTokens::Auto | KvTokens::Tokens(_) => return Some(tokens),
+    };
+    r.push(s.line_of("kv_tokens"), s.path_of("kv_tokens"), problem);
+    None
+}
+
+/// What the rest of the file gives every model, and a model its versions.
 struct Given<'a> {
     /// The folder of the file.
     base: &'a Path,
     mode: Mode,
-    /// Before the model's own overrides.
+    /// For a model, before its own overrides.
     engine: EngineSettings,
     policies: &'a BTreeMap<String, Policy>,
 }
 
 fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<'_>) -> ModelConfig {
-    let Given { base, mode, engine, policies } = *given;
+    let Given { base, engine, policies, .. } = *given;
     let s = r.section(node, path.to_owned(), MODEL);
     let sticky_header = r.field(&s, "sticky_header", header_name);
 
@@ -287,7 +309,7 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     let flag = read_flag(r, &s, &declared, None);
     let mut versions = BTreeMap::new();
     for (key, node) in &listed.entries {
-        let version = read_version(r, node, &listed, key, base, mode);
+        let version = read_version(r, node, &listed, key, &Given { engine, ..*given });
         let path = listed.path_of(&key.name);
         if let (Some(name), Some(version)) = (name::<VersionName>(r, &key.name, key.line, &path), version) {
             versions.insert(name, version);
@@ -305,9 +327,9 @@ fn read_version(
     node: &Node,
     listed: &Section<'_>,
     key: &Key,
-    base: &Path,
-    mode: Mode,
+    given: &Given<'_>,
 ) -> Option<VersionConfig> {
+    let Given { base, mode, engine, .. } = *given;
     let s = r.section(node, listed.path_of(&key.name), VERSION);
     let (image, digest) = read_image(r, &s, key.line, base, mode);
     let prompt = read_prompt_ref(r, &s, key.line, base, mode);
@@ -317,7 +339,8 @@ fn read_version(
     let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
     let flag = read_flag(r, &s, &declared, Some(&key.name));
     let residency = residency.unwrap_or(Residency::Hot);
-    Some(VersionConfig { image: image?, digest, prompt, residency, flag })
+    let kv_tokens = read_part(r, &s, &engine);
+    Some(VersionConfig { image: image?, digest, prompt, residency, kv_tokens, flag })
 }
 
 /// `image` and `digest`: which files, and what they must be.

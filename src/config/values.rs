@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::policy::Chance;
 use super::raw::Value;
-use super::reader::{Problem, text};
+use super::reader::{Problem, count, text};
 use super::units;
-use super::valid::DeviceChoice;
+use super::valid::{DeviceChoice, KvTokens};
 use crate::ids::{Digest, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
@@ -102,6 +102,20 @@ pub(super) fn device(value: &Value) -> Result<DeviceChoice, Problem> {
     };
     text.parse().map_err(|fix: &str| Problem::new(format!("found {}", value.describe()), fix))
 }
+
+/// A number of tokens, or `auto`.
+pub(super) fn kv_tokens(value: &Value) -> Result<KvTokens, Problem> {
+    match value {
+        Value::Text(text) if text == "auto" => Ok(KvTokens::Auto),
+        _ => match count(MOST_KV_TOKENS)(value) {
+            Ok(tokens) => Ok(KvTokens::Tokens(tokens.get())),
+            Err(problem) => Err(Problem::new(problem.found, format!("{}, or auto", problem.fix))),
+        },
+    }
+}
+
+/// The most tokens of key-value memory.
+pub(super) const MOST_KV_TOKENS: usize = 1 << 30;
 
 pub(super) fn chance(value: &Value) -> Result<Chance, Problem> {
     number(value).and_then(Chance::new).ok_or_else(|| {

@@ -1,4 +1,5 @@
-//! Blocks of key-value storage: who holds them, which are free, and which still hold a known prefix.
+//! Blocks of key-value storage that an engine has: who holds them, which are free, and which still hold a known prefix.
+//! They come from the memory that engines share, and go back there.
 //!
 //! A [`BlockId`] is a claim: it cannot be copied, so what is given back cannot be given back twice. A block is free
 //! (empty), held (one or more claims) or evictable (no claim, but its content is kept until the room is needed).
@@ -44,10 +45,13 @@ struct Slot {
     released: u64,
 }
 
-/// All blocks of one engine.
+/// All blocks that one engine has.
 #[derive(Debug)]
 pub(super) struct BlockPool {
+    /// One for each block of the memory, whoever has it.
     slots: Vec<Slot>,
+    /// How many the engine has.
+    stocked: usize,
     free: Vec<u32>,
     /// By the time of release: the least recently used comes first.
     evictable: BTreeMap<u64, u32>,
@@ -57,16 +61,57 @@ pub(super) struct BlockPool {
 }
 
 impl BlockPool {
-    /// A pool of empty blocks.
+    /// A pool that has none yet of a memory of so many blocks.
     pub(super) fn new(blocks: usize) -> Self {
         Self {
             slots: (0..blocks).map(|_| Slot::default()).collect(),
-            free: (0..blocks as u32).rev().collect(),
+            stocked: 0,
+            free: Vec::new(),
             evictable: BTreeMap::new(),
             prefixes: HashMap::new(),
             clock: 0,
             next_prefix: 0,
         }
+    }
+
+    /// Takes empty blocks in.
+    pub(super) fn stock(&mut self, blocks: Vec<u32>) {
+        self.stocked += blocks.len();
+        self.free.extend(blocks);
+    }
+
+    /// Gives at most so many blocks away: empty ones first, then those whose prefixes were least recently used.
+    pub(super) fn spare(&mut self, most: usize) -> Vec<u32> {
+        let spared: Vec<u32> = std::iter::from_fn(|| self.empty()).take(most).collect();
+        self.stocked -= spared.len();
+        spared
+    }
+
+    /// Gives all empty blocks away.
+    pub(super) fn spare_empty(&mut self) -> Vec<u32> {
+        self.stocked -= self.free.len();
+        std::mem::take(&mut self.free)
+    }
+
+    /// Blocks that nobody holds and that keep a prefix.
+    pub(super) fn evictable(&self) -> usize {
+        self.evictable.len()
+    }
+
+    /// How many blocks of a context that is cut into such pieces are known, and how many of those nobody holds.
+    pub(super) fn known<'t>(&self, pieces: impl Iterator<Item = &'t [u32]>) -> (usize, usize) {
+        let (mut parent, mut known, mut unheld) = (None, 0, 0);
+        for tokens in pieces {
+            let Some(CachedBlock { block, id }) =
+                self.prefixes.get(&PrefixKey { parent, tokens: tokens.into() })
+            else {
+                break;
+            };
+            parent = Some(*id);
+            known += 1;
+            unheld += usize::from(self.slots[*block as usize].claims == 0);
+        }
+        (known, unheld)
     }
 
     /// Blocks that can be had, empty or by forgetting what they hold.
@@ -76,22 +121,26 @@ impl BlockPool {
 
     /// Blocks that someone holds.
     pub(super) fn used(&self) -> usize {
-        self.slots.len() - self.available()
+        self.stocked - self.available()
     }
 
     /// A block for one writer. Forgets the least recently used prefix where no block is empty.
     pub(super) fn allocate(&mut self) -> Option<BlockId> {
-        let block = if let Some(empty) = self.free.pop() {
-            empty
-        } else {
-            let (_, oldest) = self.evictable.pop_first()?;
-            if let Some(key) = self.slots[oldest as usize].key.take() {
-                self.prefixes.remove(&key);
-            }
-            oldest
-        };
+        let block = self.empty()?;
         self.slots[block as usize].claims = 1;
         Some(BlockId(block))
+    }
+
+    /// A block that holds nothing, if need be after forgetting what it held.
+    fn empty(&mut self) -> Option<u32> {
+        if let Some(empty) = self.free.pop() {
+            return Some(empty);
+        }
+        let (_, oldest) = self.evictable.pop_first()?;
+        if let Some(key) = self.slots[oldest as usize].key.take() {
+            self.prefixes.remove(&key);
+        }
+        Some(oldest)
     }
 
     /// A claim on the block that holds `tokens` after `parent`, if one is known.
@@ -147,26 +196,39 @@ mod tests {
 
     use super::*;
 
+    fn stocked(blocks: u32) -> BlockPool {
+        let mut pool = BlockPool::new(blocks as usize);
+        pool.stock((0..blocks).rev().collect());
+        pool
+    }
+
     #[derive(Debug, Clone)]
     enum Act {
         /// Build a context of these blocks, sharing what is known.
         Build(Vec<u8>),
         /// Give one of the contexts up.
         GiveUp(usize),
+        /// Let others have so many blocks for a while.
+        Spare(usize),
+        /// Have back what others had.
+        Stock,
     }
 
     fn acts() -> impl Strategy<Value = Vec<Act>> {
         let act = prop_oneof![
             prop::collection::vec(0u8..3, 1..6).prop_map(Act::Build),
             any::<prop::sample::Index>().prop_map(|i| Act::GiveUp(i.index(1 << 20))),
+            (0usize..4).prop_map(Act::Spare),
+            Just(Act::Stock),
         ];
         prop::collection::vec(act, 1..120)
     }
 
     proptest! {
         #[test]
-        fn no_block_leaks_is_freed_twice_or_is_written_by_two(acts in acts(), blocks in 1usize..12) {
-            let mut pool = BlockPool::new(blocks);
+        fn no_block_leaks_is_freed_twice_or_is_written_by_two(acts in acts(), blocks in 1u32..12) {
+            let mut pool = stocked(blocks);
+            let mut elsewhere: Vec<u32> = Vec::new();
             // What each block holds, as a model would: the whole context up to its end.
             let mut memory: HashMap<u32, Vec<u8>> = HashMap::new();
             let mut held: Vec<Vec<BlockId>> = Vec::new();
@@ -175,15 +237,20 @@ mod tests {
                     Act::Build(content) => {
                         let mut claims = Vec::new();
                         let mut parent = None;
+                        let pieces: Vec<_> = content.iter().map(|token| [u32::from(*token)]).collect();
+                        let (known, _) = pool.known(pieces.iter().map(<[u32; 1]>::as_slice));
                         for (i, token) in content.iter().enumerate() {
                             let tokens = [u32::from(*token)];
-                            if let Some((block, id)) = pool.find(parent, &tokens) {
+                            let found = pool.find(parent, &tokens);
+                            prop_assert!(i >= known || found.is_some(), "what is known is found");
+                            if let Some((block, id)) = found {
                                 prop_assert_eq!(&memory[&block.number()], &content[..=i], "a foreign prefix");
                                 parent = Some(id);
                                 claims.push(block);
                             } else if let Some(block) = pool.allocate() {
                                 let taken = held.iter().flatten().chain(&claims).any(|b| *b == block);
                                 prop_assert!(!taken, "a held block was given out to write");
+                                prop_assert!(!elsewhere.contains(&block.number()), "it is with others");
                                 memory.insert(block.number(), content[..=i].to_vec());
                                 parent = Some(pool.publish(&block, parent, &tokens));
                                 claims.push(block);
@@ -198,21 +265,27 @@ mod tests {
                         pool.release(claims);
                     }
                     Act::GiveUp(_) => {}
+                    Act::Spare(most) => {
+                        let spared = pool.spare(most);
+                        prop_assert!(spared.iter().all(|b| held.iter().flatten().all(|h| h.number() != *b)));
+                        elsewhere.extend(spared);
+                    }
+                    Act::Stock => pool.stock(std::mem::take(&mut elsewhere)),
                 }
                 let distinct: std::collections::HashSet<_> = held.iter().flatten().map(BlockId::number).collect();
                 prop_assert_eq!(pool.used(), distinct.len());
-                prop_assert_eq!(pool.used() + pool.available(), blocks);
+                prop_assert_eq!(pool.used() + pool.available() + elsewhere.len(), blocks as usize);
             }
             for claims in held {
                 pool.release(claims);
             }
-            prop_assert_eq!(pool.available(), blocks);
+            prop_assert_eq!(pool.available() + elsewhere.len(), blocks as usize);
         }
     }
 
     #[test]
     fn the_least_recently_used_prefix_is_forgotten_first() {
-        let mut pool = BlockPool::new(2);
+        let mut pool = stocked(2);
         let [a, b] = [pool.allocate().unwrap(), pool.allocate().unwrap()];
         pool.publish(&a, None, &[1]);
         pool.publish(&b, None, &[2]);
@@ -227,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_same_tokens_after_another_prefix_are_not_found() {
-        let mut pool = BlockPool::new(3);
+        let mut pool = stocked(3);
         let [a, b, c] = [(); 3].map(|()| pool.allocate().unwrap());
         let one = pool.publish(&a, None, &[1]);
         let two = pool.publish(&b, None, &[2]);

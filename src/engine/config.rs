@@ -1,7 +1,8 @@
 //! What an engine may use.
 
 use super::EngineError;
-use crate::model::KvGeometry;
+use super::kv_memory::KvMemory;
+use crate::model::{CausalLm, KvGeometry};
 
 /// Whether the blocks of finished contexts are kept for later ones that begin alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum PrefixCache {
 /// What an engine may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Tokens of key-value storage, all requests together.
+    /// The most tokens of key-value memory, all requests together.
     pub kv_tokens: usize,
     /// Tokens a block.
     pub block_size: usize,
@@ -60,5 +61,12 @@ impl EngineConfig {
             return Err(EngineError::KvTokens { kv_tokens, block_size });
         }
         Ok(KvGeometry { blocks: kv_tokens / block_size, block_size })
+    }
+
+    /// Memory for as many tokens as an engine of a model may use, and for others of the same sizes beside it.
+    pub fn memory(&self, lm: &dyn CausalLm) -> Result<KvMemory, EngineError> {
+        let kv_tokens = self.kv_tokens;
+        let pool = lm.kv_pool(self.geometry()?);
+        pool.map(KvMemory::new).map_err(|source| EngineError::Allocate { kv_tokens, source })
     }
 }

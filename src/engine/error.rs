@@ -29,6 +29,12 @@ pub enum EngineError {
         /// What the model said.
         source: ModelError,
     },
+    /// The key-value memory is not of the model's sizes.
+    #[error("key-value memory: {source}")]
+    Join {
+        /// What the model said.
+        source: ModelError,
+    },
     /// The model could not take the memory that its steps work in.
     #[error(
         "memory for steps of {max_step_tokens} tokens: {source}; lower engine.max_step_tokens or engine.kv_tokens"

@@ -11,12 +11,13 @@ use tokio::sync::watch;
 
 use super::generation::{Event, Failure, channel};
 use super::job::Job;
+use super::kv_memory::KvMemory;
 use super::scheduler::{Limits, Scheduler};
 use super::shared::{EngineStats, Phase, Place, Shared, Tenant};
 use super::turns::Turns;
 use super::worker::{Command, Member, Worker};
 use super::{EngineConfig, EngineError, GenerateRequest, Generation, SubmitError};
-use crate::model::{CausalLm, Tokenizer};
+use crate::model::{CausalLm, KvGeometry, Tokenizer};
 
 /// How long a drain waits for the step under way after its deadline.
 const LAST_STEP: Duration = Duration::from_secs(30);
@@ -108,28 +109,48 @@ impl Drop for MarkDead {
 }
 
 impl Engine {
-    /// Allocates the key-value storage and starts the thread, named after `name`, its first tenant. Engines that compute on one device
-    /// hold the same `turns`.
-    #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
+    /// Allocates key-value memory for this engine alone and starts it, as [`Engine::start_in`] does.
     pub fn start(
+        name: String,
+        lm: Box<dyn CausalLm>,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        turns: Turns,
+    ) -> Result<Self, EngineError> {
+        let memory = config.memory(lm.as_ref())?;
+        Self::start_in(&memory, name, lm, tokenizer, config, turns)
+    }
+
+    /// Starts the thread, named after `name`, its first tenant. It takes at most `kv_tokens` of the memory, as it needs
+    /// them. Engines that compute on one device hold the same `turns`.
+    #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
+    pub fn start_in(
+        memory: &KvMemory,
         name: String,
         mut lm: Box<dyn CausalLm>,
         tokenizer: Tokenizer,
         config: EngineConfig,
         turns: Turns,
     ) -> Result<Self, EngineError> {
-        let geometry = config.geometry()?;
-        let EngineConfig { kv_tokens, max_running, max_step_tokens, queue, prefix_cache, .. } = config;
-        lm.allocate_kv(geometry).map_err(|source| EngineError::Allocate { kv_tokens, source })?;
+        let KvGeometry { blocks: most, block_size } = config.geometry()?;
+        let EngineConfig { max_running, max_step_tokens, queue, prefix_cache, .. } = config;
+        lm.join(memory.pool()).map_err(|source| EngineError::Join { source })?;
         lm.reserve(max_step_tokens, max_running)
             .map_err(|source| EngineError::Reserve { max_step_tokens, source })?;
-        let (blocks, block_size) = (geometry.blocks, geometry.block_size);
+        let (commands, inbox) = sync_channel(queue + SPARE_COMMANDS);
+        let share = memory.share(most, commands.clone());
+        let blocks = share.most();
         let max_context = lm.max_positions().min(blocks * block_size);
         let vocab = lm.vocab_size();
-        let scheduler =
-            Scheduler::new(Limits { blocks, block_size, max_running, max_step_tokens, prefix_cache });
+        let all_blocks = memory.pool().layout().blocks;
+        let scheduler = Scheduler::new(Limits {
+            blocks: all_blocks,
+            block_size,
+            max_running,
+            max_step_tokens,
+            prefix_cache,
+        });
         let shared = Arc::new(Shared::default());
-        let (commands, inbox) = sync_channel(queue + SPARE_COMMANDS);
         let (member, ended) = member(&shared);
         let tenant = Arc::clone(&member.tenant);
         let worker = Worker {
@@ -141,7 +162,7 @@ impl Engine {
             commands: inbox,
             shared: Arc::clone(&shared),
             turns: turns.clone(),
-            next_id: 0,
+            share,
             members: vec![member],
         };
         let mark = MarkDead(Arc::clone(&shared));

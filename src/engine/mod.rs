@@ -8,6 +8,7 @@
 //! - One thread owns the model, the blocks and the sequences; others send it messages and read counters.
 //! - A request's text depends on the request alone: not on the batch, the chunks, the prefix cache or preemption.
 //! - [`Engine::submit`] never blocks, and a slow client holds nobody up.
+//! - Engines that share a [`KvMemory`] hold of it what they need; the oldest sequence of all can always have all of it.
 //! - Tenants of an engine are computed together, and each leaves without the others noticing.
 //! - A generation that is dropped frees its blocks before the next step.
 //! - Work in the background never holds up work in the foreground for longer than one short step, on all engines of a
@@ -23,6 +24,7 @@ mod error;
 mod generation;
 mod handle;
 mod job;
+mod kv_memory;
 mod logprobs;
 mod outcomes;
 mod penalties;
@@ -35,6 +37,8 @@ mod turns;
 mod worker;
 
 #[cfg(test)]
+mod sharing_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -43,6 +47,7 @@ pub use config::{EngineConfig, PrefixCache};
 pub use error::{EngineError, SubmitError};
 pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
 pub use handle::{DrainOutcome, Engine, EngineLimits};
+pub use kv_memory::{KvMemory, WeakKvMemory};
 pub use request::{EosPolicy, GenerateRequest, SamplingParams, StopInclusion, StopParams};
 pub use shared::EngineStats;
 pub use turns::{Priority, Turns};

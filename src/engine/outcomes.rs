@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::generation::Unusable;
 use super::job::{Chosen, Job};
 use super::logprobs::{Score, score};
-use super::scheduler::{Plan, Scheduler, Step};
+use super::scheduler::{Part, Plan, Scheduler};
 use super::sequence::SequenceId;
 use crate::model::{Choice, Logits, ModelError};
 
@@ -36,11 +36,11 @@ pub(super) fn outcomes(
     logits: &Logits,
 ) -> Result<Vec<Result<Outcome, Unusable>>, ModelError> {
     // before the choices, which may spend their rows
-    let scores = plan.steps.par_iter().map(|step| prompt_scores(jobs, scheduler, step, logits));
+    let scores = plan.parts.par_iter().map(|part| prompt_scores(jobs, scheduler, part, logits));
     let scores: Vec<Result<Vec<Score>, Unusable>> = scores.collect::<Result<_, _>>()?;
-    let (mut draws, mut choices) = (Vec::with_capacity(plan.steps.len()), Vec::new());
-    for step in &plan.steps {
-        let draw = draw(jobs, step, logits)?;
+    let (mut draws, mut choices) = (Vec::with_capacity(plan.parts.len()), Vec::new());
+    for part in &plan.parts {
+        let draw = draw(jobs, part, logits)?;
         draws.push(draw.map(|(draw, choice)| {
             choices.push(choice);
             draw
@@ -60,15 +60,15 @@ pub(super) fn outcomes(
 fn prompt_scores(
     jobs: &HashMap<SequenceId, Job>,
     scheduler: &Scheduler,
-    step: &Step,
+    part: &Part,
     logits: &Logits,
 ) -> Result<Result<Vec<Score>, Unusable>, ModelError> {
-    let Some((job, sequence)) = jobs.get(&step.id).zip(scheduler.get(step.id)) else {
+    let Some((job, sequence)) = jobs.get(&part.id).zip(scheduler.get(part.id)) else {
         return Ok(Ok(Vec::new()));
     };
     let top = job.prompt_logprobs.unwrap_or(0);
-    let mut scores = Vec::with_capacity(step.scores.len());
-    for (position, row) in &step.scores {
+    let mut scores = Vec::with_capacity(part.scores.len());
+    for (position, row) in &part.scores {
         match score(&logits.row(*row)?, sequence.tokens[position + 1], top) {
             Ok(score) => scores.push(score),
             Err(unusable) => return Ok(Err(unusable)),
@@ -80,10 +80,10 @@ fn prompt_scores(
 /// What is to be drawn for a sequence, if it is its turn.
 fn draw<'l>(
     jobs: &HashMap<SequenceId, Job>,
-    step: &Step,
+    part: &Part,
     logits: &'l Logits,
 ) -> Result<Option<(Draw<'l>, Choice)>, ModelError> {
-    let Some((job, row)) = jobs.get(&step.id).zip(step.sample) else { return Ok(None) };
+    let Some((job, row)) = jobs.get(&part.id).zip(part.sample) else { return Ok(None) };
     let scored = match job.logprobs {
         Some(top) => Some((logits.row(row)?, top)),
         None => None,

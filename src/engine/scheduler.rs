@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::block_pool::{BlockId, BlockPool};
 use super::config::PrefixCache;
+use super::kv_memory::{Need, Want};
 use super::sequence::{Sequence, SequenceId, State};
 use super::turns::Priority;
 use crate::model::{Batch, MOST_SCORED_ROWS, Span};
@@ -36,14 +37,14 @@ pub(super) struct Plan {
     /// For the model.
     pub(super) batch: Batch,
     /// One for each span of the batch.
-    pub(super) steps: Vec<Step>,
+    pub(super) parts: Vec<Part>,
     /// How many sequences were set aside to make room.
     pub(super) preempted: usize,
 }
 
 /// One sequence's part of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct Part {
     pub(super) id: SequenceId,
     /// The positions that are computed.
     pub(super) positions: Range<usize>,
@@ -133,7 +134,85 @@ impl Scheduler {
         lane.running.is_empty() && lane.waiting.is_empty()
     }
 
-    /// The next step of a lane. Empty only if the lane is, or if it is the background and the foreground is not.
+    /// The blocks that the next step of a lane lacks.
+    pub(super) fn need(&self, priority: Priority) -> Need {
+        let Limits { block_size, max_running, max_step_tokens, .. } = self.limits;
+        let lane = self.lane(priority);
+        let outgrown = |s: &&Sequence| s.blocks() < s.tokens.len().div_ceil(block_size);
+        let growing = lane.running.iter().filter(outgrown).count();
+        let available = self.pool.available();
+        let oldest_growing = lane.running.iter().find(outgrown).filter(|_| growing > available);
+        let places = max_running.saturating_sub(lane.running.len());
+        let mut waiting = lane.waiting.iter().take(places);
+        let first = waiting.next();
+        // no step admits more than have a row in it
+        let mut rows = max_step_tokens;
+        let later = waiting.map_while(|s| {
+            rows = rows.checked_sub(s.tokens.len())?;
+            // and one more in reserve, as each that runs will soon need it
+            Some(s.tokens.len().div_ceil(block_size) + 1)
+        });
+        let later: usize = first.map_or(0, |_| later.sum());
+        let to_admit = first.map_or(0, |first| self.to_admit(first, lane));
+        let want = |sequence: &Sequence, blocks| Want { age: sequence.id, blocks };
+        let (must, more) = match (oldest_growing, first) {
+            (Some(oldest), _) => (Some(want(oldest, growing - available)), to_admit + later),
+            (None, first) => {
+                let must = (growing + to_admit).saturating_sub(available);
+                (first.filter(|_| must > 0).map(|first| want(first, must)), later)
+            }
+        };
+        match priority {
+            Priority::Foreground => Need { must, more },
+            // nobody gives way to it
+            Priority::Background => Need { must: None, more: must.map_or(0, |must| must.blocks) + more },
+        }
+    }
+
+    /// The blocks that have to be available for a sequence to be admitted, those with a known prefix of it included, which
+    /// nobody holds.
+    fn to_admit(&self, sequence: &Sequence, lane: &Lane) -> usize {
+        let size = self.limits.block_size;
+        let (known, unheld) = match self.limits.prefix_cache {
+            PrefixCache::On if !sequence.wants_scores() => {
+                self.pool.known(sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size))
+            }
+            PrefixCache::On | PrefixCache::Off => (0, 0),
+        };
+        sequence.tokens.len().div_ceil(size) - known + unheld + lane.running.len()
+    }
+
+    /// Takes empty blocks in.
+    pub(super) fn stock(&mut self, blocks: Vec<u32>) {
+        self.pool.stock(blocks);
+    }
+
+    /// Gives all empty blocks away, and at most so many more that only keep a prefix.
+    pub(super) fn spare(&mut self, prefixes: usize) -> Vec<u32> {
+        let mut blocks = self.pool.spare_empty();
+        blocks.extend(self.pool.spare(prefixes.min(self.pool.evictable())));
+        blocks
+    }
+
+    /// Gives away what others lack, as far as nothing that is older needs it. Sequences that have to go for it are set
+    /// aside; how many is told, too.
+    pub(super) fn give_way(&mut self, to: Want) -> (Vec<u32>, usize) {
+        let mut set_aside = 0;
+        while self.pool.available() < to.blocks {
+            let is_younger = |youngest: &Sequence| youngest.id > to.age;
+            let goes = self.set_background_aside()
+                || self.foreground.running.last().is_some_and(is_younger)
+                    && self.set_youngest_aside(Priority::Foreground);
+            if !goes {
+                break;
+            }
+            set_aside += 1;
+        }
+        (self.pool.spare(to.blocks), set_aside)
+    }
+
+    /// The next step of a lane. Empty only if the lane is, if others have the blocks that it needs, or if it is the
+    /// background and the foreground is not empty.
     pub(super) fn plan(&mut self, priority: Priority) -> Plan {
         let mut plan = Plan { preempted: self.make_room(priority), ..Plan::default() };
         let most = match priority {
@@ -168,10 +247,10 @@ impl Scheduler {
     /// Notes that a plan was computed, and lets others find the blocks that it filled.
     pub(super) fn computed(&mut self, plan: &Plan) {
         let size = self.limits.block_size;
-        for step in &plan.steps {
+        for part in &plan.parts {
             let running = self.foreground.running.iter_mut().chain(&mut self.background.running);
-            let Some(sequence) = running.into_iter().find(|s| s.id == step.id) else { continue };
-            sequence.computed_to(step.positions.end);
+            let Some(sequence) = running.into_iter().find(|s| s.id == part.id) else { continue };
+            sequence.computed_to(part.positions.end);
             let State::Running { blocks, prefixes, computed } = &mut sequence.state else { continue };
             if self.limits.prefix_cache == PrefixCache::Off {
                 continue;
@@ -327,7 +406,7 @@ impl Plan {
             context_len: positions.end,
             block_table: blocks[..positions.end.div_ceil(block_size)].iter().map(BlockId::number).collect(),
         });
-        self.steps.push(Step { id: sequence.id, positions, scores, sample });
+        self.parts.push(Part { id: sequence.id, positions, scores, sample });
     }
 }
 

@@ -13,6 +13,14 @@ fn limits(blocks: usize, max_running: usize, max_step_tokens: usize, prefix_cach
     Limits { blocks, block_size: BLOCK, max_running, max_step_tokens, prefix_cache }
 }
 
+/// A scheduler that has all the blocks there are.
+fn stocked(limits: Limits) -> Scheduler {
+    let blocks = limits.blocks as u32;
+    let mut scheduler = Scheduler::new(limits);
+    scheduler.stock((0..blocks).rev().collect());
+    scheduler
+}
+
 const PRIORITIES: [Priority; 2] = [Priority::Foreground, Priority::Background];
 
 /// The next token, from the whole context: any mistake in the context shows.
@@ -64,7 +72,7 @@ fn world() -> impl Strategy<Value = (Limits, Vec<Wish>)> {
 proptest! {
     #[test]
     fn every_schedule_is_sound_and_comes_to_an_end((limits, wishes) in world()) {
-        let mut scheduler = Scheduler::new(limits.clone());
+        let mut scheduler = stocked(limits.clone());
         let mut order: Vec<usize> = (0..wishes.len()).collect();
         order.sort_by_key(|i| wishes[*i].arrives);
         let mut open: HashMap<SequenceId, &Wish> = HashMap::new();
@@ -92,8 +100,8 @@ proptest! {
             let priority = if scheduler.is_empty(foreground) { background } else { foreground };
             let plan = scheduler.plan(priority);
             step += 1;
-            prop_assert!(scheduler.is_empty(priority) || !plan.steps.is_empty(), "a step without progress");
-            prop_assert!(plan.steps.iter().all(|part| open[&part.id].priority == priority));
+            prop_assert!(scheduler.is_empty(priority) || !plan.parts.is_empty(), "a step without progress");
+            prop_assert!(plan.parts.iter().all(|part| open[&part.id].priority == priority));
             for lane in [&scheduler.foreground, &scheduler.background] {
                 prop_assert!(lane.running.len() <= limits.max_running);
                 let oldest_waiting = lane.waiting.front().map(|s| s.id);
@@ -102,18 +110,18 @@ proptest! {
             }
             let distinct: HashSet<_> = plan.batch.slots.iter().collect();
             prop_assert_eq!(distinct.len(), plan.batch.slots.len(), "one slot, two writers");
-            let prefill: usize = plan.steps.iter().map(|s| s.positions.len()).filter(|n| *n > 1).sum();
+            let prefill: usize = plan.parts.iter().map(|s| s.positions.len()).filter(|n| *n > 1).sum();
             prop_assert!(prefill <= limits.max_step_tokens.max(1));
 
             // The model's part: write all, then read each context back through its table.
-            for (part, span) in plan.steps.iter().zip(&plan.batch.spans) {
+            for (part, span) in plan.parts.iter().zip(&plan.batch.spans) {
                 let tokens = &scheduler.get(part.id).unwrap().tokens;
                 for (row, position) in span.rows.clone().zip(part.positions.clone()) {
                     prop_assert_eq!(plan.batch.tokens[row], tokens[position]);
                     memory.insert(plan.batch.slots[row], tokens[..=position].to_vec());
                 }
             }
-            for (part, span) in plan.steps.iter().zip(&plan.batch.spans) {
+            for (part, span) in plan.parts.iter().zip(&plan.batch.spans) {
                 let tokens = &scheduler.get(part.id).unwrap().tokens;
                 prop_assert_eq!(span.context_len, part.positions.end);
                 for position in 0..span.context_len {
@@ -123,7 +131,7 @@ proptest! {
                 scored.entry(part.id).or_default().extend(part.scores.iter().map(|(p, _)| p + 1));
             }
             scheduler.computed(&plan);
-            for part in plan.steps.iter().filter(|p| p.sample.is_some()) {
+            for part in plan.parts.iter().filter(|p| p.sample.is_some()) {
                 let sequence = scheduler.get(part.id).unwrap();
                 prop_assert_eq!(part.positions.end, sequence.tokens.len());
                 let (token, wish) = (next(&sequence.tokens), open[&part.id]);
@@ -146,13 +154,13 @@ proptest! {
 
 #[test]
 fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
-    let mut scheduler = Scheduler::new(limits(64, 8, 6, PrefixCache::Off));
+    let mut scheduler = stocked(limits(64, 8, 6, PrefixCache::Off));
     for id in 0..2 {
         scheduler.add(Sequence::new(SequenceId(id), vec![1], PromptScores::Skip), Priority::Foreground);
     }
     let plan = scheduler.plan(Priority::Foreground);
     scheduler.computed(&plan);
-    for step in &plan.steps {
+    for step in &plan.parts {
         scheduler.append(step.id, 5);
     }
     scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip), Priority::Foreground);
@@ -160,11 +168,11 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
         .map(|_| {
             let plan = scheduler.plan(Priority::Foreground);
             scheduler.computed(&plan);
-            let sampled: Vec<_> = plan.steps.iter().filter(|s| s.sample.is_some()).map(|s| s.id).collect();
+            let sampled: Vec<_> = plan.parts.iter().filter(|s| s.sample.is_some()).map(|s| s.id).collect();
             for id in sampled {
                 scheduler.append(id, 5);
             }
-            plan.steps.iter().map(|s| s.positions.len()).collect()
+            plan.parts.iter().map(|s| s.positions.len()).collect()
         })
         .collect();
     assert_eq!(chunks, [vec![1, 1, 4], vec![1, 1, 4], vec![1, 1, 2]]);
@@ -172,7 +180,7 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
 
 #[test]
 fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
-    let mut scheduler = Scheduler::new(limits(16, 8, 64, PrefixCache::On));
+    let mut scheduler = stocked(limits(16, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..12).collect();
     scheduler.add(Sequence::new(SequenceId(0), prompt.clone(), PromptScores::Skip), Priority::Foreground);
     let plan = scheduler.plan(Priority::Foreground);
@@ -180,28 +188,28 @@ fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
     scheduler.add(Sequence::new(SequenceId(1), prompt, PromptScores::Skip), Priority::Foreground);
     scheduler.append(SequenceId(0), 3);
     let plan = scheduler.plan(Priority::Foreground);
-    assert_eq!(plan.steps[1].positions, 8..12);
+    assert_eq!(plan.parts[1].positions, 8..12);
     assert_eq!(scheduler.get(SequenceId(1)).unwrap().cached, Some(8));
 }
 
 #[test]
 fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
-    let mut scheduler = Scheduler::new(limits(4, 8, 64, PrefixCache::Off));
+    let mut scheduler = stocked(limits(4, 8, 64, PrefixCache::Off));
     scheduler.add(Sequence::new(SequenceId(0), vec![1; 12], PromptScores::Skip), Priority::Background);
     let plan = scheduler.plan(Priority::Background);
     scheduler.computed(&plan);
     assert_eq!(scheduler.blocks_used(), 3);
     scheduler.add(Sequence::new(SequenceId(1), vec![2; 8], PromptScores::Skip), Priority::Foreground);
     let plan = scheduler.plan(Priority::Foreground);
-    assert_eq!(plan.steps.iter().map(|s| s.id).collect::<Vec<_>>(), [SequenceId(1)]);
+    assert_eq!(plan.parts.iter().map(|s| s.id).collect::<Vec<_>>(), [SequenceId(1)]);
     assert_eq!((scheduler.blocks_used(), scheduler.set_aside().count()), (2, 1));
     scheduler.remove(SequenceId(1));
-    assert_eq!(scheduler.plan(Priority::Background).steps[0].positions, 0..12);
+    assert_eq!(scheduler.plan(Priority::Background).parts[0].positions, 0..12);
 }
 
 #[test]
 fn a_step_in_the_background_is_short() {
-    let mut scheduler = Scheduler::new(limits(256, 8, 512, PrefixCache::Off));
+    let mut scheduler = stocked(limits(256, 8, 512, PrefixCache::Off));
     scheduler.add(Sequence::new(SequenceId(0), vec![1; 500], PromptScores::Skip), Priority::Background);
     assert_eq!(scheduler.plan(Priority::Background).batch.tokens.len(), BACKGROUND_ROWS);
 }

@@ -6,6 +6,11 @@ use super::block_pool::{BlockId, PrefixId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SequenceId(pub(super) u64);
 
+impl SequenceId {
+    /// Of none: whatever comes is older.
+    pub(super) const YOUNGEST: Self = Self(u64::MAX);
+}
+
 /// Whether the scores of the prompt's own tokens are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PromptScores {
@@ -65,6 +70,14 @@ impl Sequence {
     #[cfg(test)]
     pub(super) fn generated(&self) -> &[u32] {
         &self.tokens[self.prompt_len..]
+    }
+
+    /// How many blocks it holds.
+    pub(super) fn blocks(&self) -> usize {
+        match &self.state {
+            State::Waiting => 0,
+            State::Running { blocks, .. } => blocks.len(),
+        }
     }
 
     /// How many tokens have their keys and values in the blocks.

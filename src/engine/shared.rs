@@ -14,7 +14,7 @@ pub struct EngineStats {
     pub waiting: usize,
     /// Blocks that running requests of all tenants hold.
     pub blocks_used: usize,
-    /// All blocks of the engine.
+    /// Blocks that the engine may hold.
     pub blocks_total: usize,
     /// Prompt tokens of the tenant that the prefix cache spared.
     pub prefix_hit_tokens: u64,

@@ -1,11 +1,15 @@
 //! A model for tests whose every logit depends on the whole context, read back from its own storage through the block
 //! table. A wrong table, a shared block that was written to or a stale one gives another text.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
-use crate::model::{Batch, CausalLm, KvGeometry, KvShape, Logits, ModelError, Tokenizer};
+use crate::model::{
+    Batch, CausalLm, Device, ElementType, KvCache, KvGeometry, KvLayout, KvPool, KvShape, Logits, ModelError,
+    Tokenizer,
+};
 
 /// The token that ends a text; below it, each token is a byte.
 pub(super) const EOS: u32 = 256;
@@ -26,13 +30,16 @@ pub(super) enum Fault {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct FakeLm {
-    slots: Vec<Option<u64>>,
-    block_size: usize,
+    /// What is in each slot of its pool.
+    slots: Slots,
+    cache: Option<KvCache>,
     forwards: usize,
     fault: Fault,
     max_positions: usize,
     gate: Option<(Sender<()>, Receiver<()>)>,
 }
+
+type Slots = Arc<Mutex<HashMap<u32, u64>>>;
 
 /// Stops a model before each forward pass.
 pub(super) struct Gate {
@@ -54,7 +61,13 @@ impl Gate {
 
 impl FakeLm {
     pub(super) fn new(fault: Fault) -> Self {
-        Self { slots: Vec::new(), block_size: 0, forwards: 0, fault, max_positions: 1 << 20, gate: None }
+        let (slots, cache) = (Slots::default(), None);
+        Self { slots, cache, forwards: 0, fault, max_positions: 1 << 20, gate: None }
+    }
+
+    /// Another that is to keep its contexts in the same pool.
+    pub(super) fn sibling(&self) -> Self {
+        Self { slots: Arc::clone(&self.slots), ..Self::new(Fault::Nothing) }
     }
 
     pub(super) fn with_positions(mut self, max_positions: usize) -> Self {
@@ -115,10 +128,25 @@ impl CausalLm for FakeLm {
         KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
     }
 
-    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError> {
-        self.block_size = geometry.block_size;
-        self.slots = vec![None; geometry.blocks * geometry.block_size];
+    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError> {
+        Ok(small_pool(geometry))
+    }
+
+    fn kv_token_bytes(&self) -> usize {
+        2 * size_of::<f32>()
+    }
+
+    fn can_join(&self, _pool: &KvPool) -> bool {
+        true
+    }
+
+    fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
+        self.cache = Some(pool.cache(&Device::CPU));
         Ok(())
+    }
+
+    fn cache(&mut self) -> Option<&mut KvCache> {
+        self.cache.as_mut()
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
@@ -134,9 +162,12 @@ impl CausalLm for FakeLm {
         let rows = batch.tokens.len();
         assert!(rows > 0 && batch.positions.len() == rows && batch.slots.len() == rows);
         assert_eq!(batch.slots.iter().collect::<HashSet<_>>().len(), rows, "one slot, two writers");
+        let cache = self.cache.as_ref().expect("it has joined a pool");
+        let block_size = cache.layout().block_size as u32;
+        let mut slots = self.slots.lock().unwrap();
         for row in 0..rows {
-            self.slots[batch.slots[row] as usize] =
-                Some(entry(batch.tokens[row], batch.positions[row] as usize));
+            assert!(cache.holds(batch.slots[row] / block_size), "a slot of somebody else");
+            slots.insert(batch.slots[row], entry(batch.tokens[row], batch.positions[row] as usize));
         }
         let mut values = Vec::new();
         let mut wanted = batch.logit_rows.iter().map(|row| *row as usize).peekable();
@@ -144,15 +175,15 @@ impl CausalLm for FakeLm {
         for span in &batch.spans {
             assert_eq!(span.rows.start, next_row);
             next_row = span.rows.end;
-            let slot = |i: usize| {
-                span.block_table[i / self.block_size] as usize * self.block_size + i % self.block_size
-            };
+            assert!(span.block_table.iter().all(|block| cache.holds(*block)), "a block of somebody else");
+            let slot =
+                |i: usize| span.block_table[i / block_size as usize] * block_size + i as u32 % block_size;
             let mut context = 0;
             for i in 0..span.context_len {
-                context = mix(context, self.slots[slot(i)].expect("a slot that was never written"));
+                context = mix(context, *slots.get(&slot(i)).expect("a slot that was never written"));
                 let Some(row) = (i + span.rows.len()).checked_sub(span.context_len) else { continue };
                 let row = span.rows.start + row;
-                assert_eq!((batch.positions[row] as usize, batch.slots[row] as usize), (i, slot(i)));
+                assert_eq!((batch.positions[row] as usize, batch.slots[row]), (i, slot(i)));
                 if wanted.next_if_eq(&row).is_some() {
                     let nan = self.fault == Fault::NanFor(batch.tokens[row]);
                     values.extend(logits_of(context).map(|logit| if nan { f32::NAN } else { logit }));
@@ -162,6 +193,12 @@ impl CausalLm for FakeLm {
         assert!(next_row == rows && wanted.next().is_none(), "rows that belong to no span");
         Ok(Logits::new(values, VOCAB))
     }
+}
+
+/// Of blocks that hold next to nothing.
+pub(super) fn small_pool(KvGeometry { blocks, block_size }: KvGeometry) -> KvPool {
+    let layout = KvLayout { layers: 1, blocks, block_size, kv_heads: 1, head_dim: 1 };
+    KvPool::new(&Device::CPU, layout, ElementType::F32).unwrap()
 }
 
 /// A byte-level tokenizer: each byte is a token, and [`EOS`] is special.

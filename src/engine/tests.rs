@@ -8,26 +8,26 @@ use super::testing::{EOS, FakeLm, Fault, Gate, greedy, tokenizer};
 use super::*;
 use crate::model::SpecialText;
 
-const SOON: Duration = Duration::from_mins(1);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 
-fn config() -> EngineConfig {
+pub(super) fn config() -> EngineConfig {
     EngineConfig { kv_tokens: 16 * 1024, block_size: 4, ..EngineConfig::default() }
 }
 
-fn start(lm: FakeLm, config: EngineConfig) -> Engine {
+pub(super) fn start(lm: FakeLm, config: EngineConfig) -> Engine {
     Engine::start("test".into(), Box::new(lm), tokenizer(), config, Turns::default()).unwrap()
 }
 
-fn plain(config: EngineConfig) -> Engine {
+pub(super) fn plain(config: EngineConfig) -> Engine {
     start(FakeLm::new(Fault::Nothing), config)
 }
 
-fn gated(config: EngineConfig) -> (Engine, Gate) {
+pub(super) fn gated(config: EngineConfig) -> (Engine, Gate) {
     let (lm, gate) = FakeLm::new(Fault::Nothing).gated();
     (start(lm, config), gate)
 }
 
-fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
+pub(super) fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
         prompt: prompt.to_vec(),
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
@@ -42,7 +42,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
 }
 
 /// Prompts of several lengths; many begin alike.
-fn prompts() -> Vec<Vec<u32>> {
+pub(super) fn prompts() -> Vec<Vec<u32>> {
     let shared: Vec<u32> = (0..40).map(|i| 97 + i * 7 % 26).collect();
     (0..64u32)
         .map(|i| [&shared[..(i as usize % 5) * 10], &[i, i + 1, 65][..=i as usize % 3]].concat())
@@ -50,16 +50,16 @@ fn prompts() -> Vec<Vec<u32>> {
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Told {
-    tokens: Vec<u32>,
+pub(super) struct Told {
+    pub(super) tokens: Vec<u32>,
     text: String,
     prompt: Vec<TokenLogprob>,
     logprobs: Vec<TokenLogprob>,
-    end: Option<Result<(FinishReason, Usage), String>>,
+    pub(super) end: Option<Result<(FinishReason, Usage), String>>,
 }
 
 /// All that a generation says; an engine that stands still fails the test.
-async fn listen(generation: Generation) -> Told {
+pub(super) async fn listen(generation: Generation) -> Told {
     tokio::time::timeout(SOON, told(generation)).await.expect("the engine stands still")
 }
 
@@ -86,7 +86,7 @@ async fn told(mut generation: Generation) -> Told {
     told
 }
 
-async fn all(engine: &Engine, requests: Vec<GenerateRequest>) -> Vec<Told> {
+pub(super) async fn all(engine: &Engine, requests: Vec<GenerateRequest>) -> Vec<Told> {
     let generations: Vec<_> = requests.into_iter().map(|r| engine.submit(r).unwrap()).collect();
     futures::future::join_all(generations.into_iter().map(listen)).await
 }
@@ -412,67 +412,4 @@ async fn a_drain_does_not_wait_for_the_background() {
     let copy = engine.submit(background(&[1], 8)).unwrap();
     assert_eq!(engine.drain(SOON).await, DrainOutcome::Finished);
     assert!(matches!(listen(copy).await.end, Some(Ok((FinishReason::Cancelled, _)))));
-}
-
-#[tokio::test]
-async fn tenants_of_an_engine_are_computed_together_and_counted_apart() {
-    let (one, gate) = gated(config());
-    let other = one.share("other".into()).unwrap();
-    let first = one.submit(request(&[1], 4)).unwrap();
-    gate.wait();
-    let second = other.submit(request(&[2], 4)).unwrap();
-    let third = other.submit(request(&[3], 4)).unwrap();
-    assert_eq!((one.stats().running, one.stats().waiting), (1, 0));
-    assert_eq!((other.stats().running, other.stats().waiting), (0, 2));
-    drop(gate);
-    for (generation, prompt) in [(first, 1), (second, 2), (third, 3)] {
-        assert_eq!(listen(generation).await.tokens, greedy(&[prompt], 4));
-    }
-    assert!(one.is_shared_with(&other));
-    assert_eq!((one.stats().generated_tokens, other.stats().generated_tokens), (4, 8));
-    assert_eq!((one.stats().steps, other.stats().steps), (5, 5), "all three in the same steps");
-}
-
-#[tokio::test]
-async fn a_tenant_leaves_while_the_others_go_on_and_the_last_ends_the_engine() {
-    let (stable, gate) = gated(config());
-    let canary = stable.share("canary".into()).unwrap();
-    let goes_on = stable.submit(request(&[1], 60)).unwrap();
-    gate.wait();
-    let endless = canary.submit(request(&[2], 10_000)).unwrap();
-    let opens = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        drop(gate);
-    };
-    let (outcome, ()) = futures::join!(canary.drain(Duration::ZERO), opens);
-    assert_eq!(outcome, DrainOutcome::Cancelled { requests: 1 });
-    assert_eq!(listen(endless).await.end.unwrap().unwrap().0, FinishReason::Cancelled);
-    assert!(!canary.is_alive() && stable.is_alive());
-    assert_eq!(canary.submit(request(&[2], 1)).unwrap_err(), SubmitError::Closed);
-    assert_eq!(listen(goes_on).await.tokens, greedy(&[1], 60));
-
-    // who left does not keep the engine from ending, nor does who was dropped
-    let dropped = stable.share("dropped".into()).unwrap();
-    let unread = dropped.submit(request(&[3], 50)).unwrap();
-    drop(dropped);
-    assert_eq!(listen(unread).await.tokens, greedy(&[3], 50));
-    assert_eq!(stable.drain(SOON).await, DrainOutcome::Finished);
-    assert_eq!(canary.drain(SOON).await, DrainOutcome::Cancelled { requests: 1 }, "as it was told before");
-    assert!(stable.share("late".into()).is_none());
-}
-
-#[tokio::test]
-async fn a_queue_is_one_for_all_tenants() {
-    let (one, gate) = gated(EngineConfig { max_running: 1, queue: 2, ..config() });
-    let other = one.share("other".into()).unwrap();
-    let first = one.submit(request(&[1], 2)).unwrap();
-    gate.wait();
-    let waiting = [one.submit(request(&[2], 2)).unwrap(), other.submit(request(&[3], 2)).unwrap()];
-    for engine in [&one, &other] {
-        assert!(matches!(engine.submit(request(&[4], 2)), Err(SubmitError::QueueFull { .. })));
-    }
-    drop(gate);
-    for generation in [first].into_iter().chain(waiting) {
-        listen(generation).await;
-    }
 }

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::generation::{Event, Failure, FinishReason, Unusable};
 use super::job::{Job, Progress};
+use super::kv_memory::Share;
 use super::outcomes::{Outcome, outcomes};
-use super::scheduler::{Scheduler, Step};
+use super::scheduler::{Part, Scheduler};
 use super::sequence::{PromptScores, Sequence, SequenceId};
 use super::shared::{Phase, Shared, Tenant};
 use super::turns::{Priority, Turn, Turns};
@@ -39,6 +40,14 @@ pub(super) struct Member {
     pub(super) _ending: watch::Sender<()>,
 }
 
+/// How an attempt at a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// Others have the blocks that it needs.
+    LacksBlocks,
+}
+
 impl Member {
     fn is_open(&self) -> bool {
         self.tenant.phase() == Phase::Open
@@ -55,7 +64,7 @@ pub(super) struct Worker {
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) turns: Turns,
-    pub(super) next_id: u64,
+    pub(super) share: Share,
     /// Those who have not gone. Dropped after the model, so that it is freed by when their end is told.
     pub(super) members: Vec<Member>,
 }
@@ -64,6 +73,7 @@ impl Worker {
     /// Works until all tenants have left and nothing is left to do, or until the model fails.
     pub(super) fn run(&mut self) {
         loop {
+            self.give_way();
             self.receive();
             self.cut_off();
             self.drop_abandoned();
@@ -79,19 +89,19 @@ impl Worker {
                 }
                 continue;
             }
-            let Some((priority, _turn)) = self.turn() else {
-                self.wait_for_a_turn();
+            let Some((priority, turn)) = self.turn() else {
+                self.wait_a_moment();
                 continue;
             };
             let began = Instant::now();
-            if let Err(why) = self.step(priority) {
-                tracing::error!(engine = %self.name, %why, "the model failed; the engine ends");
-                // First of all, so that nobody who hears of the failure finds the engine alive.
-                self.shared.mark_dead();
-                for (_, mut job) in self.jobs.drain() {
-                    job.outbox.send(Event::Failed(Failure::Model(why.clone())));
+            match self.step(priority) {
+                Ok(Step::Done) => {}
+                Ok(Step::LacksBlocks) => {
+                    drop(turn);
+                    self.wait_a_moment();
+                    continue;
                 }
-                return;
+                Err(why) => return self.fail(&why),
             }
             self.shared.busy_micros.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
             self.publish();
@@ -139,7 +149,37 @@ impl Worker {
         }
     }
 
-    fn wait_for_a_turn(&mut self) {
+    /// The end of the engine, as its model failed.
+    fn fail(&mut self, why: &str) {
+        tracing::error!(engine = %self.name, %why, "the model failed; the engine ends");
+        // First of all, so that nobody who hears of the failure finds the engine alive.
+        self.shared.mark_dead();
+        for (_, mut job) in self.jobs.drain() {
+            job.outbox.send(Event::Failed(Failure::Model(why.to_owned())));
+        }
+    }
+
+    /// Gives blocks back that others need more.
+    fn give_way(&mut self) {
+        if self.share.is_alone() {
+            return;
+        }
+        let Some(cache) = self.lm.cache() else { return };
+        if self.jobs.is_empty() {
+            self.share.want_nothing();
+        }
+        if !self.share.wants() {
+            let spared = self.scheduler.spare(self.share.to_keep_empty());
+            self.share.give(cache, spared);
+        }
+        if let Some(owed) = self.share.owed() {
+            let (blocks, set_aside) = self.scheduler.give_way(owed);
+            self.share.give(cache, blocks);
+            self.shared.preemptions.fetch_add(set_aside as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn wait_a_moment(&mut self) {
         if let Ok(command) = self.commands.recv_timeout(PATIENCE) {
             self.obey(command);
         }
@@ -157,8 +197,7 @@ impl Worker {
             Command::Wake => return,
         };
         let (job, prompt) = *work;
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
+        let id = self.share.arrival();
         let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
         self.scheduler.add(Sequence::new(id, prompt, scores), job.priority);
         self.jobs.insert(id, job);
@@ -209,13 +248,20 @@ impl Worker {
     }
 
     /// One forward pass and what follows from it. An error is the model's, and the end.
-    fn step(&mut self, priority: Priority) -> Result<(), String> {
+    fn step(&mut self, priority: Priority) -> Result<Step, String> {
+        let cache = self.lm.cache().ok_or("the model has no cache")?;
+        let blocks = self.share.take(cache, self.scheduler.need(priority));
+        self.scheduler.stock(blocks);
         let plan = self.scheduler.plan(priority);
-        if plan.steps.is_empty() {
-            return Err("the scheduler found nothing to do for the requests it has".into());
+        if plan.parts.is_empty() {
+            return if self.share.waits_for_others() {
+                Ok(Step::LacksBlocks)
+            } else {
+                Err("the scheduler found nothing to do for the requests it has".into())
+            };
         }
-        for step in &plan.steps {
-            if let Some(job) = self.jobs.get_mut(&step.id) {
+        for part in &plan.parts {
+            if let Some(job) = self.jobs.get_mut(&part.id) {
                 job.place = None;
             }
         }
@@ -228,15 +274,15 @@ impl Worker {
         self.scheduler.computed(&plan);
         let outcomes =
             outcomes(&self.jobs, &self.scheduler, &plan, &logits).map_err(|error| error.to_string())?;
-        for (step, outcome) in plan.steps.iter().zip(outcomes) {
-            self.apply(step, outcome);
+        for (part, outcome) in plan.parts.iter().zip(outcomes) {
+            self.apply(part, outcome);
         }
-        Ok(())
+        Ok(Step::Done)
     }
 
     /// Gives a sequence and its client what the step brought.
-    fn apply(&mut self, step: &Step, outcome: Result<Outcome, Unusable>) {
-        let Some((job, sequence)) = self.jobs.get_mut(&step.id).zip(self.scheduler.get(step.id)) else {
+    fn apply(&mut self, part: &Part, outcome: Result<Outcome, Unusable>) {
+        let Some((job, sequence)) = self.jobs.get_mut(&part.id).zip(self.scheduler.get(part.id)) else {
             return;
         };
         let tenant = Arc::clone(&job.tenant);
@@ -254,14 +300,14 @@ impl Worker {
                     tenant.prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
                 }
                 tenant.generated_tokens.fetch_add(1, Ordering::Relaxed);
-                self.scheduler.append(step.id, chosen.0);
+                self.scheduler.append(part.id, chosen.0);
                 job.accept(chosen, &self.tokenizer)
             }
         };
         if progress == Progress::Ended {
             self.shared.ended_requests.fetch_add(1, Ordering::Relaxed);
-            self.scheduler.remove(step.id);
-            self.jobs.remove(&step.id);
+            self.scheduler.remove(part.id);
+            self.jobs.remove(&part.id);
         }
     }
 }

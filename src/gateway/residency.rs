@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use super::backend::{Backend, Prepared, Warm};
+use super::kv::{Expected, KvMemories, KvPlan, Later};
 use super::state::{Progress, ResidencyError, State};
 use crate::config::{ImageRef, PromptRef};
 use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
 use crate::ids::{Digest, VersionRef};
 use crate::image;
-use crate::model::{self, Device, WeightPool};
+use crate::model::{self, Device, Footprint, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
 use crate::release::{Presence, Readiness};
 use crate::telemetry::Metrics;
@@ -27,7 +28,9 @@ pub(super) struct Blueprint {
     pub(super) image: ImageRef,
     pub(super) digest: Option<Digest>,
     pub(super) prompt: Option<PromptRef>,
+    /// But for its key-value memory.
     pub(super) engine: EngineConfig,
+    pub(super) kv: KvPlan,
 }
 
 /// How far a load goes.
@@ -61,6 +64,7 @@ struct Inner {
     /// What all engines compute on.
     turns: Turns,
     pool: WeightPool,
+    memories: KvMemories,
     /// One load at a time: two would halve each other's bandwidth, and the second would not yet find the tensors
     /// that the first is about to share.
     loads: Semaphore,
@@ -98,6 +102,7 @@ impl Residency {
             images: Arc::new(images),
             turns,
             pool: WeightPool::of(device),
+            memories: KvMemories::default(),
             loads: Semaphore::new(1),
             awaited: ArcSwap::default(),
             metrics,
@@ -214,8 +219,8 @@ impl Residency {
         let table = self.0.table.load();
         let is_sibling = |backend: &&Arc<Backend>| {
             let sibling = &backend.prepared;
-            let same_settings =
-                self.0.blueprints.get(&sibling.version).is_some_and(|its| its.engine == plan.engine);
+            let its = self.0.blueprints.get(&sibling.version);
+            let same_settings = its.is_some_and(|its| its.engine == plan.engine && its.kv == plan.kv);
             sibling.version.model == prepared.version.model
                 && sibling.digest == prepared.digest
                 && same_settings
@@ -227,10 +232,48 @@ impl Residency {
     }
 
     fn start_engine(&self, prepared: &Prepared, plan: &Blueprint) -> Result<Engine, String> {
-        let lm = prepared.model.lm().map_err(|e| e.to_string())?;
-        let (tokenizer, settings) = (prepared.tokenizer().clone(), plan.engine.clone());
-        let name = prepared.version.to_string();
-        Engine::start(name, lm, tokenizer, settings, self.0.turns.clone()).map_err(|e| e.to_string())
+        let mut lm = prepared.model.lm().map_err(|e| e.to_string())?;
+        let Inner { memories, pool, turns, .. } = &*self.0;
+        let version = &prepared.version;
+        let memory = memories.of(
+            &version.model,
+            lm.as_mut(),
+            (&plan.engine, plan.kv.tokens),
+            pool.device(),
+            || self.later(version),
+        )?;
+        let layout = memory.pool().layout();
+        let kv_tokens = plan.kv.most.unwrap_or(layout.blocks * layout.block_size);
+        let settings = EngineConfig { kv_tokens, ..plan.engine.clone() };
+        let (name, tokenizer) = (version.to_string(), prepared.tokenizer().clone());
+        Engine::start_in(&memory, name, lm, tokenizer, settings, turns.clone()).map_err(|e| e.to_string())
+    }
+
+    /// Who is to find room on the device beside a version that is being loaded: an entry for each image that is not there
+    /// yet, as far as its files can be found and read.
+    fn later(&self, version: &VersionRef) -> Vec<Later> {
+        let Inner { blueprints, images, awaited, table, .. } = &*self.0;
+        let (awaited, table) = (awaited.load(), table.load());
+        let on_device = |other: &VersionRef| table.get(other).is_some_and(|state| state.backend().is_some());
+        let there = blueprints.iter().filter(|(other, _)| *other == version || on_device(other));
+        let mut seen: Vec<&ImageRef> = there.map(|(_, plan)| &plan.image).collect();
+        // those that come for certain first, so that an image of several versions counts as theirs
+        let (soon, perhaps): (Vec<_>, Vec<_>) =
+            blueprints.iter().partition(|(other, _)| awaited.contains(*other));
+        let soon = soon.into_iter().map(|plan| (plan, Expected::Soon));
+        let perhaps = perhaps.into_iter().map(|plan| (plan, Expected::Perhaps));
+        let mut later = Vec::new();
+        for ((other, plan), expected) in soon.chain(perhaps) {
+            if seen.contains(&&plan.image) {
+                continue;
+            }
+            seen.push(&plan.image);
+            let dir = images.dir_of(&plan.image).ok().flatten();
+            if let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir).ok()) {
+                later.push(Later { model: other.model.clone(), footprint, tokens: plan.kv.tokens, expected });
+            }
+        }
+        later
     }
 
     /// The way into the host's memory: read the prompt, find and verify the image, read the model, compile its template.

@@ -15,12 +15,13 @@ use super::backend::Prepared;
 use super::device::choose;
 use super::embedding::embedder;
 use super::first_loads::wanted_hot;
+use super::kv::KvPlan;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency};
 use super::state::State;
 use super::watching::{SEEN, sink, watched};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, ModelConfig, Policy};
+use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, KvTokens, ModelConfig, Policy};
 use crate::engine::{EngineConfig, PrefixCache, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
@@ -324,7 +325,8 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
             let reference = VersionRef { model: model.clone(), version: name.clone() };
             let (image, digest, prompt) = (version.image.clone(), version.digest, version.prompt.clone());
             let engine = engine_config(&settings.engine);
-            all.insert(reference, Blueprint { image, digest, prompt, engine });
+            let kv = KvPlan { tokens: settings.engine.kv_tokens, most: version.kv_tokens };
+            all.insert(reference, Blueprint { image, digest, prompt, engine, kv });
         }
     }
     all
@@ -371,7 +373,8 @@ fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {
 
 fn engine_config(settings: &EngineSettings) -> EngineConfig {
     EngineConfig {
-        kv_tokens: settings.kv_tokens,
+        // a memory's size is settled when it is allocated
+        kv_tokens: KvTokens::ON_THE_HOST,
         block_size: settings.block_size,
         max_running: settings.max_running,
         max_step_tokens: settings.max_step_tokens,

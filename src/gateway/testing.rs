@@ -7,11 +7,14 @@ use super::backend::Backend;
 use super::state::State;
 use crate::engine::{Engine, EngineConfig, Turns};
 use crate::ids::VersionRef;
-use crate::model::{Batch, CausalLm, KvGeometry, KvShape, Logits, ModelError};
+use crate::model::{
+    Batch, CausalLm, Device, ElementType, KvCache, KvGeometry, KvLayout, KvPool, KvShape, Logits, ModelError,
+};
 
 /// A model that cannot compute.
 struct Broken {
     vocab: usize,
+    cache: Option<KvCache>,
 }
 
 impl CausalLm for Broken {
@@ -24,8 +27,22 @@ impl CausalLm for Broken {
     fn kv_shape(&self) -> KvShape {
         KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
     }
-    fn allocate_kv(&mut self, _geometry: KvGeometry) -> Result<(), ModelError> {
+    fn kv_pool(&self, KvGeometry { blocks, block_size }: KvGeometry) -> Result<KvPool, ModelError> {
+        let layout = KvLayout { layers: 1, blocks, block_size, kv_heads: 1, head_dim: 1 };
+        Ok(KvPool::new(&Device::CPU, layout, ElementType::F32).unwrap())
+    }
+    fn kv_token_bytes(&self) -> usize {
+        2 * size_of::<f32>()
+    }
+    fn can_join(&self, _pool: &KvPool) -> bool {
+        true
+    }
+    fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
+        self.cache = Some(pool.cache(&Device::CPU));
         Ok(())
+    }
+    fn cache(&mut self) -> Option<&mut KvCache> {
+        self.cache.as_mut()
     }
     fn forward(&mut self, _batch: &Batch) -> Result<Logits, ModelError> {
         Err(ModelError::Batch("the device fell off the bus".into()))
@@ -36,7 +53,7 @@ impl Gateway {
     /// Puts such an engine in the place of a hot version's own.
     pub(crate) fn break_engine(&self, version: &VersionRef) {
         let sound = self.inner().residency.hot(version).expect("a hot version");
-        let lm = Box::new(Broken { vocab: sound.prepared.vocab_size() });
+        let lm = Box::new(Broken { vocab: sound.prepared.vocab_size(), cache: None });
         let (tokenizer, config) = (sound.prepared.tokenizer().clone(), EngineConfig::default());
         let engine = Engine::start("broken".into(), lm, tokenizer, config, Turns::default()).unwrap();
         let broken = Backend { prepared: Arc::clone(&sound.prepared), engine };

@@ -71,6 +71,16 @@ impl Store {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// Where an image's files are, whatever is in them now; none while it is not pulled.
+    pub fn dir_of(&self, image: &ImageRef) -> Result<Option<PathBuf>, ImageError> {
+        match image {
+            ImageRef::Local(dir) => Ok(Some(dir.clone())),
+            ImageRef::Hub { repo, revision } => {
+                Ok(self.pulled(repo, revision)?.map(|digest| self.files_dir(digest)))
+            }
+        }
+    }
+
     /// Finds an image and proves that it is what was asked for: every file is read and hashed.
     ///
     /// A Hub image must have been pulled; nothing is fetched here.

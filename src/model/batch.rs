@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::error::ModelError;
-use crate::tensor::{Choice, Device, ElementType, KvCache, Tensor, choose};
+use crate::tensor::{Choice, Device, ElementType, KvCache, KvPool, Tensor, choose};
 
 /// One ragged forward: rows of several independent spans, each span consecutive positions of one context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl KvShape {
     /// Bytes of cache that one token takes: keys and values of all layers, as a device keeps those of a model whose weights
     /// are stored so.
     pub fn bytes_per_token(&self, device: &Device, weights: ElementType) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * KvCache::element(device, weights).size()
+        2 * self.layers * self.kv_heads * self.head_dim * KvPool::element_on(device, weights).size()
     }
 }
 
@@ -63,7 +63,7 @@ pub struct KvGeometry {
     pub block_size: usize,
 }
 
-/// A causal language model with a paged key-value cache of its own.
+/// A causal language model with a paged key-value cache.
 pub trait CausalLm: Send {
     /// Tokens are below it; a row of logits has as many.
     fn vocab_size(&self) -> usize;
@@ -71,11 +71,28 @@ pub trait CausalLm: Send {
     fn max_positions(&self) -> usize;
     /// The sizes of its keys and values.
     fn kv_shape(&self) -> KvShape;
-    /// Allocates the cache, in place of the one before.
-    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError>;
-    /// Takes the memory that passes work in, once the cache is there and nobody uses it yet: so that it is missed now,
-    /// while others serve, and not by a request. `rows` is the most of one pass, `contexts` the most that get their next
-    /// token in one, which others may share with prompts; of these, at most [`MOST_SCORED_ROWS`] rows are scored.
+    /// A pool that the model can keep its keys and values in, beside others of the same sizes on the same device.
+    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError>;
+    /// Bytes that the keys and values of a token take in such a pool.
+    fn kv_token_bytes(&self) -> usize;
+    /// Whether it can keep its keys and values in a pool of another model.
+    fn can_join(&self, pool: &KvPool) -> bool;
+    /// Takes its cache from a pool from now on. It holds no block of it yet.
+    fn join(&mut self, pool: &KvPool) -> Result<(), ModelError>;
+    /// The cache, once there is one. A pass takes blocks that it holds.
+    fn cache(&mut self) -> Option<&mut KvCache>;
+    /// Has a pool of its own, and all of it, in place of the cache before.
+    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError> {
+        let pool = self.kv_pool(geometry)?;
+        self.join(&pool)?;
+        if let Some(cache) = self.cache() {
+            cache.take(geometry.blocks);
+        }
+        Ok(())
+    }
+    /// Takes the memory that passes work in: so that it is missed now, while others serve, and not by a request. `rows`
+    /// is the most of one pass, `contexts` the most that get their next token in one, which others may share with prompts;
+    /// of these, at most [`MOST_SCORED_ROWS`] rows are scored. What depends on the cache is done if there is one.
     fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
         let _ = (rows, contexts);
         Ok(())

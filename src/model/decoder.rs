@@ -6,9 +6,9 @@ use super::error::ModelError;
 use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, HostRows, KvCache, KvLayout, Mask, Replays, Rope, RopeAngles, Rows, Tensor, TensorError,
-    Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention, rms_norm,
-    rope_write_kv, select_rows,
+    Context, Device, HostRows, KvCache, KvLayout, KvPool, Mask, Replays, Rope, RopeAngles, Rows, Tensor,
+    TensorError, Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention,
+    rms_norm, rope_write_kv, select_rows,
 };
 
 /// A Llama with its cache.
@@ -59,7 +59,6 @@ impl Layer {
         delta: Option<&Tensor>,
         i: usize,
         step: &Step<'_>,
-        cache: &mut KvCache,
     ) -> Result<Tensor, TensorError> {
         let Step { config: Config { norm_eps, .. }, angles, rows } = step;
 
@@ -70,8 +69,8 @@ impl Layer {
         let q = linear(&h, self.q.layer())?; // [rows, heads * head_dim]
         let k = linear(&h, self.k.layer())?; // [rows, kv_heads * head_dim]
         let v = linear(&h, self.v.layer())?;
-        let q = rope_write_kv(q, k, &v, angles, (&mut *cache, i), rows)?;
-        let h = paged_attention(&q, cache, i, rows)?; // [rows, heads * head_dim]
+        let q = rope_write_kv(q, k, &v, angles, i, rows)?;
+        let h = paged_attention(&q, i, rows)?; // [rows, heads * head_dim]
         let h = linear(&h, self.o.layer())?; // [rows, hidden]
 
         let h = add_rms_norm(x, &h, &self.mlp_norm, *norm_eps)?;
@@ -98,7 +97,7 @@ impl CausalLm for Llama {
         self.body.config.kv_shape()
     }
 
-    fn allocate_kv(&mut self, geometry: KvGeometry) -> Result<(), ModelError> {
+    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError> {
         let KvGeometry { blocks, block_size } = geometry;
         let KvShape { layers, kv_heads, head_dim } = self.kv_shape();
         let tokens = blocks.saturating_mul(block_size);
@@ -106,54 +105,81 @@ impl CausalLm for Llama {
         if tokens == 0 || u32::try_from(tokens).is_err() {
             return Err(ModelError::Batch(format!("a cache of {blocks} blocks of {block_size} tokens")));
         }
-        // the one before goes first, so that both are never there at once
-        self.replays.clear();
-        self.cache = None;
         let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
-        self.cache = KvCache::new(&self.device, layout, self.body.embedding.element());
-        let bytes_per_token = self.kv_shape().bytes_per_token(&self.device, self.body.embedding.element());
-        if self.cache.is_some() { Ok(()) } else { Err(ModelError::Memory { tokens, bytes_per_token }) }
+        let weights = self.body.embedding.element();
+        let bytes_per_token = self.kv_token_bytes();
+        KvPool::new(&self.device, layout, weights).ok_or(ModelError::Memory { tokens, bytes_per_token })
+    }
+
+    fn kv_token_bytes(&self) -> usize {
+        self.body.kv_token_bytes(&self.device)
+    }
+
+    fn can_join(&self, pool: &KvPool) -> bool {
+        let KvLayout { layers, kv_heads, head_dim, .. } = pool.layout();
+        let own = KvPool::element_on(&self.device, self.body.embedding.element());
+        (KvShape { layers, kv_heads, head_dim }, pool.element()) == (self.kv_shape(), own)
+    }
+
+    fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
+        if !self.can_join(pool) {
+            return Err(ModelError::Batch(format!("{pool:?} for keys and values of {:?}", self.kv_shape())));
+        }
+        self.replays.clear();
+        self.cache = Some(pool.cache(&self.device));
+        Ok(())
+    }
+
+    fn cache(&mut self) -> Option<&mut KvCache> {
+        self.cache.as_mut()
     }
 
     fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
-        let Some(cache) = self.cache.as_ref().filter(|_| self.device.takes_memory_for_passes()) else {
+        if !self.device.takes_memory_for_passes() {
             return Ok(());
-        };
-        let KvLayout { blocks, block_size, .. } = cache.layout();
-        let longest = self.body.config.max_positions.min(blocks * block_size);
+        }
+        let Self { device, body, cache, replays } = self;
         // first those whose results stay: they would take pieces that the largest pass leaves for others
-        for contexts in Replays::sizes(contexts) {
-            self.forward(&Batch::first_tokens(contexts))?;
+        if let Some(cache) = cache {
+            replays.record(cache, contexts, |rows| body.forward(rows))?;
         }
         let rows = rows.max(contexts + 1);
-        self.forward(&Batch::rehearsal(rows, contexts, longest, block_size)).map(drop)
+        let block_size = cache.as_ref().map_or(REHEARSAL_BLOCK, |cache| cache.layout().block_size);
+        let longest = body.config.max_positions.min(rows);
+        let KvShape { layers, kv_heads, head_dim } = body.config.kv_shape();
+        let layout =
+            KvLayout { layers, blocks: longest.div_ceil(block_size), block_size, kv_heads, head_dim };
+        let no_room = ModelError::Memory { tokens: longest, bytes_per_token: body.kv_token_bytes(device) };
+        // in blocks of its own: those of a pool may be somebody's
+        let own = KvCache::new(device, layout, body.embedding.element()).ok_or(no_room)?;
+        body.compute(&own, &Batch::rehearsal(rows, contexts, longest, block_size))?;
+        device.wait()?;
+        Ok(())
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         let Self { body, cache, replays, .. } = self;
-        let config = &body.config;
         let Some(cache) = cache else {
-            return Err(ModelError::Batch("a forward pass before allocate_kv".to_owned()));
-        };
-        let KvLayout { blocks, block_size, .. } = cache.layout();
-        batch.check(config.vocab, config.max_positions, KvGeometry { blocks, block_size })?;
-        let contexts: Vec<Context<'_>> = batch.spans.iter().map(context).collect();
-        let host = HostRows {
-            tokens: &batch.tokens,
-            positions: &batch.positions,
-            slots: &batch.slots,
-            wanted: &batch.logit_rows,
-            contexts: &contexts,
+            return Err(ModelError::Batch("a forward pass before the model has a cache".to_owned()));
         };
         if batch.tokens.is_empty() {
-            return Ok(Logits::new(Vec::new(), config.vocab));
+            return Ok(Logits::new(Vec::new(), body.config.vocab));
         }
-        if let Some(logits) = replays.run(cache, &host, |cache, rows| body.forward(cache, rows))? {
+        let contexts = body.checked(cache, batch)?;
+        let host = host_rows(batch, &contexts);
+        if let Some(logits) = replays.run(cache, &host, |rows| body.forward(rows))? {
             return Ok(Logits::of(logits));
         }
-        let rows = Rows::new(cache, host)?;
-        Ok(Logits::of(body.forward(cache, &rows)?))
+        Ok(Logits::of(body.forward(&Rows::new(cache, host)?)?))
     }
+}
+
+/// A block of the cache that a rehearsal makes for itself where there is none to do as.
+const REHEARSAL_BLOCK: usize = 16;
+
+fn host_rows<'a>(batch: &'a Batch, contexts: &'a [Context<'a>]) -> HostRows<'a> {
+    let Batch { tokens, positions, slots, logit_rows: wanted, .. } = batch;
+    HostRows { tokens, positions, slots, wanted, contexts }
 }
 
 impl Body {
@@ -175,15 +201,33 @@ impl Body {
         })
     }
 
+    fn kv_token_bytes(&self, device: &Device) -> usize {
+        self.config.kv_shape().bytes_per_token(device, self.embedding.element())
+    }
+
+    /// The contexts of a batch that fits the model and a cache.
+    fn checked<'b>(&self, cache: &KvCache, batch: &'b Batch) -> Result<Vec<Context<'b>>, ModelError> {
+        let KvLayout { blocks, block_size, .. } = cache.layout();
+        let Config { vocab, max_positions, .. } = self.config;
+        batch.check(vocab, max_positions, KvGeometry { blocks, block_size })?;
+        Ok(batch.spans.iter().map(context).collect())
+    }
+
+    /// One pass that is not recorded.
+    fn compute(&self, cache: &KvCache, batch: &Batch) -> Result<Tensor, ModelError> {
+        let contexts = self.checked(cache, batch)?;
+        Ok(self.forward(&Rows::new(cache, host_rows(batch, &contexts))?)?)
+    }
+
     /// The logits of the wanted rows: `[wanted, vocab]`.
-    fn forward(&self, cache: &mut KvCache, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
+    fn forward(&self, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
         let Self { config, rope, embedding: table, layers, norm, head } = self;
         let step = Step { config, angles: rope.angles(rows)?, rows };
 
         let mut x = embedding(table, &rows.tokens)?; // [rows, hidden]
         let mut delta = None;
         for (i, layer) in layers.iter().enumerate() {
-            delta = Some(layer.forward(&mut x, delta.as_ref(), i, &step, cache)?);
+            delta = Some(layer.forward(&mut x, delta.as_ref(), i, &step)?);
         }
         let mut x = select_rows(&x, &rows.wanted)?; // [wanted, hidden]
         let x = match &delta {
@@ -197,7 +241,8 @@ impl Body {
 impl Llama {
     /// Without a cache. `body` is on `device`, or on another stream of it.
     pub(super) fn new(body: Body, device: Device) -> Self {
-        Self { device, body, cache: None, replays: Replays::default() }
+        let replays = Replays::new(body.config.max_positions);
+        Self { device, body, cache: None, replays }
     }
 }
 

@@ -33,5 +33,9 @@ pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, Sta
 pub use pool::WeightPool;
 pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 
+#[cfg(test)]
+pub(crate) use crate::tensor::watched_device;
 /// What models compute on, and how tokens are chosen there, for those who may not know how.
-pub use crate::tensor::{Choice, Device, Edit, GpuInfo, TensorError, by_rank, greatest};
+pub use crate::tensor::{
+    Choice, Device, Edit, ElementType, GpuInfo, KvCache, KvLayout, KvPool, TensorError, by_rank, greatest,
+};

@@ -18,9 +18,9 @@ pub struct EngineSample {
     pub running: u64,
     /// Sequences that wait for a place.
     pub waiting: u64,
-    /// KV blocks in use.
+    /// KV blocks that requests hold.
     pub blocks_used: u64,
-    /// KV blocks there are.
+    /// KV blocks that the engine may hold.
     pub blocks_total: u64,
     /// Sequences that were put back for want of blocks, since the start.
     pub preemptions: u64,
@@ -78,8 +78,9 @@ pub(super) fn sampled(
     let alive = gauges("engine_alive", "1 if the engine's thread is alive.", &VERSION)?;
     let running = gauges("engine_running", "Sequences being computed.", &VERSION)?;
     let waiting = gauges("engine_waiting", "Sequences waiting for a place.", &VERSION)?;
-    let used = gauges("engine_kv_blocks_used", "KV blocks in use.", &VERSION)?;
-    let blocks = gauges("engine_kv_blocks", "KV blocks there are.", &VERSION)?;
+    let used = gauges("engine_kv_blocks_used", "KV blocks that requests hold.", &VERSION)?;
+    let help = "KV blocks that the engine may hold, of those that the versions of the model share.";
+    let blocks = gauges("engine_kv_blocks", help, &VERSION)?;
     let preemptions = totals("engine_preemptions_total", "Sequences put back for want of KV blocks.")?;
     let steps = totals("engine_steps_total", "Forward steps.")?;
     let hits = totals("engine_prefix_hit_tokens_total", "Prompt tokens that the prefix cache saved.")?;

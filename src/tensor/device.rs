@@ -98,6 +98,11 @@ impl Device {
         super::gpu::kernel_resources()
     }
 
+    /// Whether it is the host's processor.
+    pub const fn is_host(&self) -> bool {
+        matches!(self.0, Place::Cpu)
+    }
+
     /// Whether passes take memory that is worth taking beforehand: a GPU's is not the host's, which gives and takes all
     /// the time.
     pub const fn takes_memory_for_passes(&self) -> bool {
@@ -119,6 +124,22 @@ impl Device {
         match &self.0 {
             Place::Cpu => Ok(cpu::memory_bandwidth()),
             Place::Gpu(gpu) => gpu.memory_bandwidth(),
+        }
+    }
+
+    /// Waits for all that was enqueued on this stream.
+    pub fn wait(&self) -> Result<()> {
+        match &self.0 {
+            Place::Cpu => Ok(()),
+            Place::Gpu(gpu) => gpu.wait(),
+        }
+    }
+
+    /// Bytes of its memory that nobody has; none where that is the host's.
+    pub fn free_bytes(&self) -> Result<Option<u64>> {
+        match &self.0 {
+            Place::Cpu => Ok(None),
+            Place::Gpu(gpu) => gpu.free_bytes().map(Some),
         }
     }
 

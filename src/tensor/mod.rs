@@ -32,7 +32,7 @@ pub use device::{Device, GpuInfo};
 pub use error::TensorError;
 #[cfg(test)]
 pub(crate) use gpu::{test_device, watched_device};
-pub use kv::{KvCache, KvLayout};
+pub use kv::{KvCache, KvLayout, KvPool};
 pub use ops::{
     Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,
     paged_attention, rms_norm, rope_write_kv, select_rows, write_kv,

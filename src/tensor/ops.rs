@@ -5,7 +5,7 @@ use super::choice::Choice;
 use super::cpu::{self, Level};
 use super::error::{Result, TensorError, elsewhere};
 use super::gpu;
-use super::kv::{KvCache, Store};
+use super::kv::{self, Store};
 use super::rope::{RopeAngles, Turns};
 use super::rows::{Contexts, Indices, Numbers, Rows};
 use super::weight::{Values, Vector, Weight};
@@ -199,17 +199,11 @@ pub fn choose(logits: &Tensor, rows: &[u32], choices: &[Choice]) -> Result<Vec<O
 
 /// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`. On the
 /// host only: a GPU writes them as it turns them.
-pub fn write_kv(
-    cache: &mut KvCache,
-    layer: usize,
-    rows: &Rows<'_>,
-    keys: &Tensor,
-    values: &Tensor,
-) -> Result<()> {
-    fit_cache("write-kv", cache, layer, rows, [keys, values])?;
-    match (cache.store_mut(), &rows.slots.0, keys.data(), values.data()) {
+pub fn write_kv(layer: usize, rows: &Rows<'_>, keys: &Tensor, values: &Tensor) -> Result<()> {
+    fit_cache("write-kv", layer, rows, [keys, values])?;
+    match (rows.cache().store(), &rows.slots.0, keys.data(), values.data()) {
         (Store::Host(store), Numbers::Host(slots), Data::Host(keys), Data::Host(values)) => {
-            store.write(layer, slots, keys, values);
+            kv::write(store, rows, layer, slots, [keys, values]);
             Ok(())
         }
         _ => Err(elsewhere("write-kv")),
@@ -223,9 +217,10 @@ pub fn rope_write_kv(
     mut keys: Tensor,
     values: &Tensor,
     angles: &RopeAngles,
-    (cache, layer): (&mut KvCache, usize),
+    layer: usize,
     rows: &Rows<'_>,
 ) -> Result<Tensor> {
+    let cache = rows.cache();
     expect("rope", "a head", cache.layout().head_dim, angles.head_dim())?;
     for x in [&queries, &keys] {
         expect("rope", "rows", x.rows(), rows.len())?;
@@ -240,10 +235,10 @@ pub fn rope_write_kv(
     {
         cpu::rope(q, turns, half);
         cpu::rope(k, turns, half);
-        write_kv(cache, layer, rows, &keys, values)?;
+        write_kv(layer, rows, &keys, values)?;
         return Ok(queries);
     }
-    fit_cache("rope", cache, layer, rows, [&keys, values])?;
+    fit_cache("rope", layer, rows, [&keys, values])?;
     let heads = queries.width() / angles.head_dim();
     match (queries.data(), keys.data(), values.data(), angles.turns(), &rows.slots.0, cache.store()) {
         (
@@ -260,17 +255,17 @@ pub fn rope_write_kv(
 }
 
 /// Attention of queries `[rows, heads * head_dim]`, each row over its own context in layer `layer` of the cache.
-pub fn paged_attention(queries: &Tensor, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<Tensor> {
-    in_cache("paged-attention", cache, layer, rows)?;
-    let layout = cache.layout();
+pub fn paged_attention(queries: &Tensor, layer: usize, rows: &Rows<'_>) -> Result<Tensor> {
+    in_cache("paged-attention", layer, rows)?;
+    let layout = rows.cache().layout();
     expect("paged-attention", "rows", queries.rows(), rows.len())?;
     if !queries.width().is_multiple_of(layout.slot()) {
         let what = format!("rows of {} over {layout:?}", queries.width());
         return Err(TensorError::shape("paged-attention", what));
     }
-    let data = match (queries.data(), cache.store(), rows.contexts()) {
+    let data = match (queries.data(), rows.cache().store(), rows.contexts()) {
         (Data::Host(queries), Store::Host(store), Contexts::Host(contexts)) => {
-            Data::Host(cpu::attend(Level::best(), queries, contexts, store, layer))
+            Data::Host(kv::attend(store, rows, layer, queries, contexts))
         }
         (Data::Device(array), Store::Device(store), Contexts::Device(contexts)) => {
             let shape = [rows.len(), queries.width() / layout.head_dim];
@@ -320,26 +315,25 @@ fn on_device<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a gpu::
     }
 }
 
-fn in_cache(operator: &'static str, cache: &KvCache, layer: usize, rows: &Rows<'_>) -> Result<()> {
-    let layout = cache.layout();
-    if layer < layout.layers && rows.layout() == layout {
+fn in_cache(operator: &'static str, layer: usize, rows: &Rows<'_>) -> Result<()> {
+    let layout = rows.cache().layout();
+    if layer < layout.layers {
         return Ok(());
     }
-    Err(TensorError::shape(operator, format!("layer {layer} of {layout:?}, for rows in {:?}", rows.layout())))
+    Err(TensorError::shape(operator, format!("layer {layer} of {layout:?}")))
 }
 
-/// Refuses keys and values that are not one of each for each row of a pass over this cache.
+/// Refuses keys and values that are not one of each for each row of a pass.
 fn fit_cache(
     operator: &'static str,
-    cache: &KvCache,
     layer: usize,
     rows: &Rows<'_>,
     keys_and_values: [&Tensor; 2],
 ) -> Result<()> {
-    in_cache(operator, cache, layer, rows)?;
+    in_cache(operator, layer, rows)?;
     for x in keys_and_values {
         expect(operator, "rows", x.rows(), rows.len())?;
-        expect(operator, "a width", x.width(), cache.layout().slot())?;
+        expect(operator, "a width", x.width(), rows.cache().layout().slot())?;
     }
     Ok(())
 }
@@ -363,7 +357,7 @@ fn same_shape(operator: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
 mod tests {
     use super::*;
     use crate::tensor::reference::{noise, weight};
-    use crate::tensor::{Context, Device, ElementType, HostRows, KvLayout, Mask};
+    use crate::tensor::{Context, Device, ElementType, HostRows, KvCache, KvLayout, Mask};
 
     fn vector(n: usize) -> Vector {
         Vector::new(&weight(&noise(n, 1), ElementType::F32, &[n]), &Device::CPU).unwrap()
@@ -391,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_another_cache_are_refused() {
+    fn keys_and_values_of_other_rows_or_no_layer_are_refused() {
         let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
         let context = Context { rows: 2, len: 2, blocks: &[0], mask: Mask::Causal };
         let host = HostRows {
@@ -401,16 +395,12 @@ mod tests {
             wanted: &[],
             contexts: &[context],
         };
-        let new = |layout| KvCache::new(&Device::CPU, layout, ElementType::F32).unwrap();
-        let rows = |layout| Rows::new(&new(layout), host).unwrap();
-        let mut cache = new(layout);
+        let cache = KvCache::new(&Device::CPU, layout, ElementType::F32).unwrap();
+        let rows = Rows::new(&cache, host).unwrap();
         let x = |n| Tensor::from_vec(vec![0.0; n * 6], n, 6).unwrap();
-        let larger = KvLayout { blocks: 3, ..layout };
-        for (n, layer, layout, fits) in
-            [(2, 0, layout, true), (1, 0, layout, false), (2, 1, layout, false), (2, 0, larger, false)]
-        {
-            assert_eq!(write_kv(&mut cache, layer, &rows(layout), &x(n), &x(n)).is_ok(), fits);
-            assert_eq!(paged_attention(&x(n), &cache, layer, &rows(layout)).is_ok(), fits);
+        for (n, layer, fits) in [(2, 0, true), (1, 0, false), (2, 1, false)] {
+            assert_eq!(write_kv(layer, &rows, &x(n), &x(n)).is_ok(), fits);
+            assert_eq!(paged_attention(&x(n), layer, &rows).is_ok(), fits);
         }
     }
 }

@@ -6,19 +6,23 @@
 //! fill a pass up see nothing and write nothing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::array::Tensor;
 use super::error::Result;
 use super::gpu::{Graph, Places};
-use super::kv::{KvCache, Store};
+use super::kv::{KvCache, KvLayout, Store};
 use super::rows::{HostRows, Rows};
 
 /// The most rows of a pass that is recorded: larger ones keep a device busy by themselves.
 const MOST_ROWS: usize = 256;
 
 /// The passes of one model that are recorded so far, by their rows. On the host there are none.
-#[derive(Default)]
-pub struct Replays(BTreeMap<usize, Replay>);
+pub struct Replays {
+    /// Tokens of the longest context.
+    longest: usize,
+    by_rows: BTreeMap<usize, Replay>,
+}
 
 struct Replay {
     places: Places,
@@ -27,53 +31,83 @@ struct Replay {
 }
 
 impl Replays {
+    /// Of a model whose contexts have at most `longest` tokens.
+    pub fn new(longest: usize) -> Self {
+        Self { longest, by_rows: BTreeMap::new() }
+    }
+
     /// What `pass` gives for these rows, if it is one to be recorded: single rows of contexts on a GPU, the results of all
     /// of which are wanted, in their order. `pass` must do the same work for the same number of rows, whatever they are.
     /// The result is written anew by the next run.
     pub fn run(
         &mut self,
-        cache: &mut KvCache,
+        cache: &KvCache,
         host: &HostRows<'_>,
-        mut pass: impl FnMut(&mut KvCache, &Rows<'_>) -> Result<Tensor>,
+        pass: impl FnMut(&Rows<'_>) -> Result<Tensor>,
     ) -> Result<Option<Tensor>> {
         let n = host.tokens.len();
-        let Store::Device(store) = cache.store() else { return Ok(None) };
+        if matches!(cache.store(), Store::Host(_)) {
+            return Ok(None);
+        }
         let single = host.contexts.iter().all(|context| context.rows == 1);
         let all = host.wanted.iter().copied().eq(0..n as u32);
         if n == 0 || n > MOST_ROWS || !single || !all {
             return Ok(None);
         }
-        host.check(cache.layout())?;
+        host.check(cache)?;
         let rows = n.next_power_of_two();
-        if let Some(Replay { places, graph, out }) = self.0.get(&rows) {
-            places.fill(host)?;
-            graph.replay()?;
-            return Ok(Some(out.first_rows(n)));
-        }
-        let places = store.places(rows)?;
-        places.fill(host)?;
-        // Rows of its own for each pass: what a pass makes once for all layers is made, and so recorded, anew.
-        let mut pass_once = || {
-            let rows = Rows::at(&places, cache.layout());
-            pass(cache, &rows)
-        };
-        // once as it is, so that all that is asked for the first time is there when it is recorded
-        drop(pass_once()?);
-        let (graph, out) = places.gpu().record(pass_once)?;
+        let Replay { places, graph, out } = self.recorded(cache, rows, pass)?;
+        places.fill(host, cache.layout().block_size)?;
         graph.replay()?;
-        let result = out.first_rows(n);
-        self.0.insert(rows, Replay { places, graph, out });
-        Ok(Some(result))
+        Ok(Some(out.first_rows(n)))
     }
 
-    /// The row counts that passes over up to so many rows are recorded with.
-    pub fn sizes(rows: usize) -> impl Iterator<Item = usize> {
-        let most = rows.next_power_of_two().min(MOST_ROWS);
-        std::iter::successors(Some(1), |size| Some(size * 2)).take_while(move |size| *size <= most)
+    /// Records `pass` over each number of rows that up to `rows` are rounded to, so that none of [`Replays::run`] has to.
+    /// No block of the cache is read or written.
+    pub fn record(
+        &mut self,
+        cache: &KvCache,
+        rows: usize,
+        mut pass: impl FnMut(&Rows<'_>) -> Result<Tensor>,
+    ) -> Result<()> {
+        if matches!(cache.store(), Store::Host(_)) {
+            return Ok(());
+        }
+        sizes(rows).try_for_each(|rows| self.recorded(cache, rows, &mut pass).map(drop))
+    }
+
+    /// The recording for so many rows; made now, over rows that see nothing and write nothing, if there is none.
+    fn recorded(
+        &mut self,
+        cache: &KvCache,
+        rows: usize,
+        mut pass: impl FnMut(&Rows<'_>) -> Result<Tensor>,
+    ) -> Result<&Replay> {
+        match self.by_rows.entry(rows) {
+            Entry::Occupied(recorded) => Ok(recorded.into_mut()),
+            Entry::Vacant(place) => {
+                let KvLayout { blocks, block_size, .. } = cache.layout();
+                let table = self.longest.div_ceil(block_size).min(blocks);
+                let places = Places::new(cache.gpu()?, rows, table)?;
+                places.fill(&HostRows::default(), block_size)?;
+                // Rows of its own for each pass: what a pass makes once for all layers is made, and so recorded, anew.
+                let mut pass_once = || pass(&Rows::at(&places, cache));
+                // once as it is, so that all that is asked for the first time is there when it is recorded
+                drop(pass_once()?);
+                let (graph, out) = places.gpu().record(pass_once)?;
+                Ok(place.insert(Replay { places, graph, out }))
+            }
+        }
     }
 
     /// Forgets all of them, as a cache that they write to goes.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.by_rows.clear();
     }
+}
+
+/// The row counts that passes over up to so many rows are recorded with.
+fn sizes(rows: usize) -> impl Iterator<Item = usize> {
+    let most = rows.next_power_of_two().min(MOST_ROWS);
+    std::iter::successors(Some(1), |size| Some(size * 2)).take_while(move |size| *size <= most)
 }

@@ -2,7 +2,7 @@
 
 use super::error::{Result, TensorError};
 use super::gpu;
-use super::kv::{KvCache, KvLayout, Store};
+use super::kv::{KvCache, Store};
 
 /// Numbers of tokens, positions, slots or rows, on a device.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ pub struct Rows<'a> {
     /// The rows whose results are wanted in the end.
     pub wanted: Indices<'a>,
     contexts: Contexts<'a>,
-    layout: KvLayout,
+    cache: &'a KvCache,
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ pub(super) enum Contexts<'a> {
 }
 
 /// [`Rows`] as the host knows them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct HostRows<'a> {
     /// A token a row.
     pub tokens: &'a [u32],
@@ -102,11 +102,10 @@ pub struct HostRows<'a> {
 
 impl<'a> Rows<'a> {
     /// Brings the rows to where a cache lies. An error if the lists are of different lengths, if a row sees nothing, or if
-    /// a slot, a wanted row or a block is not there. Tokens are checked where they are looked up, on the host only: a GPU
-    /// reads whatever lies there.
-    pub fn new(cache: &KvCache, host: HostRows<'a>) -> Result<Self> {
-        let layout = cache.layout();
-        host.check(layout)?;
+    /// a wanted row is not there, or a slot or a block is none that the cache holds. Tokens are checked where they are
+    /// looked up, on the host only: a GPU reads whatever lies there.
+    pub fn new(cache: &'a KvCache, host: HostRows<'a>) -> Result<Self> {
+        host.check(cache)?;
         Ok(match cache.store() {
             Store::Host(_) => Self {
                 tokens: Indices::host(host.tokens),
@@ -114,21 +113,21 @@ impl<'a> Rows<'a> {
                 slots: Indices::host(host.slots),
                 wanted: Indices::host(host.wanted),
                 contexts: Contexts::Host(queries(host.contexts)),
-                layout,
+                cache,
             },
             Store::Device(store) => {
-                let (lists, contexts) = store.upload(&host)?;
+                let (lists, contexts) = store.upload(cache.gpu()?, &host)?;
                 let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
-                Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
+                Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), cache }
             }
         })
     }
 
     /// Rows that are written to places of their own, again and again.
-    pub(super) fn at(places: &gpu::Places, layout: KvLayout) -> Self {
+    pub(super) fn at(places: &gpu::Places, cache: &'a KvCache) -> Self {
         let (lists, contexts) = places.lists();
         let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
-        Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), layout }
+        Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), cache }
     }
 
     /// How many rows there are.
@@ -141,9 +140,9 @@ impl<'a> Rows<'a> {
         self.slots.is_empty()
     }
 
-    /// The sizes of the cache that the contexts lie in.
-    pub const fn layout(&self) -> KvLayout {
-        self.layout
+    /// The cache that the contexts lie in.
+    pub const fn cache(&self) -> &'a KvCache {
+        self.cache
     }
 
     pub(super) const fn contexts(&self) -> &Contexts<'a> {
@@ -168,15 +167,17 @@ pub(super) fn queries<'a>(contexts: &[Context<'a>]) -> Vec<Query<'a>> {
 
 impl HostRows<'_> {
     /// What [`Rows::new`] refuses.
-    pub(super) fn check(&self, layout: KvLayout) -> Result<()> {
+    pub(super) fn check(&self, cache: &KvCache) -> Result<()> {
+        let layout = cache.layout();
         let wrong = |what: String| Err(TensorError::shape("rows", what));
         let HostRows { tokens, positions, slots, wanted, contexts } = *self;
         let rows = tokens.len();
         if positions.len() != rows || slots.len() != rows {
             return wrong(format!("{rows} tokens, {} positions, {} slots", positions.len(), slots.len()));
         }
-        if let Some(slot) = slots.iter().find(|s| **s as usize >= layout.slots()) {
-            return wrong(format!("slot {slot} of {}", layout.slots()));
+        let block_of = |slot: u32| slot / layout.block_size as u32;
+        if let Some(slot) = slots.iter().find(|slot| !cache.holds(block_of(**slot))) {
+            return wrong(format!("slot {slot}, whose block is not held, of {}", layout.slots()));
         }
         if let Some(row) = wanted.iter().find(|r| **r as usize >= rows) {
             return wrong(format!("row {row} of {rows}"));
@@ -187,8 +188,8 @@ impl HostRows<'_> {
             if context.rows > context.len || held.is_empty() {
                 return wrong(format!("{context:?} in blocks of {}", layout.block_size));
             }
-            if let Some(block) = held.iter().find(|b| **b as usize >= layout.blocks) {
-                return wrong(format!("block {block} of {}", layout.blocks));
+            if let Some(block) = held.iter().find(|block| !cache.holds(**block)) {
+                return wrong(format!("block {block}, which is not held, of {}", layout.blocks));
             }
             covered += context.rows;
         }
@@ -199,7 +200,7 @@ impl HostRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{Device, ElementType};
+    use crate::tensor::{Device, ElementType, KvLayout, KvPool};
 
     #[test]
     fn rows_that_contradict_themselves_or_the_cache_are_refused() {
@@ -233,5 +234,17 @@ mod tests {
         ] {
             assert!(new(wrong).is_err(), "{wrong:?}");
         }
+
+        let pool = KvPool::new(&Device::CPU, layout, ElementType::F32).unwrap();
+        let mut part = pool.cache(&Device::CPU);
+        let held = part.take(1);
+        assert!(Rows::new(&part, host).is_err(), "one of the two blocks is not held");
+        let [slot] = [held[0] * 4];
+        let context = [Context { rows: 1, len: 1, blocks: &held, mask: Mask::Causal }];
+        let one = HostRows { tokens: &[1], positions: &[0], slots: &[slot], wanted: &[], contexts: &context };
+        assert!(
+            Rows::new(&part, one).is_ok()
+                && Rows::new(&part, HostRows { slots: &[4 - slot], ..one }).is_err()
+        );
     }
 }

@@ -35,13 +35,6 @@ struct LayerNorm {
     eps: f32,
 }
 
-/// What all layers of one forward share.
-struct Pass<'a> {
-    rows: Rows<'a>,
-    /// Of the layer under way: keys and values are not kept, as no token comes later.
-    cache: KvCache,
-}
-
 impl Bert {
     /// The last hidden state of one text: `[tokens, hidden]`. Without padding there is nothing to mask: each row sees
     /// all rows.
@@ -49,6 +42,7 @@ impl Bert {
         let rows = tokens.len();
         let Config { heads, head_dim, .. } = self.config;
         let layout = KvLayout { layers: 1, blocks: 1, block_size: rows, kv_heads: heads, head_dim };
+        // of the layer under way: keys and values are not kept, as no token comes later
         let Some(cache) = KvCache::new(&Device::CPU, layout, ElementType::F32) else {
             return Err(ModelError::Batch(format!("a text of {rows} tokens")));
         };
@@ -57,28 +51,26 @@ impl Bert {
         let whole_text = [Context { rows, len: rows, blocks: &[0], mask: Mask::Full }];
         let host =
             HostRows { tokens, positions: &positions, slots: &positions, wanted: &[], contexts: &whole_text };
-        let mut pass = Pass { rows: Rows::new(&cache, host)?, cache };
+        let rows = Rows::new(&cache, host)?;
 
-        let x = embedding(&self.words, &pass.rows.tokens)?;
-        let x = add(x, &embedding(&self.positions, &pass.rows.positions)?)?;
+        let x = embedding(&self.words, &rows.tokens)?;
+        let x = add(x, &embedding(&self.positions, &rows.positions)?)?;
         let x = add(x, &embedding(&self.token_types, &Indices::host(&[0]))?)?; // all of it is the first segment
         let mut x = self.norm.forward(x)?; // [rows, hidden]
         for layer in &self.layers {
-            x = layer.forward(x, &mut pass)?;
+            x = layer.forward(x, &rows)?;
         }
         Ok(x)
     }
 }
 
 impl Layer {
-    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor, TensorError> {
-        let Pass { rows, cache } = pass;
-
+    fn forward(&self, x: Tensor, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
         let q = linear(&x, self.q.layer())?; // [rows, heads * head_dim]
         let k = linear(&x, self.k.layer())?;
         let v = linear(&x, self.v.layer())?;
-        write_kv(cache, 0, rows, &k, &v)?;
-        let h = paged_attention(&q, cache, 0, rows)?;
+        write_kv(0, rows, &k, &v)?;
+        let h = paged_attention(&q, 0, rows)?;
         let x = self.attention_norm.forward(add(linear(&h, self.o.layer())?, &x)?)?; // [rows, hidden]
 
         let h = gelu(linear(&x, self.up.layer())?)?; // [rows, intermediate]

@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always)]
 
+use std::cell::UnsafeCell;
+
 use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
@@ -14,11 +16,53 @@ use crate::tensor::weight::ElementType;
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 16;
 
-/// Keys and values of all layers in the host's memory.
+/// Keys and values of all layers in the host's memory, written in part by each of those who hold a part of it.
 pub(in crate::tensor) struct KvStore {
     layout: KvLayout,
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
+    keys: Vec<Floats>,
+    values: Vec<Floats>,
+}
+
+/// Numbers of which each is one thread's at a time.
+struct Floats(Box<[UnsafeCell<f32>]>);
+
+// SAFETY: whoever reads or writes promises that nobody else writes there
+unsafe impl Sync for Floats {}
+
+impl Floats {
+    fn zeroed(n: usize) -> Self {
+        let floats = Box::into_raw(vec![0.0_f32; n].into_boxed_slice());
+        // SAFETY: a cell lies in memory as what is in it
+        Self(unsafe { Box::from_raw(floats as *mut [UnsafeCell<f32>]) })
+    }
+
+    /// `n` numbers from `first` on.
+    ///
+    /// # Safety
+    /// Nobody writes them while they are borrowed.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
+    unsafe fn read(&self, first: usize, n: usize) -> &[f32] {
+        let cells = &self.0[first..][..n];
+        // SAFETY: the caller's promise
+        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), n) }
+    }
+
+    /// Puts numbers at `first`.
+    ///
+    /// # Safety
+    /// Nobody reads or writes there meanwhile.
+    ///
+    /// # Panics
+    /// If there is not so much room.
+    unsafe fn write(&self, first: usize, numbers: &[f32]) {
+        for (cell, number) in self.0[first..][..numbers.len()].iter().zip(numbers) {
+            // SAFETY: the caller's promise
+            unsafe { *cell.get() = *number };
+        }
+    }
 }
 
 impl KvStore {
@@ -27,33 +71,42 @@ impl KvStore {
         let floats = layout.layer()?;
         // asking first turns a refusal into an answer; the zeroed allocation itself aborts when refused
         Vec::<f32>::new().try_reserve_exact(floats.checked_mul(layout.layers)?.checked_mul(2)?).ok()?;
-        let all = || (0..layout.layers).map(|_| vec![0.0; floats]).collect();
+        let all = || (0..layout.layers).map(|_| Floats::zeroed(floats)).collect();
         Some(Self { layout, keys: all(), values: all() })
     }
 
     /// Writes `[rows, kv_heads, head_dim]` keys and values of `layer` into `slots`, one a row.
     ///
+    /// # Safety
+    /// Nobody reads or writes the slots meanwhile.
+    ///
     /// # Panics
     /// If a slot or the layer is outside the layout.
-    pub(in crate::tensor) fn write(&mut self, layer: usize, slots: &[u32], keys: &[f32], values: &[f32]) {
+    pub(in crate::tensor) unsafe fn write(&self, layer: usize, slots: &[u32], keys: &[f32], values: &[f32]) {
         let width = self.layout.slot();
-        for (i, slot) in slots.iter().enumerate() {
-            let (from, to) = (i * width, *slot as usize * width);
-            self.keys[layer][to..to + width].copy_from_slice(&keys[from..from + width]);
-            self.values[layer][to..to + width].copy_from_slice(&values[from..from + width]);
+        let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for (slot, (key, value)) in slots.iter().zip(rows) {
+            let to = *slot as usize * width;
+            // SAFETY: the caller's promise
+            unsafe {
+                self.keys[layer].write(to, key);
+                self.values[layer].write(to, value);
+            }
         }
     }
 
     #[cfg(test)]
     pub(in crate::tensor) fn key(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
         let KvLayout { kv_heads, head_dim, .. } = self.layout;
-        &self.keys[layer][(slot * kv_heads + head) * head_dim..][..head_dim]
+        // SAFETY: a test writes before it reads
+        unsafe { self.keys[layer].read((slot * kv_heads + head) * head_dim, head_dim) }
     }
 
     #[cfg(test)]
     pub(in crate::tensor) fn value(&self, layer: usize, slot: usize, head: usize) -> &[f32] {
         let KvLayout { kv_heads, head_dim, .. } = self.layout;
-        &self.values[layer][(slot * kv_heads + head) * head_dim..][..head_dim]
+        // SAFETY: as above
+        unsafe { self.values[layer].read((slot * kv_heads + head) * head_dim, head_dim) }
     }
 
     #[cfg(test)]
@@ -66,9 +119,12 @@ impl KvStore {
 /// Query heads are grouped over key-value heads (Ainslie et al., 2023). A head takes three passes in the order of
 /// its context: scores, their exponentials against the highest, the weighted sum of values.
 ///
+/// # Safety
+/// Nobody writes the blocks of the queries meanwhile.
+///
 /// # Panics
 /// If `q` is not one row a query, or a query reaches out of the cache.
-pub(in crate::tensor) fn attend(
+pub(in crate::tensor) unsafe fn attend(
     level: Level,
     q: &[f32],
     queries: &[Query<'_>],
@@ -108,8 +164,8 @@ struct Group<'a> {
     query: Query<'a>,
     kv_head: usize,
     layout: KvLayout,
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: &'a Floats,
+    values: &'a Floats,
 }
 
 impl Kernel for Group<'_> {
@@ -125,7 +181,8 @@ impl Kernel for Group<'_> {
         let mut scores = vec![0.0; heads * visible];
         for (i, block) in blocks.iter().enumerate() {
             let first = i * block_size;
-            let keys = &self.keys[*block as usize * block_size * stride..][..block_size * stride];
+            // SAFETY: whoever attends promises that nobody writes the blocks meanwhile
+            let keys = unsafe { self.keys.read(*block as usize * block_size * stride, block_size * stride) };
             let grid = Grid {
                 x: self.q.as_ptr(),
                 rows: heads,
@@ -144,9 +201,12 @@ impl Kernel for Group<'_> {
             // SAFETY: the processor has `I`
             let total = unsafe { exponentials::<I>(scores, scale) };
             for (scores, block) in scores.chunks(block_size).zip(blocks) {
-                let values = &self.values[*block as usize * block_size * stride..][..block_size * stride];
-                // SAFETY: the processor has `I`
-                unsafe { add_weighted::<I>(out, scores, &values[head..], stride) };
+                // SAFETY: as above; the processor has `I`
+                unsafe {
+                    let block = *block as usize * block_size * stride;
+                    let values = self.values.read(block, block_size * stride);
+                    add_weighted::<I>(out, scores, &values[head..], stride);
+                }
             }
             for o in out {
                 *o /= total;
@@ -248,9 +308,10 @@ mod tests {
     use crate::tensor::reference::{self, noise};
 
     fn filled(layout: KvLayout, slots: &[u32]) -> KvStore {
-        let mut cache = KvStore::new(layout).unwrap();
+        let cache = KvStore::new(layout).unwrap();
         let n = slots.len() * layout.slot();
-        cache.write(1, slots, &noise(n, 5), &noise(n, 6));
+        // SAFETY: nobody else has it
+        unsafe { cache.write(1, slots, &noise(n, 5), &noise(n, 6)) };
         cache
     }
 
@@ -266,13 +327,16 @@ mod tests {
             let queries: Vec<Query<'_>> = (1..=18).map(|visible| Query { blocks: table, visible }).collect();
             let exact = reference::attend(&q, &queries, &cache, 1);
             for level in Level::available() {
-                let all = attend(*level, &q, &queries, &cache, 1);
+                // SAFETY: nobody writes
+                let attend =
+                    |q: &[f32], queries: &[Query<'_>]| unsafe { attend(*level, q, queries, &cache, 1) };
+                let all = attend(&q, &queries);
                 for (a, b) in all.iter().zip(&exact) {
                     assert!((a - b).abs() < 1e-5, "{level:?}: {a} against {b}");
                 }
                 for (i, query) in queries.iter().enumerate() {
                     let row = i * width..(i + 1) * width;
-                    let alone = attend(*level, &q[row.clone()], &[*query], &cache, 1);
+                    let alone = attend(&q[row.clone()], &[*query]);
                     assert!(
                         alone.iter().zip(&all[row]).all(|(a, b)| a.to_bits() == b.to_bits()),
                         "{level:?}"

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use super::driver::{Gpu, Shape};
-use super::graph::Places;
 use super::launch::Launch;
 use super::lists::Indices;
 use super::memory::Buffer;
@@ -32,7 +31,6 @@ const TILED_HEADS: [usize; 3] = [32, 64, 128];
 /// Keys and values of all layers on a device, in the element type of the model.
 #[derive(Debug)]
 pub(in crate::tensor) struct KvStore {
-    gpu: Gpu,
     layout: KvLayout,
     element: ElementType,
     /// Keys and values of each layer.
@@ -45,17 +43,18 @@ impl KvStore {
         let bytes = layout.layer()?.checked_mul(element.size())?;
         let part = || Some(Array { buffer: Arc::new(gpu.zeroed(bytes).ok()?), element });
         let layers = (0..layout.layers).map(|_| Some([part()?, part()?])).collect::<Option<_>>()?;
-        Some(Self { gpu: gpu.clone(), layout, element, layers })
+        // other streams use it
+        gpu.wait().ok()?;
+        Some(Self { layout, element, layers })
     }
 
-    /// Brings the lists of a pass to the device, as its kernels of attention want them.
-    pub(in crate::tensor) fn upload(&self, host: &HostRows<'_>) -> Result<([Indices; 4], Contexts)> {
-        upload(&self.gpu, host, self.tiling())
-    }
-
-    /// Places for passes over so many single rows that are recorded.
-    pub(in crate::tensor) fn places(&self, rows: usize) -> Result<Places> {
-        Places::new(&self.gpu, rows, self.layout.blocks)
+    /// Brings the lists of a pass to the device, as its kernels of attention want them, for work on a stream of it.
+    pub(in crate::tensor) fn upload(
+        &self,
+        gpu: &Gpu,
+        host: &HostRows<'_>,
+    ) -> Result<([Indices; 4], Contexts)> {
+        upload(gpu, host, self.tiling())
     }
 
     /// Whether contexts of many rows go to tensor cores.

@@ -308,6 +308,11 @@ impl Driver for Cuda {
         self.done(self.stream.synchronize())
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        self.here()?;
+        self.done(result::mem_get_info()).map(|(free, _)| free as u64)
+    }
+
     unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
         let (stream, function) = (self.here()?, self.shared.kernel(kernel)?);
         let Shape { grid: [x, y, z], block, shared } = shape;

@@ -48,6 +48,8 @@ pub(super) trait Driver: Send + Sync {
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
     /// Waits for all work.
     fn wait(&self) -> Result<()>;
+    /// Bytes of the device's memory that nobody has.
+    fn free_bytes(&self) -> Result<u64>;
     /// Enqueues a kernel.
     ///
     /// # Safety
@@ -210,6 +212,16 @@ impl Gpu {
         }
         found.sort_by(f64::total_cmp);
         Ok(found[ROUNDS / 2])
+    }
+
+    /// Waits for all work of the stream.
+    pub(in crate::tensor) fn wait(&self) -> Result<()> {
+        self.0.driver.wait()
+    }
+
+    /// Bytes of the device's memory that nobody has.
+    pub(in crate::tensor) fn free_bytes(&self) -> Result<u64> {
+        self.0.driver.free_bytes()
     }
 
     /// Another stream of work on the same device.

@@ -179,6 +179,11 @@ impl Driver for Stream {
         Ok(())
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        let memory = self.device.0.lock().unwrap();
+        Ok((memory.capacity - memory.pieces.values().sum::<usize>()) as u64)
+    }
+
     unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
         // SAFETY: each argument lies in eight bytes, as `Launch` puts them
         let values = || arguments.iter().map(|argument| unsafe { *argument.cast::<u64>() }).collect();

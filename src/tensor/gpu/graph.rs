@@ -49,7 +49,7 @@ const NO_SLOT: u32 = u32::MAX;
 const LISTS: usize = 7;
 
 impl Places {
-    pub(super) fn new(gpu: &Gpu, rows: usize, blocks_of_a_context: usize) -> Result<Self> {
+    pub(in crate::tensor) fn new(gpu: &Gpu, rows: usize, blocks_of_a_context: usize) -> Result<Self> {
         let table = rows * blocks_of_a_context;
         let words = LISTS * Lists::stride(rows) + table;
         Ok(Self { buffer: Arc::new(gpu.lasting(words * size_of::<u32>())?), rows, table })
@@ -74,12 +74,13 @@ impl Places {
     }
 
     /// Writes rows there, and what fills them up behind them.
-    pub(in crate::tensor) fn fill(&self, host: &HostRows<'_>) -> Result<()> {
+    pub(in crate::tensor) fn fill(&self, host: &HostRows<'_>, block_size: usize) -> Result<()> {
         let (mut starts, mut visible, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         for context in host.contexts {
             starts.push(tables.len() as u32);
             visible.push(context.len as u32);
-            tables.extend_from_slice(context.blocks);
+            // the host has checked that they are so many
+            tables.extend_from_slice(&context.blocks[..context.len.div_ceil(block_size)]);
         }
         let mut lists = Lists::default();
         let mut add = |list: &[u32], filling| lists.add_filled(list.iter().copied(), self.rows, filling);
