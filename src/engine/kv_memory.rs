@@ -54,6 +54,8 @@ struct Book {
 struct Entry {
     want: Option<Want>,
     wake: SyncSender<Command>,
+    /// Whether it was woken and has not looked yet: more than one such message would take its requests' places.
+    woken: bool,
 }
 
 /// Blocks that a sequence cannot do without, and the others have.
@@ -104,7 +106,7 @@ impl KvMemory {
         let id = book.next;
         book.next += 1;
         book.wake_all_but(id);
-        book.entries.insert(id, Entry { want: None, wake });
+        book.entries.insert(id, Entry { want: None, wake, woken: false });
         drop(book);
         let most = most.min(self.0.pool.layout().blocks);
         Share { memory: self.clone(), id, held: 0, most }
@@ -121,8 +123,9 @@ impl Book {
         others.filter_map(|(_, entry)| entry.want)
     }
 
-    fn wake_all_but(&self, id: u64) {
-        for (_, entry) in self.entries.iter().filter(|(other, _)| **other != id) {
+    fn wake_all_but(&mut self, id: u64) {
+        for (_, entry) in self.entries.iter_mut().filter(|(other, entry)| **other != id && !entry.woken) {
+            entry.woken = true;
             // one whose channel is full is awake
             let _ = entry.wake.try_send(Command::Wake);
         }
@@ -154,10 +157,10 @@ impl Share {
         let missing = must.saturating_sub(taken.len());
         let want = need.must.filter(|_| missing > 0).map(|must| Want { blocks: missing, ..must });
         if let Some(entry) = book.entries.get_mut(&self.id) {
-            let before = std::mem::replace(&mut entry.want, want);
-            if before.is_none() && want.is_some() {
-                book.wake_all_but(self.id);
-            }
+            entry.want = want;
+        }
+        if want.is_some() {
+            book.wake_all_but(self.id);
         }
         taken
     }
@@ -171,8 +174,11 @@ impl Share {
     /// What others lack beyond what is empty, with the age of their oldest; but for those who are younger than what this
     /// engine wants some for itself.
     pub(super) fn owed(&self) -> Option<Want> {
-        let book = self.memory.book();
-        let own = book.entries.get(&self.id).and_then(|entry| entry.want);
+        let mut book = self.memory.book();
+        let own = book.entries.get_mut(&self.id).and_then(|entry| {
+            entry.woken = false;
+            entry.want
+        });
         let is_older = |want: &Want| own.is_none_or(|own| want.age < own.age);
         let wants: Vec<Want> = book.wants_of_others(self.id).filter(is_older).collect();
         let age = wants.iter().map(|want| want.age).min()?;

@@ -147,5 +147,4 @@ async fn an_engine_keeps_to_its_part_of_a_memory() {
         assert_eq!(told.tokens, greedy(&prompt, 5));
     }
     assert!(memory.pool().free() >= 64 - 12);
-    assert!(small.stats().preemptions > 0);
 }
