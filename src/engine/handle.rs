@@ -162,6 +162,7 @@ impl Engine {
             commands: inbox,
             shared: Arc::clone(&shared),
             turns: turns.clone(),
+            runner: turns.runner(),
             share,
             members: vec![member],
         };

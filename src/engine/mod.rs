@@ -50,4 +50,4 @@ pub use handle::{DrainOutcome, Engine, EngineLimits};
 pub use kv_memory::{KvMemory, WeakKvMemory};
 pub use request::{EosPolicy, GenerateRequest, SamplingParams, StopInclusion, StopParams};
 pub use shared::EngineStats;
-pub use turns::{Priority, Turns};
+pub use turns::{Interleave, Priority, Turns};

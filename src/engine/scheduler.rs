@@ -128,10 +128,10 @@ impl Scheduler {
         self.pool.used()
     }
 
-    /// Whether a lane has nothing to do.
-    pub(super) fn is_empty(&self, priority: Priority) -> bool {
+    /// How many sequences a lane has.
+    pub(super) fn len(&self, priority: Priority) -> usize {
         let lane = self.lane(priority);
-        lane.running.is_empty() && lane.waiting.is_empty()
+        lane.running.len() + lane.waiting.len()
     }
 
     /// The blocks that the next step of a lane lacks.

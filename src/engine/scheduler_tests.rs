@@ -81,7 +81,7 @@ proptest! {
         let mut memory: HashMap<u32, Vec<u32>> = HashMap::new();
         let mut scored: HashMap<SequenceId, Vec<usize>> = HashMap::new();
         let mut step = 0;
-        while arrived < order.len() || !PRIORITIES.iter().all(|p| scheduler.is_empty(*p)) {
+        while arrived < order.len() || !PRIORITIES.iter().all(|p| scheduler.len(*p) == 0) {
             prop_assert!(step < 20_000, "no end in sight");
             while arrived < order.len() && wishes[order[arrived]].arrives <= step {
                 let (id, wish) = (SequenceId(arrived as u64), &wishes[order[arrived]]);
@@ -97,10 +97,10 @@ proptest! {
             }
             // As the engine does: the background has its turn while the foreground has nothing.
             let [foreground, background] = PRIORITIES;
-            let priority = if scheduler.is_empty(foreground) { background } else { foreground };
+            let priority = if scheduler.len(foreground) == 0 { background } else { foreground };
             let plan = scheduler.plan(priority);
             step += 1;
-            prop_assert!(scheduler.is_empty(priority) || !plan.parts.is_empty(), "a step without progress");
+            prop_assert!(scheduler.len(priority) == 0 || !plan.parts.is_empty(), "a step without progress");
             prop_assert!(plan.parts.iter().all(|part| open[&part.id].priority == priority));
             for lane in [&scheduler.foreground, &scheduler.background] {
                 prop_assert!(lane.running.len() <= limits.max_running);

@@ -1,5 +1,11 @@
 //! The device that several engines share, as far as it decides whose turn it is.
 //!
+//! Each step of a decode reads all weights for however few requests, so engines that all have requests slow each other
+//! down. Where nothing else is said, they share the device's time in proportion to the square roots of the numbers of
+//! their requests: with `n` requests and a share `x`, the time between two tokens of a client goes as `1 / x`, and the mean
+//! over all clients, `Σ n / x`, is least where `x ∝ √n` (by Lagrange's rule under `Σ x = 1`). While times of versions are
+//! compared, none is held up for another. Nobody waits for an engine that has nothing to do.
+//!
 //! Work in the background, such as the copy of a request that nobody waits for, runs only while no engine of the device
 //! has work in the foreground, and for no more than a share of the time. It is done in short steps, so that a request
 //! that comes in meanwhile waits for less than one of them.
@@ -7,6 +13,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 use crate::ids::Weight;
 
@@ -18,6 +26,15 @@ pub enum Priority {
     Foreground,
     /// Nobody: it may be late, and it may be dropped.
     Background,
+}
+
+/// How engines that all have requests in the foreground share a device's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interleave {
+    /// For the least mean time between tokens, over all clients.
+    ByDemand,
+    /// As the device takes their steps: a client's pace does not depend on how many others his version has.
+    Evenly,
 }
 
 /// Whose turn it is on one device. Clones are the same device's; every engine on it holds one.
@@ -36,6 +53,19 @@ struct Inner {
     spent: AtomicU64,
     share: Weight,
     born: Instant,
+    /// Whether no engine is held up for another.
+    evenly: AtomicBool,
+    /// Those of the engines that are there.
+    paces: ArcSwap<Vec<Arc<Pace>>>,
+}
+
+/// What the others know of an engine's steps in the foreground.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Its requests, while it can go on with them.
+    demand: AtomicUsize,
+    /// The time that it took so far, each step's divided by the square root of the demand.
+    spent: AtomicU64,
 }
 
 impl Turns {
@@ -48,7 +78,21 @@ impl Turns {
             spent: AtomicU64::new(0),
             share: background,
             born: Instant::now(),
+            evenly: AtomicBool::new(false),
+            paces: ArcSwap::default(),
         }))
+    }
+
+    /// Says how engines share the device from now on; at first it is by demand.
+    pub fn interleave(&self, how: Interleave) {
+        self.0.evenly.store(how == Interleave::Evenly, Ordering::Relaxed);
+    }
+
+    /// A place for an engine.
+    pub(super) fn runner(&self) -> Runner {
+        let pace = Arc::new(Pace::default());
+        self.0.paces.rcu(|paces| paces.iter().chain([&pace]).cloned().collect::<Vec<_>>());
+        Runner { turns: self.clone(), pace, cost: 0, held_up: None }
     }
 
     /// The time that steps in the background took so far.
@@ -92,6 +136,71 @@ impl Turns {
 impl Default for Turns {
     fn default() -> Self {
         Self::new(Weight::FULL)
+    }
+}
+
+/// An engine's place on a device.
+#[derive(Debug)]
+pub(super) struct Runner {
+    turns: Turns,
+    pace: Arc<Pace>,
+    /// Of its last step.
+    cost: u64,
+    /// Since when it is held up for others.
+    held_up: Option<Instant>,
+}
+
+/// So long an engine is held up at most: another may be stuck.
+const MOST_HELD_UP: Duration = Duration::from_secs(1);
+
+/// Fractions of a microsecond that are counted.
+const FINE: f64 = 256.0;
+
+impl Runner {
+    /// Whether an engine with so many requests in the foreground may take a step; if not, it asks again soon.
+    pub(super) fn may_step(&mut self, demand: usize) -> bool {
+        let rested = self.pace.demand.swap(demand, Ordering::Relaxed) == 0;
+        let paces = self.turns.0.paces.load();
+        let others = paces.iter().filter(|pace| !Arc::ptr_eq(pace, &self.pace));
+        let active = others.filter(|pace| pace.demand.load(Ordering::Relaxed) > 0);
+        let Some(least) = active.map(|pace| pace.spent.load(Ordering::Relaxed)).min() else {
+            self.held_up = None;
+            return true;
+        };
+        if rested {
+            // what it did not use while it rested is not saved up
+            self.pace.spent.fetch_max(least, Ordering::Relaxed);
+        }
+        // One step ahead of the slowest: where they are equal, each computes while the other looks what comes next.
+        let in_time = self.pace.spent.load(Ordering::Relaxed) <= least + self.cost;
+        let evenly = self.turns.0.evenly.load(Ordering::Relaxed);
+        if in_time || evenly || self.held_up.is_some_and(|since| since.elapsed() > MOST_HELD_UP) {
+            self.held_up = None;
+            return true;
+        }
+        self.held_up.get_or_insert_with(Instant::now);
+        false
+    }
+
+    /// Notes a step that took so long.
+    pub(super) fn stepped(&mut self, took: Duration) {
+        let demand = self.pace.demand.load(Ordering::Relaxed).max(1);
+        self.cost = (took.as_micros() as f64 * FINE / (demand as f64).sqrt()) as u64;
+        self.pace.spent.fetch_add(self.cost, Ordering::Relaxed);
+    }
+
+    /// Says that it has nothing to do, or cannot go on: nobody is held up for it.
+    pub(super) fn rest(&mut self) {
+        self.pace.demand.store(0, Ordering::Relaxed);
+        self.held_up = None;
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.turns.0.paces.rcu(|paces| {
+            paces.iter().filter(|pace| !Arc::ptr_eq(pace, &self.pace)).cloned().collect::<Vec<_>>()
+        });
     }
 }
 
@@ -139,6 +248,55 @@ mod tests {
         assert!(turns.background_turn().is_none(), "one at a time");
         drop(turn);
         assert!(turns.background_turn().is_some());
+    }
+
+    /// Steps of two engines that both have requests all the time, a step of the device at a time.
+    fn steps(turns: &Turns, requests: [usize; 2], rounds: usize) -> [usize; 2] {
+        let (mut runners, mut steps) = ([turns.runner(), turns.runner()], [0, 0]);
+        for round in 0..rounds {
+            let i = round % 2;
+            if runners[i].may_step(requests[i]) {
+                runners[i].stepped(Duration::from_millis(10));
+                steps[i] += 1;
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn engines_share_a_device_by_the_square_roots_of_what_they_have() {
+        let turns = Turns::default();
+        let ratio = |requests| {
+            let [a, b] = steps(&turns, requests, 10_000);
+            a as f64 / b as f64
+        };
+        for (requests, wanted) in [([1, 1], 1.0), ([64, 4], 4.0), ([9, 100], 0.3), ([95, 5], 19_f64.sqrt())] {
+            let found = ratio(requests);
+            assert!((found / wanted - 1.0).abs() < 0.02, "{requests:?}: {found}");
+        }
+        turns.interleave(Interleave::Evenly);
+        assert_eq!(steps(&turns, [64, 4], 100), [50, 50]);
+    }
+
+    #[test]
+    fn nobody_waits_for_an_engine_that_rests_or_is_gone_and_rest_is_not_saved_up() {
+        let turns = Turns::default();
+        let (mut busy, mut other) = (turns.runner(), turns.runner());
+        let step = |runner: &mut Runner, requests| {
+            let may = runner.may_step(requests);
+            if may {
+                runner.stepped(Duration::from_millis(10));
+            }
+            may
+        };
+        assert!((0..100).all(|_| step(&mut busy, 4)), "it is alone with what there is to do");
+        assert!((0..3).filter(|_| step(&mut other, 4)).count() <= 2, "it begins where the other is");
+        assert!(step(&mut busy, 4));
+        other.rest();
+        assert!((0..100).all(|_| step(&mut busy, 4)));
+        assert!(step(&mut other, 4));
+        drop(other);
+        assert!((0..100).all(|_| step(&mut busy, 4)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::outcomes::{Outcome, outcomes};
 use super::scheduler::{Part, Scheduler};
 use super::sequence::{PromptScores, Sequence, SequenceId};
 use super::shared::{Phase, Shared, Tenant};
-use super::turns::{Priority, Turn, Turns};
+use super::turns::{Priority, Runner, Turn, Turns};
 use crate::model::{CausalLm, Tokenizer};
 
 /// How long work in the background waits before it asks again for its turn.
@@ -64,6 +64,7 @@ pub(super) struct Worker {
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) turns: Turns,
+    pub(super) runner: Runner,
     pub(super) share: Share,
     /// Those who have not gone. Dropped after the model, so that it is freed by when their end is told.
     pub(super) members: Vec<Member>,
@@ -98,18 +99,24 @@ impl Worker {
                 Ok(Step::Done) => {}
                 Ok(Step::LacksBlocks) => {
                     drop(turn);
+                    self.runner.rest();
                     self.wait_a_moment();
                     continue;
                 }
                 Err(why) => return self.fail(&why),
             }
-            self.shared.busy_micros.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+            let took = began.elapsed();
+            self.runner.stepped(took);
+            self.shared.busy_micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
             self.publish();
         }
     }
 
     /// Takes all commands in; waits for one if there is nothing else to do.
     fn receive(&mut self) {
+        if self.jobs.is_empty() {
+            self.runner.rest();
+        }
         if self.jobs.is_empty()
             && self.members.iter().all(Member::is_open)
             && let Ok(command) = self.commands.recv()
@@ -141,11 +148,13 @@ impl Worker {
     }
 
     /// What the next step is for; nothing while all there is must wait for its turn.
-    fn turn(&self) -> Option<(Priority, Option<Turn>)> {
-        if self.scheduler.is_empty(Priority::Foreground) {
-            self.turns.background_turn().map(|turn| (Priority::Background, Some(turn)))
-        } else {
-            Some((Priority::Foreground, None))
+    fn turn(&mut self) -> Option<(Priority, Option<Turn>)> {
+        match self.scheduler.len(Priority::Foreground) {
+            0 => {
+                self.runner.rest();
+                self.turns.background_turn().map(|turn| (Priority::Background, Some(turn)))
+            }
+            demand => self.runner.may_step(demand).then_some((Priority::Foreground, None)),
         }
     }
 

@@ -15,6 +15,7 @@ use super::backend::Prepared;
 use super::device::choose;
 use super::embedding::embedder;
 use super::first_loads::wanted_hot;
+use super::interleave::interleave;
 use super::kv::KvPlan;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency};
@@ -177,6 +178,7 @@ impl Gateway {
         // Before it is loaded, no version of an earlier process is hot, and none has died.
         let awaited = wanted_hot(&config.models, &releases).into_iter().collect();
         residency.await_first_loads(awaited);
+        tasks.spawn(interleave(turns.clone(), releases.clone(), look_every, stop.clone()));
         let (stopping, ending) = (stop.clone(), end.clone());
         tasks.spawn(async move {
             watcher.take_up_experiments().await;

@@ -295,6 +295,12 @@ impl Releases {
         Some([experiment.control.clone(), experiment.treatment.clone()])
     }
 
+    /// Whether a rollout or an experiment compares how fast two versions answer. Takes no lock.
+    pub fn compares_times(&self) -> bool {
+        let timed = |rollout: &Arc<Rollout>| !rollout.policy.guardrails.times.is_empty();
+        !self.experiments.all().is_empty() || self.rollouts.all().iter().any(timed)
+    }
+
     /// The rollouts that run.
     pub fn rollouts(&self) -> &Running {
         &self.rollouts

@@ -44,7 +44,7 @@ impl Experiments {
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> Vec<Arc<Experiment>> {
+    pub(in crate::release) fn all(&self) -> Vec<Arc<Experiment>> {
         self.running.load().values().cloned().collect()
     }
 
