@@ -41,6 +41,11 @@ impl Detokenizer {
         Self { bytes: Vec::new(), held: String::new(), stops, inclusion }
     }
 
+    /// Whether there is a stop string.
+    pub(super) fn has_stops(&self) -> bool {
+        !self.stops.is_empty()
+    }
+
     /// Adds a token's bytes.
     pub(super) fn push(&mut self, bytes: &[u8], search: Search) -> Piece {
         self.bytes.extend_from_slice(bytes);

@@ -164,6 +164,7 @@ impl Engine {
             turns: turns.clone(),
             runner: turns.runner(),
             share,
+            untold: Vec::new(),
             members: vec![member],
         };
         let mark = MarkDead(Arc::clone(&shared));

@@ -106,32 +106,50 @@ impl Job {
         true
     }
 
-    /// Adds a token to the answer and tells the client, also of the end if this was the last.
-    pub(super) fn accept(&mut self, (token, score): Chosen, tokenizer: &Tokenizer) -> Progress {
+    /// Adds a token to the answer: all that the choice of the next one depends on. Why the answer is over, if the token
+    /// itself ends it; its text may end it, too.
+    pub(super) fn accept(&mut self, token: u32) -> Option<FinishReason> {
         self.usage.completion_tokens += 1;
         if let Some(history) = &mut self.history {
             history.push(token);
         }
-        let stops = self.stop_tokens.contains(&token);
+        if self.stop_tokens.contains(&token) {
+            return Some(FinishReason::Stop);
+        }
+        (self.usage.completion_tokens == self.max_tokens).then_some(FinishReason::Length)
+    }
+
+    /// Whether its text may end the answer.
+    pub(super) fn stops_by_text(&self) -> bool {
+        self.detokenizer.has_stops()
+    }
+
+    /// Tells the client of the token that was accepted last, and of the end, if that was the last: by `end`, or by its text.
+    pub(super) fn tell(
+        &mut self,
+        (token, score): Chosen,
+        end: Option<FinishReason>,
+        tokenizer: &Tokenizer,
+    ) -> Progress {
+        let stops = end == Some(FinishReason::Stop);
         let hidden = stops && self.inclusion == StopInclusion::Exclude;
         let unseen = hidden || (self.special_text == SpecialText::Skip && tokenizer.is_special(token));
         let bytes = if unseen { Vec::new() } else { tokenizer.token_bytes(token).unwrap_or_default() };
         let enough = self.usage.completion_tokens >= self.min_tokens;
         let search = if enough { Search::Stops } else { Search::Nothing };
-        let (text, stopped) = match self.detokenizer.push(&bytes, search) {
-            Piece::More(text) => (text, stops),
-            Piece::Stopped(text) => (text, true),
+        let (text, end) = match self.detokenizer.push(&bytes, search) {
+            Piece::More(text) => (text, end),
+            Piece::Stopped(text) => (text, Some(FinishReason::Stop)),
         };
         let logprob = if hidden { None } else { score.map(|score| token_logprob(score, tokenizer)) };
         self.outbox.send(Event::Token(TokenEvent { text, token, logprob }));
-        if stopped {
-            self.finish(FinishReason::Stop);
-        } else if self.usage.completion_tokens == self.max_tokens {
-            self.finish(FinishReason::Length);
-        } else {
-            return Progress::GoesOn;
+        match end {
+            Some(reason) => {
+                self.finish(reason);
+                Progress::Ended
+            }
+            None => Progress::GoesOn,
         }
-        Progress::Ended
     }
 
     /// Ends the answer with what is left of its text.

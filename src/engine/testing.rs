@@ -36,6 +36,7 @@ pub(super) struct FakeLm {
     forwards: usize,
     fault: Fault,
     max_positions: usize,
+    apart: bool,
     gate: Option<(Sender<()>, Receiver<()>)>,
 }
 
@@ -62,7 +63,7 @@ impl Gate {
 impl FakeLm {
     pub(super) fn new(fault: Fault) -> Self {
         let (slots, cache) = (Slots::default(), None);
-        Self { slots, cache, forwards: 0, fault, max_positions: 1 << 20, gate: None }
+        Self { slots, cache, forwards: 0, fault, max_positions: 1 << 20, apart: false, gate: None }
     }
 
     /// Another that is to keep its contexts in the same pool.
@@ -73,6 +74,11 @@ impl FakeLm {
     pub(super) fn with_positions(mut self, max_positions: usize) -> Self {
         self.max_positions = max_positions;
         self
+    }
+
+    /// One that says that it computes while others do something else.
+    pub(super) fn apart(self) -> Self {
+        Self { apart: true, ..self }
     }
 
     pub(super) fn gated(mut self) -> (Self, Gate) {
@@ -143,6 +149,10 @@ impl CausalLm for FakeLm {
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
         self.cache = Some(pool.cache(&Device::CPU));
         Ok(())
+    }
+
+    fn computes_apart(&self) -> bool {
+        self.apart
     }
 
     fn cache(&mut self) -> Option<&mut KvCache> {

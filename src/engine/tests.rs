@@ -370,6 +370,47 @@ async fn logits_that_are_no_numbers_fail_that_request_only() {
     assert_eq!(engine.stats().blocks_used, 0);
 }
 
+/// What clients are told while a device computes the next step is what they are told otherwise.
+#[tokio::test]
+async fn a_device_that_computes_apart_changes_nothing_for_clients() {
+    let requests = || {
+        prompts().into_iter().enumerate().map(|(i, prompt)| GenerateRequest {
+            sampling: SamplingParams { seed: i as u64, frequency_penalty: 0.3, ..SamplingParams::default() },
+            logprobs: (i % 3 == 0).then_some(1),
+            stop: StopParams {
+                strings: if i % 4 == 0 { vec!["a".into(), "qu".into()] } else { Vec::new() },
+                eos: EosPolicy::Stop(vec![EOS, 101]),
+                ..StopParams::default()
+            },
+            ..request(&prompt, 12 + i % 3)
+        })
+    };
+    let told = all(&plain(config()), requests().collect()).await;
+    let reasons: Vec<_> = told.iter().map(|told| told.end.clone().unwrap().unwrap().0).collect();
+    assert!(reasons.contains(&FinishReason::Stop) && reasons.contains(&FinishReason::Length));
+    let apart = start(FakeLm::new(Fault::Nothing).apart(), config());
+    assert_eq!(all(&apart, requests().collect()).await, told);
+
+    // a drain tells all that was accepted before it cuts off
+    let (lm, gate) = FakeLm::new(Fault::Nothing).apart().gated();
+    let engine = start(lm, config());
+    let endless = engine.submit(request(&[1], 10_000)).unwrap();
+    (0..5).for_each(|_| {
+        gate.wait();
+        gate.pass();
+    });
+    gate.wait();
+    let opens = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(gate);
+    };
+    let (_, ()) = futures::join!(engine.drain(Duration::ZERO), opens);
+    let told = listen(endless).await;
+    let (reason, usage) = told.end.clone().unwrap().unwrap();
+    assert_eq!((reason, usage.completion_tokens), (FinishReason::Cancelled, told.tokens.len()));
+    assert!(told.tokens.len() >= 6, "{}", told.tokens.len());
+}
+
 fn background(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
     GenerateRequest { priority: Priority::Background, ..request(prompt, max_tokens) }
 }

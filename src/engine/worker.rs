@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::generation::{Event, Failure, FinishReason, Unusable};
-use super::job::{Job, Progress};
+use super::job::{Chosen, Job, Progress};
 use super::kv_memory::Share;
 use super::outcomes::{Outcome, outcomes};
 use super::scheduler::{Part, Scheduler};
@@ -40,6 +40,15 @@ pub(super) struct Member {
     pub(super) _ending: watch::Sender<()>,
 }
 
+/// A token that was accepted, and its client not told.
+#[derive(Debug)]
+pub(super) enum Untold {
+    /// The answer goes on.
+    More(SequenceId, Chosen),
+    /// The last of an answer.
+    Last(Box<Job>, Chosen, FinishReason),
+}
+
 /// How an attempt at a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -66,6 +75,8 @@ pub(super) struct Worker {
     pub(super) turns: Turns,
     pub(super) runner: Runner,
     pub(super) share: Share,
+    /// What clients are still to be told of the step before.
+    pub(super) untold: Vec<Untold>,
     /// Those who have not gone. Dropped after the model, so that it is freed by when their end is told.
     pub(super) members: Vec<Member>,
 }
@@ -116,6 +127,7 @@ impl Worker {
     fn receive(&mut self) {
         if self.jobs.is_empty() {
             self.runner.rest();
+            self.tell();
         }
         if self.jobs.is_empty()
             && self.members.iter().all(Member::is_open)
@@ -163,6 +175,7 @@ impl Worker {
         tracing::error!(engine = %self.name, %why, "the model failed; the engine ends");
         // First of all, so that nobody who hears of the failure finds the engine alive.
         self.shared.mark_dead();
+        self.tell();
         for (_, mut job) in self.jobs.drain() {
             job.outbox.send(Event::Failed(Failure::Model(why.to_owned())));
         }
@@ -189,6 +202,7 @@ impl Worker {
     }
 
     fn wait_a_moment(&mut self) {
+        self.tell();
         if let Ok(command) = self.commands.recv_timeout(PATIENCE) {
             self.obey(command);
         }
@@ -218,6 +232,7 @@ impl Worker {
         if self.members.iter().all(Member::is_open) {
             return;
         }
+        self.tell();
         let scheduler = &mut self.scheduler;
         self.jobs.retain(|id, job| {
             let stays = match job.tenant.phase() {
@@ -280,21 +295,41 @@ impl Worker {
             .map_err(|panic| format!("the model panicked: {}", panic_message(panic.as_ref())))?
             .map_err(|error| error.to_string())?;
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        // while a device computes
+        self.tell();
         self.scheduler.computed(&plan);
         let outcomes =
             outcomes(&self.jobs, &self.scheduler, &plan, &logits).map_err(|error| error.to_string())?;
         for (part, outcome) in plan.parts.iter().zip(outcomes) {
             self.apply(part, outcome);
         }
+        if !self.lm.computes_apart() {
+            self.tell();
+        }
         Ok(Step::Done)
     }
 
-    /// Gives a sequence and its client what the step brought.
+    /// Tells clients of the tokens that were accepted.
+    fn tell(&mut self) {
+        for untold in std::mem::take(&mut self.untold) {
+            match untold {
+                Untold::More(id, chosen) => {
+                    if let Some(job) = self.jobs.get_mut(&id) {
+                        job.tell(chosen, None, &self.tokenizer);
+                    }
+                }
+                Untold::Last(mut job, chosen, end) => drop(job.tell(chosen, Some(end), &self.tokenizer)),
+            }
+        }
+    }
+
+    /// Gives a sequence what the step brought. Its client is told later, unless the sequence's end hangs on the text.
     fn apply(&mut self, part: &Part, outcome: Result<Outcome, Unusable>) {
         let Some((job, sequence)) = self.jobs.get_mut(&part.id).zip(self.scheduler.get(part.id)) else {
             return;
         };
         let tenant = Arc::clone(&job.tenant);
+        let mut last = None;
         let progress = match outcome {
             Err(unusable) => {
                 job.outbox.send(Event::Failed(unusable.into()));
@@ -310,13 +345,25 @@ impl Worker {
                 }
                 tenant.generated_tokens.fetch_add(1, Ordering::Relaxed);
                 self.scheduler.append(part.id, chosen.0);
-                job.accept(chosen, &self.tokenizer)
+                let end = job.accept(chosen.0);
+                if job.stops_by_text() {
+                    job.tell(chosen, end, &self.tokenizer)
+                } else if let Some(end) = end {
+                    last = Some((chosen, end));
+                    Progress::Ended
+                } else {
+                    self.untold.push(Untold::More(part.id, chosen));
+                    Progress::GoesOn
+                }
             }
         };
         if progress == Progress::Ended {
             self.shared.ended_requests.fetch_add(1, Ordering::Relaxed);
             self.scheduler.remove(part.id);
-            self.jobs.remove(&part.id);
+            let job = self.jobs.remove(&part.id);
+            if let Some((job, (chosen, end))) = job.zip(last) {
+                self.untold.push(Untold::Last(Box::new(job), chosen, end));
+            }
         }
     }
 }

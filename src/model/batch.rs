@@ -97,6 +97,11 @@ pub trait CausalLm: Send {
         let _ = (rows, contexts);
         Ok(())
     }
+    /// Whether a pass goes on after [`CausalLm::forward`] has returned, until its logits are read: then there is time for
+    /// something else in between.
+    fn computes_apart(&self) -> bool {
+        false
+    }
     /// Computes one batch: writes its keys and values and gives the logits asked for.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
 }

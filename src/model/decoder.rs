@@ -134,6 +134,10 @@ impl CausalLm for Llama {
         self.cache.as_mut()
     }
 
+    fn computes_apart(&self) -> bool {
+        !self.device.is_host()
+    }
+
     fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
         if !self.device.takes_memory_for_passes() {
             return Ok(());
