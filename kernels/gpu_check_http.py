@@ -18,11 +18,14 @@ PROMPT, OUTPUT = 64, 128
 
 
 class Server:
-    """A server with one model `m` of some versions, all of its traffic on the first."""
+    """A server with one model `m` of some versions, all of its traffic on the first; and `p1`, the first with a prompt."""
 
     def __init__(self, program, device, folders, running):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="switchback-"))
-        versions = ", ".join(f"v{i + 1}: {{ image: \"{folder.resolve()}\" }}" for i, folder in enumerate(folders))
+        (self.work / "prompt.md").write_text("Answer briefly.\n")
+        versions = [f"v{i + 1}: {{ image: \"{folder.resolve()}\" }}" for i, folder in enumerate(folders)]
+        versions.append(f"p1: {{ image: \"{folders[0].resolve()}\", prompt: prompt.md }}")
+        versions = ", ".join(versions)
         engine = f"{{ device: \"{device}\", max_running: {running}, max_step_tokens: {max(running, 1024)}, queue: 1024 }}"
         (self.work / "switchback.yaml").write_text(
             f"server: {{ mode: dev, listen: \"{HOST}:{PUBLIC}\", admin: \"{HOST}:{ADMIN}\", store: state.db, "
@@ -175,6 +178,15 @@ def two_versions(row, seconds, clients):
             f"{rate:.0f} tok/s, {100 * rate / alone:.0f} % of one alone; {failed} failed")
 
 
+def two_prompts(row, seconds, clients):
+    split(v1=100)
+    alone, _ = measured(clients, seconds)
+    split(v1=50, p1=50)
+    rate, failed = measured(clients, seconds)
+    row(f"two prompts of one image at 50/50, {clients} clients",
+        f"{rate:.0f} tok/s, {100 * rate / alone:.0f} % of one alone; {failed} failed")
+
+
 def rollback(row, seconds, clients):
     split(v1=100)
     load = Load(clients)
@@ -204,7 +216,8 @@ def figures(row, program, device, folders, seconds, numbers, host_to_device=None
     most = max(numbers)
     with Server(program, device, folders, most):
         for figure, arguments in ((by_concurrency, (seconds, numbers)), (two_versions, (seconds, most)),
-                                  (rollback, (seconds, most)), (wake, (host_to_device,))):
+                                  (two_prompts, (seconds, most)), (rollback, (seconds, most)),
+                                  (wake, (host_to_device,))):
             try:
                 figure(row, *arguments)
             except Exception as error:  # a figure that fails is a row, and the others are still wanted
