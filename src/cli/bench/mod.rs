@@ -1,5 +1,5 @@
-//! `switchback bench`: measures what the documentation claims, through the public door; `throughput` alone asks an
-//! engine itself.
+//! `switchback bench`: measures what the documentation claims, through the public door; `throughput` and
+//! `scheduler` ask an engine itself.
 //!
 //! Each of the others starts the server of a configuration in this process, on free loopback ports and with
 //! a throw-away store, and speaks HTTP to it as a client would. Figures go to standard output; they are
@@ -9,6 +9,7 @@ mod demo;
 mod harness;
 mod mirror;
 mod routing;
+mod scheduler;
 mod stream;
 mod switch;
 mod throughput;
@@ -33,6 +34,8 @@ enum What {
     Routing(routing::Args),
     /// Whether copies of requests for a canary change stable's answers or their times
     Mirror(mirror::Args),
+    /// What an engine's bookkeeping costs a step, with a model that computes nothing
+    Scheduler(scheduler::Args),
     /// Prefill and decode tokens a second of one engine, by batch size, beside the memory roofline
     Throughput(throughput::Args),
 }
@@ -43,6 +46,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         What::Switch(args) => switch::run(args).await,
         What::Routing(args) => routing::run(args).await,
         What::Mirror(args) => mirror::run(args).await,
+        What::Scheduler(args) => scheduler::run(args).await,
         What::Throughput(args) => throughput::run(args).await,
     }
 }

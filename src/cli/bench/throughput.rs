@@ -56,7 +56,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     let n = usize::from_str(text).map_err(|error| error.to_string())?;
     if n == 0 { Err("at least 1".to_owned()) } else { Ok(n) }
 }
@@ -168,7 +168,7 @@ async fn one_run(
 }
 
 /// When a sequence had each of its tokens.
-async fn times(mut generation: Generation) -> Result<Vec<Instant>, CliError> {
+pub(super) async fn times(mut generation: Generation) -> Result<Vec<Instant>, CliError> {
     let mut times = Vec::new();
     while let Some(event) = generation.next().await {
         match event {
@@ -182,7 +182,7 @@ async fn times(mut generation: Generation) -> Result<Vec<Instant>, CliError> {
 }
 
 /// Tokens a second after `begins` and until `ends`.
-fn rate(times: &[Vec<Instant>], begins: Instant, ends: Instant) -> Option<f64> {
+pub(super) fn rate(times: &[Vec<Instant>], begins: Instant, ends: Instant) -> Option<f64> {
     let tokens = times.iter().flatten().filter(|at| **at > begins && **at <= ends).count();
     let seconds = ends.checked_duration_since(begins)?.as_secs_f64();
     (tokens > 0).then_some(tokens as f64 / seconds)
