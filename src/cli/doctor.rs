@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::images::show;
 use super::table::{Table, bytes};
 use crate::config::{self, Config, ImageRef, KvTokens, Residency};
-use crate::model::{Device, Footprint, GpuInfo};
+use crate::model::{Device, ElementType, Footprint, GpuInfo};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,6 +32,8 @@ struct Sized {
     kv_tokens: KvTokens,
     /// Of that memory, on the device that is used; none where it gets what is free.
     kv_bytes: Option<u64>,
+    /// How the device keeps it.
+    kv_element: Option<ElementType>,
     footprint: Result<Footprint, String>,
 }
 
@@ -97,7 +99,8 @@ fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
             };
             let (version, residency) = (format!("{model}@{version}"), of.residency);
             let model = model.to_string();
-            sized.push(Sized { version, residency, model, kv_tokens, kv_bytes, footprint });
+            let kv_element = footprint.as_ref().ok().map(|footprint| footprint.kv_element(device));
+            sized.push(Sized { version, residency, model, kv_tokens, kv_bytes, kv_element, footprint });
         }
     }
     sized
@@ -147,7 +150,7 @@ fn wanted(sized: &[Sized]) -> u64 {
     for version in sized.iter().filter(|version| version.residency == Residency::Hot) {
         let Ok(footprint) = &version.footprint else { continue };
         wanted += footprint.weight_bytes;
-        let memory = (&version.model, footprint.kv_shape);
+        let memory = (&version.model, footprint.kv_shape, version.kv_element);
         if !memories.contains(&memory) {
             memories.push(memory);
             wanted += version.kv_bytes.unwrap_or(0);
@@ -165,21 +168,27 @@ fn free(gpus: &[GpuInfo], device: Result<&Device, &String>) -> Option<u64> {
 
 fn verdict(gpus: &[GpuInfo], device: Result<&Device, &String>, sized: &[Sized]) -> String {
     let wanted = wanted(sized);
+    let hot = || sized.iter().filter(|version| version.residency == Residency::Hot);
+    let rest = if hot().any(|version| version.kv_tokens == KvTokens::Auto) {
+        ", and keys and values, which get what is left"
+    } else {
+        ""
+    };
     match free(gpus, device) {
         Some(free) if wanted <= free => {
             format!(
-                "those that are hot take at most {} together: they fit into {} free",
+                "those that are hot take at most {} together{rest}: they fit into {} free, which steps work in, too",
                 bytes(wanted),
                 bytes(free)
             )
         }
         Some(free) => format!(
-            "those that are hot take up to {} together, more than {} free: lower engine.kv_tokens, or keep versions \
+            "those that are hot take up to {} together{rest}, more than {} free: lower engine.kv_tokens, or keep versions \
              `residency: warm` or `cold`. Weights that versions share count once, which this does not know",
             bytes(wanted),
             bytes(free)
         ),
-        None => format!("those that are hot take at most {} together", bytes(wanted)),
+        None => format!("those that are hot take at most {} together{rest}", bytes(wanted)),
     }
 }
 

@@ -93,6 +93,11 @@ impl BlockPool {
         std::mem::take(&mut self.free)
     }
 
+    /// Blocks with nothing in them.
+    pub(super) fn empties(&self) -> usize {
+        self.free.len()
+    }
+
     /// Blocks that nobody holds and that keep a prefix.
     pub(super) fn evictable(&self) -> usize {
         self.evictable.len()

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -21,6 +21,9 @@ use crate::model::{CausalLm, KvGeometry, Tokenizer};
 
 /// How long a drain waits for the step under way after its deadline.
 const LAST_STEP: Duration = Duration::from_secs(30);
+
+/// How long one who finds the channel full waits before he tries again.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// Room in the channel beside the queue's, so that a wake-up finds some.
 const SPARE_COMMANDS: usize = 4;
@@ -180,14 +183,22 @@ impl Engine {
         Ok(Self(Arc::new(Inner { name, tenant, core, ended })))
     }
 
-    /// The same engine for another tenant, named `name`; none if it has ended or is about to. Waits for the step under
-    /// way, so not for a thread that serves others.
+    /// The same engine for another tenant, named `name`; none if it has ended or is about to, or does not answer. Waits for
+    /// the step under way, so it blocks.
     pub fn share(&self, name: String) -> Option<Self> {
         let core = Arc::clone(&self.0.core);
         let (member, ended) = member(&core.shared);
         let tenant = Arc::clone(&member.tenant);
         let (tell, told) = sync_channel(1);
-        core.commands.try_send(Command::Admit(member, tell)).ok()?;
+        let mut admit = Command::Admit(member, tell);
+        let asked = Instant::now();
+        while let Err(refused) = core.commands.try_send(admit) {
+            match refused {
+                TrySendError::Full(again) if asked.elapsed() < LAST_STEP => admit = again,
+                TrySendError::Full(_) | TrySendError::Disconnected(_) => return None,
+            }
+            std::thread::sleep(A_MOMENT);
+        }
         // if nobody answers, dropping it is to leave
         let tenant = Self(Arc::new(Inner { name, tenant, core, ended }));
         told.recv_timeout(LAST_STEP).ok()?;
@@ -195,7 +206,8 @@ impl Engine {
     }
 
     /// Whether the two are tenants of the same engine.
-    pub fn is_shared_with(&self, other: &Self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0.core, &other.0.core)
     }
 
@@ -222,8 +234,8 @@ impl Engine {
         let work = Box::new(Job::new(request, outbox, (Arc::clone(tenant), place), turns));
         // Places are fewer than the channel's, so it is full only for a moment, if ever.
         commands.try_send(Command::Generate(work)).map_err(|error| match error {
-            std::sync::mpsc::TrySendError::Full(_) => full(),
-            std::sync::mpsc::TrySendError::Disconnected(_) => SubmitError::Closed,
+            TrySendError::Full(_) => full(),
+            TrySendError::Disconnected(_) => SubmitError::Closed,
         })?;
         Ok(generation)
     }
@@ -258,7 +270,12 @@ impl Engine {
         if !core.shared.is_alive() {
             let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             // The thread's last act was to say that it ends; a panic in it was reported to its requests.
-            if let Some(Err(_)) = thread.map(JoinHandle::join) {
+            let joined = match thread {
+                // it may still be freeing the model, which takes a while on a device
+                Some(thread) => tokio::task::spawn_blocking(|| thread.join()).await,
+                None => Ok(Ok(())),
+            };
+            if !matches!(joined, Ok(Ok(()))) {
                 tracing::error!(engine = %name, "the engine's thread panicked");
             }
         }

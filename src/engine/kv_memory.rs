@@ -1,16 +1,19 @@
 //! Memory for keys and values that several engines use: who gets blocks of it, and who gives some back.
 //!
 //! First come, first served, over all engines, as within each: where blocks run out, the older sequence has them. An
-//! engine that wants some for a sequence says so, with the sequence's age; the others give what they do not need (empty
-//! blocks, then those that only keep a prefix), and then set aside sequences that are younger. So the oldest sequence of
-//! all can always have all blocks, and every engine makes progress. A version that has little to do holds little.
+//! engine that wants some for a sequence says so, with the sequence's age (from when its engine took it in); the others
+//! give what they do not need (empty blocks, then those that only keep a prefix), and then set aside sequences that are
+//! younger. So the oldest sequence of all can always have all blocks, and every engine makes progress. A version that has
+//! little to do holds little. What is in the background is younger than any client's request.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::sequence::SequenceId;
+use super::scheduler::{Lacking, Plan, Scheduler};
+use super::sequence::{Age, SequenceId};
+use super::turns::Priority;
 use super::worker::Command;
 use crate::model::{KvCache, KvPool};
 
@@ -61,14 +64,14 @@ struct Entry {
 /// Blocks that a sequence cannot do without, and the others have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Want {
-    pub(super) age: SequenceId,
+    pub(super) age: Age,
     pub(super) blocks: usize,
 }
 
 /// What an engine asks for before a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Need {
-    /// For its oldest sequence that lacks some. Without one, nobody is made to give any.
+    /// For its oldest sequence that lacks some.
     pub(super) must: Option<Want>,
     /// What it could use besides.
     pub(super) more: usize,
@@ -82,6 +85,17 @@ pub(super) struct Share {
     held: usize,
     /// The most that it may hold.
     most: usize,
+    /// As the book has it.
+    want: Option<Want>,
+    /// Whether other engines used the memory when it was last looked at.
+    company: Company,
+}
+
+/// Whether other engines use a memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Alone,
+    Others,
 }
 
 impl KvMemory {
@@ -109,7 +123,7 @@ impl KvMemory {
         book.entries.insert(id, Entry { want: None, wake, woken: false });
         drop(book);
         let most = most.min(self.0.pool.layout().blocks);
-        Share { memory: self.clone(), id, held: 0, most }
+        Share { memory: self.clone(), id, held: 0, most, want: None, company: Company::Alone }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -121,6 +135,16 @@ impl Book {
     fn wants_of_others(&self, id: u64) -> impl Iterator<Item = Want> {
         let others = self.entries.iter().filter(move |(other, _)| **other != id);
         others.filter_map(|(_, entry)| entry.want)
+    }
+
+    fn company_of(&self, id: u64) -> Company {
+        if self.entries.keys().any(|other| *other != id) { Company::Others } else { Company::Alone }
+    }
+
+    fn set_want(&mut self, id: u64, want: Option<Want>) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.want = want;
+        }
     }
 
     fn wake_all_but(&mut self, id: u64) {
@@ -143,80 +167,113 @@ impl Share {
         SequenceId(self.memory.0.arrivals.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Takes what is there of what is needed, but for what older sequences of others wait for. Where that is less than must
-    /// be, the others hear of it.
-    pub(super) fn take(&mut self, cache: &mut KvCache, need: Need) -> Vec<u32> {
+    /// The next step of a lane, with what can be had of the blocks that it needs; none where the others have them, who know
+    /// of it then. Empty where the lane has nothing to do.
+    pub(super) fn plan(
+        &mut self,
+        scheduler: &mut Scheduler,
+        cache: &mut KvCache,
+        priority: Priority,
+    ) -> Option<Plan> {
+        let taken = self.take(cache, scheduler.need(priority));
+        scheduler.stock(taken);
+        let others_have_some = self.company == Company::Others && self.held < self.most;
+        let lacking = if others_have_some { Lacking::Wait } else { Lacking::SetAside };
+        let plan = scheduler.plan(priority, lacking);
+        (!plan.parts.is_empty() || !others_have_some).then_some(plan)
+    }
+
+    /// Gives back what others need more, and what is not needed. Between two steps, and before an engine rests.
+    pub(super) fn give_way(&mut self, scheduler: &mut Scheduler, cache: &mut KvCache) {
+        if self.want.is_some_and(|want| scheduler.len(want.age.priority) == 0) {
+            // whoever wanted some is gone
+            self.set_want(None);
+        }
+        let debts = self.debts();
+        if self.company == Company::Alone {
+            return;
+        }
+        // what it waits for it keeps as it comes
+        if self.want.is_none() {
+            let spared = scheduler.spare(debts.to_keep_empty);
+            self.give(cache, spared);
+        }
+        for want in debts.wants {
+            let blocks = scheduler.give_way(want);
+            self.give(cache, blocks);
+        }
+    }
+
+    /// Takes what is there of what is needed, but for what others wait for: what must be, but for what older sequences wait
+    /// for. Where that is less than must be, the others hear of it.
+    fn take(&mut self, cache: &mut KvCache, need: Need) -> Vec<u32> {
         let room = self.most - self.held;
         let must = need.must.map_or(0, |must| must.blocks.min(room));
         let mut book = self.memory.book();
-        let age = need.must.map_or(SequenceId::YOUNGEST, |must| must.age);
-        let of_older = book.wants_of_others(self.id).filter(|want| want.age < age).map(|want| want.blocks);
-        let free = self.memory.0.pool.free().saturating_sub(of_older.sum());
-        let taken = cache.take((must + need.more).min(room).min(free));
-        self.held += taken.len();
-        let missing = must.saturating_sub(taken.len());
-        let want = need.must.filter(|_| missing > 0).map(|must| Want { blocks: missing, ..must });
-        if let Some(entry) = book.entries.get_mut(&self.id) {
-            entry.want = want;
+        let (mut of_others, mut of_older) = (0, 0);
+        for want in book.wants_of_others(self.id) {
+            of_others += want.blocks;
+            of_older += if need.must.is_some_and(|must| want.age < must.age) { want.blocks } else { 0 };
         }
-        if want.is_some() {
+        let free = self.memory.0.pool.free();
+        let for_must = must.min(free.saturating_sub(of_older));
+        let for_more = need.more.min(room - must).min((free - for_must).saturating_sub(of_others));
+        let taken = cache.take(for_must + for_more);
+        self.held += taken.len();
+        self.want = need.must.map(|want| Want { blocks: must.saturating_sub(for_must), ..want });
+        self.want = self.want.filter(|want| want.blocks > 0);
+        self.company = book.company_of(self.id);
+        book.set_want(self.id, self.want);
+        if self.want.is_some() {
             book.wake_all_but(self.id);
         }
         taken
     }
 
-    /// Gives blocks back.
-    pub(super) fn give(&mut self, cache: &mut KvCache, blocks: Vec<u32>) {
+    fn give(&mut self, cache: &mut KvCache, blocks: Vec<u32>) {
         self.held -= blocks.len();
         cache.give(blocks);
     }
 
-    /// What others lack beyond what is empty, with the age of their oldest; but for those who are younger than what this
-    /// engine wants some for itself.
-    pub(super) fn owed(&self) -> Option<Want> {
+    fn set_want(&mut self, want: Option<Want>) {
+        if self.want != want {
+            self.want = want;
+            self.memory.book().set_want(self.id, want);
+        }
+    }
+
+    /// What the others want of this engine, but for what is younger than that for which it wants some itself.
+    fn debts(&mut self) -> Debts {
         let mut book = self.memory.book();
-        let own = book.entries.get_mut(&self.id).and_then(|entry| {
+        self.company = book.company_of(self.id);
+        if let Some(entry) = book.entries.get_mut(&self.id) {
             entry.woken = false;
-            entry.want
-        });
+        }
+        let own = self.want;
         let is_older = |want: &Want| own.is_none_or(|own| want.age < own.age);
-        let wants: Vec<Want> = book.wants_of_others(self.id).filter(is_older).collect();
-        let age = wants.iter().map(|want| want.age).min()?;
-        let wanted: usize = wants.iter().map(|want| want.blocks).sum();
-        let blocks = wanted.saturating_sub(self.memory.0.pool.free());
-        (blocks > 0).then_some(Want { age, blocks })
-    }
-
-    /// Says that nothing is wanted any more.
-    pub(super) fn want_nothing(&mut self) {
-        if let Some(entry) = self.memory.book().entries.get_mut(&self.id) {
-            entry.want = None;
-        }
-    }
-
-    /// Whether it waits for others to give it some. Until then it keeps what it has got.
-    pub(super) fn wants(&self) -> bool {
-        self.memory.book().entries.get(&self.id).is_some_and(|entry| entry.want.is_some())
-    }
-
-    /// How many blocks are to be emptied of prefixes, if there are such, so that others find some.
-    pub(super) fn to_keep_empty(&self) -> usize {
-        if self.is_alone() {
-            return 0;
-        }
+        let mut wants: Vec<Want> = book.wants_of_others(self.id).filter(is_older).collect();
+        wants.sort_by_key(|want| want.age);
         let pool = &self.memory.0.pool;
-        (pool.layout().blocks / KEPT_EMPTY).saturating_sub(pool.free())
+        let mut free = pool.free();
+        let to_keep_empty = (pool.layout().blocks / KEPT_EMPTY).saturating_sub(free);
+        // the oldest has what is empty already
+        for want in &mut wants {
+            let covered = want.blocks.min(free);
+            free -= covered;
+            want.blocks -= covered;
+        }
+        wants.retain(|want| want.blocks > 0);
+        Debts { wants, to_keep_empty }
     }
+}
 
-    /// Whether no other engine uses the memory: then there is no need to give anything back.
-    pub(super) fn is_alone(&self) -> bool {
-        self.memory.book().entries.len() == 1
-    }
-
-    /// Whether what it may still have is with others.
-    pub(super) fn waits_for_others(&self) -> bool {
-        !self.is_alone() && self.held < self.most
-    }
+/// What others are to have of an engine.
+#[derive(Debug)]
+struct Debts {
+    /// Beyond what is empty; the oldest first.
+    wants: Vec<Want>,
+    /// Blocks that are to be emptied of prefixes, if there are such, so that others find some.
+    to_keep_empty: usize,
 }
 
 impl Drop for Share {
@@ -224,3 +281,7 @@ impl Drop for Share {
         self.memory.book().entries.remove(&self.id);
     }
 }
+
+#[cfg(test)]
+#[path = "kv_memory_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::block_pool::{BlockId, BlockPool};
 use super::config::PrefixCache;
 use super::kv_memory::{Need, Want};
-use super::sequence::{Sequence, SequenceId, State};
+use super::sequence::{Age, Sequence, SequenceId, State};
 use super::turns::Priority;
 use crate::model::{Batch, MOST_SCORED_ROWS, Span};
 
@@ -38,8 +38,22 @@ pub(super) struct Plan {
     pub(super) batch: Batch,
     /// One for each span of the batch.
     pub(super) parts: Vec<Part>,
-    /// How many sequences were set aside to make room.
-    pub(super) preempted: usize,
+}
+
+/// What becomes of the youngest sequence of a lane where there is no block for it to go on in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// It gives up what it has.
+    SetAside,
+    /// It keeps that and waits: others have blocks, and have been asked for some.
+    Wait,
+}
+
+/// Whether a lane's sequences had to go for older ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SetAside {
+    Nobody,
+    Some,
 }
 
 /// One sequence's part of a step.
@@ -61,6 +75,7 @@ pub(super) struct Scheduler {
     pool: BlockPool,
     foreground: Lane,
     background: Lane,
+    preemptions: u64,
 }
 
 /// The sequences of one priority.
@@ -76,7 +91,7 @@ impl Scheduler {
     /// A scheduler with no sequences.
     pub(super) fn new(limits: Limits) -> Self {
         let pool = BlockPool::new(limits.blocks);
-        Self { limits, pool, foreground: Lane::default(), background: Lane::default() }
+        Self { limits, pool, foreground: Lane::default(), background: Lane::default(), preemptions: 0 }
     }
 
     /// Takes a sequence in at the end of its lane. It must fit the pool when nothing else is there, and be younger
@@ -123,6 +138,11 @@ impl Scheduler {
         waiting.filter(|s| s.cached.is_some()).map(|s| s.id)
     }
 
+    /// How often a sequence was set aside to make room.
+    pub(super) fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
     /// Blocks that running sequences hold.
     pub(super) fn blocks_used(&self) -> usize {
         self.pool.used()
@@ -138,10 +158,7 @@ impl Scheduler {
     pub(super) fn need(&self, priority: Priority) -> Need {
         let Limits { block_size, max_running, max_step_tokens, .. } = self.limits;
         let lane = self.lane(priority);
-        let outgrown = |s: &&Sequence| s.blocks() < s.tokens.len().div_ceil(block_size);
-        let growing = lane.running.iter().filter(outgrown).count();
-        let available = self.pool.available();
-        let oldest_growing = lane.running.iter().find(outgrown).filter(|_| growing > available);
+        let growing = lane.running.iter().filter(|s| s.has_outgrown(block_size)).count();
         let places = max_running.saturating_sub(lane.running.len());
         let mut waiting = lane.waiting.iter().take(places);
         let first = waiting.next();
@@ -153,19 +170,29 @@ impl Scheduler {
             Some(s.tokens.len().div_ceil(block_size) + 1)
         });
         let later: usize = first.map_or(0, |_| later.sum());
-        let to_admit = first.map_or(0, |first| self.to_admit(first, lane));
-        let want = |sequence: &Sequence, blocks| Want { age: sequence.id, blocks };
-        let (must, more) = match (oldest_growing, first) {
-            (Some(oldest), _) => (Some(want(oldest, growing - available)), to_admit + later),
-            (None, first) => {
-                let must = (growing + to_admit).saturating_sub(available);
-                (first.filter(|_| must > 0).map(|first| want(first, must)), later)
-            }
+        let to_admit = first.map_or(0, |first| first.tokens.len().div_ceil(block_size) + lane.running.len());
+        // what is had without asking anybody
+        let own = self.pool.available() + self.yields_to(priority);
+        let must = if growing > own {
+            // the rest comes from those of the lane that are younger
+            lane.running.iter().find(|s| s.has_outgrown(block_size)).map(|oldest| (oldest.id, 1))
+        } else if growing + to_admit > own {
+            first.map(|first| (first.id, (growing + self.to_admit(first, lane)).saturating_sub(own)))
+        } else {
+            None
         };
+        let must = must.filter(|(_, blocks)| *blocks > 0);
+        let must = must.map(|(id, blocks)| Want { age: Age { priority, id }, blocks });
+        // empty ones come before those that keep a prefix
+        let more = (growing + to_admit + later).saturating_sub(self.pool.empties());
+        Need { must, more: more.saturating_sub(must.map_or(0, |must| must.blocks)) }
+    }
+
+    /// Blocks that sequences of the other lane hold and that a lane may take from them.
+    fn yields_to(&self, priority: Priority) -> usize {
         match priority {
-            Priority::Foreground => Need { must, more },
-            // nobody gives way to it
-            Priority::Background => Need { must: None, more: must.map_or(0, |must| must.blocks) + more },
+            Priority::Foreground => self.background.running.iter().map(Sequence::blocks).sum(),
+            Priority::Background => 0,
         }
     }
 
@@ -194,27 +221,23 @@ impl Scheduler {
         blocks
     }
 
-    /// Gives away what others lack, as far as nothing that is older needs it. Sequences that have to go for it are set
-    /// aside; how many is told, too.
-    pub(super) fn give_way(&mut self, to: Want) -> (Vec<u32>, usize) {
-        let mut set_aside = 0;
-        while self.pool.available() < to.blocks {
-            let is_younger = |youngest: &Sequence| youngest.id > to.age;
-            let goes = self.set_background_aside()
-                || self.foreground.running.last().is_some_and(is_younger)
-                    && self.set_youngest_aside(Priority::Foreground);
-            if !goes {
-                break;
+    /// Gives away what others lack for a sequence, as far as nothing that is older needs it.
+    pub(super) fn give_way(&mut self, to: Want) -> Vec<u32> {
+        for priority in [Priority::Background, Priority::Foreground] {
+            let younger =
+                |lane: &Lane| lane.running.last().is_some_and(|s| Age { priority, id: s.id } > to.age);
+            while self.pool.available() < to.blocks && younger(self.lane(priority)) {
+                self.set_youngest_aside(priority);
             }
-            set_aside += 1;
         }
-        (self.pool.spare(to.blocks), set_aside)
+        self.pool.spare(to.blocks)
     }
 
     /// The next step of a lane. Empty only if the lane is, if others have the blocks that it needs, or if it is the
     /// background and the foreground is not empty.
-    pub(super) fn plan(&mut self, priority: Priority) -> Plan {
-        let mut plan = Plan { preempted: self.make_room(priority), ..Plan::default() };
+    pub(super) fn plan(&mut self, priority: Priority, lacking: Lacking) -> Plan {
+        let set_aside = self.make_room(priority, lacking);
+        let mut plan = Plan::default();
         let most = match priority {
             Priority::Foreground => self.limits.max_step_tokens,
             Priority::Background => self.limits.max_step_tokens.min(BACKGROUND_ROWS),
@@ -224,7 +247,7 @@ impl Scheduler {
         let ready = lane.running.iter().filter(|s| s.remaining() == 1).count();
         // Prompts go on even where the tokens of running sequences fill the budget.
         let mut budget = Budget { rows: most.saturating_sub(ready).max(1), scored: MOST_SCORED_ROWS };
-        for sequence in &lane.running {
+        for sequence in lane.running.iter().filter(|s| !s.has_outgrown(block_size)) {
             let rows = match sequence.remaining() {
                 1 => 1,
                 _ => budget.spend(sequence),
@@ -232,7 +255,7 @@ impl Scheduler {
             plan.push(sequence, rows, block_size);
         }
         // Who was just set aside would come straight back and be set aside again.
-        while plan.preempted == 0
+        while set_aside == SetAside::Nobody
             && budget.rows > 0
             && self.lane(priority).running.len() < self.limits.max_running
         {
@@ -262,27 +285,30 @@ impl Scheduler {
         }
     }
 
-    /// Gives every sequence of a lane that is about to outgrow its blocks another one, setting the youngest aside for
-    /// the older where none is left. How many of the lane were set aside.
-    fn make_room(&mut self, priority: Priority) -> usize {
-        let mut preempted = 0;
+    /// Gives every sequence of a lane that has outgrown its blocks another one, setting the youngest aside for the older
+    /// where none is left.
+    fn make_room(&mut self, priority: Priority, lacking: Lacking) -> SetAside {
+        let mut set_aside = SetAside::Nobody;
         let mut i = 0;
         while i < self.lane(priority).running.len() {
             let size = self.limits.block_size;
             let (pool, lane) = self.parts(priority);
-            let needed = lane.running[i].tokens.len().div_ceil(size);
-            let State::Running { blocks, .. } = &mut lane.running[i].state else { break };
-            if blocks.len() >= needed {
+            let youngest = i + 1 == lane.running.len();
+            let sequence = &mut lane.running[i];
+            if !sequence.has_outgrown(size) {
                 i += 1;
             } else if let Some(block) = pool.allocate() {
-                blocks.push(block);
+                sequence.grow(block);
             } else if priority == Priority::Background || !self.set_background_aside() {
+                if youngest && lacking == Lacking::Wait {
+                    break;
+                }
                 // The youngest may be the one in need; then it goes itself.
                 self.set_youngest_aside(priority);
-                preempted += 1;
+                set_aside = SetAside::Some;
             }
         }
-        preempted
+        set_aside
     }
 
     /// The oldest waiting sequence of a lane with blocks for all its tokens, if there is room beside those that run.
@@ -327,6 +353,7 @@ impl Scheduler {
         let Some(mut youngest) = lane.running.pop() else { return false };
         free(pool, &mut youngest);
         lane.waiting.push_front(youngest);
+        self.preemptions += 1;
         true
     }
 

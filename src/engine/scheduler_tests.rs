@@ -98,7 +98,7 @@ proptest! {
             // As the engine does: the background has its turn while the foreground has nothing.
             let [foreground, background] = PRIORITIES;
             let priority = if scheduler.len(foreground) == 0 { background } else { foreground };
-            let plan = scheduler.plan(priority);
+            let plan = scheduler.plan(priority, Lacking::SetAside);
             step += 1;
             prop_assert!(scheduler.len(priority) == 0 || !plan.parts.is_empty(), "a step without progress");
             prop_assert!(plan.parts.iter().all(|part| open[&part.id].priority == priority));
@@ -158,7 +158,7 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
     for id in 0..2 {
         scheduler.add(Sequence::new(SequenceId(id), vec![1], PromptScores::Skip), Priority::Foreground);
     }
-    let plan = scheduler.plan(Priority::Foreground);
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     scheduler.computed(&plan);
     for step in &plan.parts {
         scheduler.append(step.id, 5);
@@ -166,7 +166,7 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
     scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip), Priority::Foreground);
     let chunks: Vec<Vec<usize>> = (0..3)
         .map(|_| {
-            let plan = scheduler.plan(Priority::Foreground);
+            let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
             scheduler.computed(&plan);
             let sampled: Vec<_> = plan.parts.iter().filter(|s| s.sample.is_some()).map(|s| s.id).collect();
             for id in sampled {
@@ -183,11 +183,11 @@ fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
     let mut scheduler = stocked(limits(16, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..12).collect();
     scheduler.add(Sequence::new(SequenceId(0), prompt.clone(), PromptScores::Skip), Priority::Foreground);
-    let plan = scheduler.plan(Priority::Foreground);
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     scheduler.computed(&plan);
     scheduler.add(Sequence::new(SequenceId(1), prompt, PromptScores::Skip), Priority::Foreground);
     scheduler.append(SequenceId(0), 3);
-    let plan = scheduler.plan(Priority::Foreground);
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(plan.parts[1].positions, 8..12);
     assert_eq!(scheduler.get(SequenceId(1)).unwrap().cached, Some(8));
 }
@@ -196,20 +196,20 @@ fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
 fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
     let mut scheduler = stocked(limits(4, 8, 64, PrefixCache::Off));
     scheduler.add(Sequence::new(SequenceId(0), vec![1; 12], PromptScores::Skip), Priority::Background);
-    let plan = scheduler.plan(Priority::Background);
+    let plan = scheduler.plan(Priority::Background, Lacking::SetAside);
     scheduler.computed(&plan);
     assert_eq!(scheduler.blocks_used(), 3);
     scheduler.add(Sequence::new(SequenceId(1), vec![2; 8], PromptScores::Skip), Priority::Foreground);
-    let plan = scheduler.plan(Priority::Foreground);
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(plan.parts.iter().map(|s| s.id).collect::<Vec<_>>(), [SequenceId(1)]);
     assert_eq!((scheduler.blocks_used(), scheduler.set_aside().count()), (2, 1));
     scheduler.remove(SequenceId(1));
-    assert_eq!(scheduler.plan(Priority::Background).parts[0].positions, 0..12);
+    assert_eq!(scheduler.plan(Priority::Background, Lacking::SetAside).parts[0].positions, 0..12);
 }
 
 #[test]
 fn a_step_in_the_background_is_short() {
     let mut scheduler = stocked(limits(256, 8, 512, PrefixCache::Off));
     scheduler.add(Sequence::new(SequenceId(0), vec![1; 500], PromptScores::Skip), Priority::Background);
-    assert_eq!(scheduler.plan(Priority::Background).batch.tokens.len(), BACKGROUND_ROWS);
+    assert_eq!(scheduler.plan(Priority::Background, Lacking::SetAside).batch.tokens.len(), BACKGROUND_ROWS);
 }

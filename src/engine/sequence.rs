@@ -1,14 +1,17 @@
 //! One context that grows: its tokens, how many of them are computed, and the blocks that hold them.
 
 use super::block_pool::{BlockId, PrefixId};
+use super::turns::Priority;
 
 /// Names a sequence for its whole life; a later arrival has a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SequenceId(pub(super) u64);
 
-impl SequenceId {
-    /// Of none: whatever comes is older.
-    pub(super) const YOUNGEST: Self = Self(u64::MAX);
+/// Who goes before whom, over all engines: clients before copies, and then who came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age {
+    pub(super) priority: Priority,
+    pub(super) id: SequenceId,
 }
 
 /// Whether the scores of the prompt's own tokens are wanted.
@@ -77,6 +80,21 @@ impl Sequence {
         match &self.state {
             State::Waiting => 0,
             State::Running { blocks, .. } => blocks.len(),
+        }
+    }
+
+    /// Whether it runs and its blocks have no room for all its tokens.
+    pub(super) fn has_outgrown(&self, block_size: usize) -> bool {
+        match &self.state {
+            State::Waiting => false,
+            State::Running { blocks, .. } => blocks.len() < self.tokens.len().div_ceil(block_size),
+        }
+    }
+
+    /// Takes a block on. One that waits has none, and nobody gives it one.
+    pub(super) fn grow(&mut self, block: BlockId) {
+        if let State::Running { blocks, .. } = &mut self.state {
+            blocks.push(block);
         }
     }
 

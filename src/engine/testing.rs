@@ -138,6 +138,10 @@ impl CausalLm for FakeLm {
         Ok(small_pool(geometry))
     }
 
+    fn kv_element(&self) -> ElementType {
+        ElementType::F32
+    }
+
     fn kv_token_bytes(&self) -> usize {
         2 * size_of::<f32>()
     }

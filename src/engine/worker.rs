@@ -19,7 +19,7 @@ use super::shared::{Phase, Shared, Tenant};
 use super::turns::{Priority, Runner, Turn, Turns};
 use crate::model::{CausalLm, Tokenizer};
 
-/// How long work in the background waits before it asks again for its turn.
+/// How long an engine waits before it asks again for its turn, or for blocks.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// A message to the thread.
@@ -29,7 +29,7 @@ pub(super) enum Command {
     Generate(Box<(Job, Vec<u32>)>),
     /// Take requests of another tenant, too, and say so.
     Admit(Member, SyncSender<()>),
-    /// Look at the tenants' phases.
+    /// Look at the tenants' phases, and at what others want of the memory.
     Wake,
 }
 
@@ -92,6 +92,7 @@ impl Worker {
             self.publish();
             self.let_go();
             if self.members.iter().all(|member| member.tenant.phase() == Phase::Gone) {
+                self.tell();
                 return;
             }
             if self.jobs.is_empty() {
@@ -117,7 +118,9 @@ impl Worker {
                 Err(why) => return self.fail(&why),
             }
             let took = began.elapsed();
-            self.runner.stepped(took);
+            if priority == Priority::Foreground {
+                self.runner.stepped(took);
+            }
             self.shared.busy_micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
             self.publish();
         }
@@ -183,21 +186,8 @@ impl Worker {
 
     /// Gives blocks back that others need more.
     fn give_way(&mut self) {
-        if self.share.is_alone() {
-            return;
-        }
-        let Some(cache) = self.lm.cache() else { return };
-        if self.jobs.is_empty() {
-            self.share.want_nothing();
-        }
-        if !self.share.wants() {
-            let spared = self.scheduler.spare(self.share.to_keep_empty());
-            self.share.give(cache, spared);
-        }
-        if let Some(owed) = self.share.owed() {
-            let (blocks, set_aside) = self.scheduler.give_way(owed);
-            self.share.give(cache, blocks);
-            self.shared.preemptions.fetch_add(set_aside as u64, Ordering::Relaxed);
+        if let Some(cache) = self.lm.cache() {
+            self.share.give_way(&mut self.scheduler, cache);
         }
     }
 
@@ -264,6 +254,7 @@ impl Worker {
 
     fn publish(&self) {
         self.shared.blocks_used.store(self.scheduler.blocks_used(), Ordering::Relaxed);
+        self.shared.preemptions.store(self.scheduler.preemptions(), Ordering::Relaxed);
         for Member { tenant, .. } in &self.members {
             let of = |id: &SequenceId| self.jobs.get(id).is_some_and(|job| Arc::ptr_eq(&job.tenant, tenant));
             tenant.running.store(self.scheduler.running().filter(of).count(), Ordering::Relaxed);
@@ -274,22 +265,17 @@ impl Worker {
     /// One forward pass and what follows from it. An error is the model's, and the end.
     fn step(&mut self, priority: Priority) -> Result<Step, String> {
         let cache = self.lm.cache().ok_or("the model has no cache")?;
-        let blocks = self.share.take(cache, self.scheduler.need(priority));
-        self.scheduler.stock(blocks);
-        let plan = self.scheduler.plan(priority);
+        let Some(plan) = self.share.plan(&mut self.scheduler, cache, priority) else {
+            return Ok(Step::LacksBlocks);
+        };
         if plan.parts.is_empty() {
-            return if self.share.waits_for_others() {
-                Ok(Step::LacksBlocks)
-            } else {
-                Err("the scheduler found nothing to do for the requests it has".into())
-            };
+            return Err("the scheduler found nothing to do for the requests it has".into());
         }
         for part in &plan.parts {
             if let Some(job) = self.jobs.get_mut(&part.id) {
                 job.place = None;
             }
         }
-        self.shared.preemptions.fetch_add(plan.preempted as u64, Ordering::Relaxed);
         self.publish();
         let logits = catch_unwind(AssertUnwindSafe(|| self.lm.forward(&plan.batch)))
             .map_err(|panic| format!("the model panicked: {}", panic_message(panic.as_ref())))?

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::KvTokens;
 use crate::engine::{EngineConfig, KvMemory, WeakKvMemory};
 use crate::ids::ModelName;
-use crate::model::{CausalLm, Device, Footprint, KvShape};
+use crate::model::{CausalLm, Device, ElementType, Footprint, KvLayout, KvShape};
 
 /// Of what is free, one part in so many is left, for what the driver takes by itself.
 const MARGIN: u64 = 20;
@@ -20,14 +20,19 @@ pub(super) struct KvPlan {
     pub(super) most: Option<usize>,
 }
 
-/// A version that is to find room on the device later.
+/// An engine that is to find room on the device later.
 #[derive(Debug, Clone)]
 pub(super) struct Later {
     pub(super) model: ModelName,
     pub(super) footprint: Footprint,
+    /// Of its weights; none if others bring them.
+    pub(super) weight_bytes: u64,
     pub(super) tokens: KvTokens,
     pub(super) expected: Expected,
 }
+
+/// Which versions share a memory: those of a model whose keys and values are of equal sizes.
+type Kind = (ModelName, KvShape, ElementType);
 
 /// Whether a version that is not on the device will come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +78,17 @@ impl KvMemories {
                     lm.reserve(engine.max_step_tokens, engine.max_running).map_err(|e| e.to_string())?;
                     let free = free_bytes(device)?.unwrap_or(before);
                     let room = Room { free, steps: before.saturating_sub(free) };
-                    let has = |later: &Later| known.iter().any(|(model, _)| *model == later.model);
-                    let later: Vec<Later> = later().into_iter().filter(|later| !has(later)).collect();
-                    let shape = (model.clone(), lm.kv_shape());
-                    let tokens = room.tokens(&later, &shape, lm.kv_token_bytes() as u64, device);
+                    let there = known.iter().filter_map(kind_of).collect::<Vec<Kind>>();
+                    let token_bytes = lm.kv_token_bytes() as u64;
+                    let own = (model.clone(), lm.kv_shape(), lm.kv_element());
+                    let tokens = room.tokens(&later(), own, &there, token_bytes, device);
+                    if tokens < engine.max_step_tokens {
+                        return Err(format!(
+                            "no room for keys and values: {free} bytes of {device} are free, and what is to be loaded \
+                             beside this version needs them. Keep fewer versions hot, or say engine.kv_tokens: a number \
+                             leaves room for nothing else"
+                        ));
+                    }
                     tracing::info!(%model, tokens, free, "key-value memory from what is free");
                     tokens
                 }
@@ -86,6 +98,12 @@ impl KvMemories {
         known.push((model.clone(), memory.downgrade()));
         Ok(memory)
     }
+}
+
+fn kind_of((model, memory): &(ModelName, WeakKvMemory)) -> Option<Kind> {
+    let memory = memory.upgrade()?;
+    let KvLayout { layers, kv_heads, head_dim, .. } = memory.pool().layout();
+    Some((model.clone(), KvShape { layers, kv_heads, head_dim }, memory.pool().element()))
 }
 
 fn free_bytes(device: &Device) -> Result<Option<u64>, String> {
@@ -102,22 +120,22 @@ struct Room {
 
 impl Room {
     /// Tokens for one memory, of so many bytes each: an equal part of what is left by those who are expected, and by the
-    /// largest of those who may come, so that there is room for a canary.
-    fn tokens(self, later: &[Later], own: &(ModelName, KvShape), token_bytes: u64, device: &Device) -> usize {
+    /// largest of those who may come, so that there is room for a canary. `there` has its memory already.
+    fn tokens(self, later: &[Later], own: Kind, there: &[Kind], token_bytes: u64, device: &Device) -> usize {
         let soon = || later.iter().filter(|later| later.expected == Expected::Soon);
         let perhaps = later.iter().filter(|later| later.expected == Expected::Perhaps);
-        let takes = |later: &Later| later.footprint.weight_bytes + self.steps;
+        let takes = |later: &Later| later.weight_bytes + self.steps;
         // this one's recorded steps keep their results, which are no larger than what its steps work in
         let mut taken: u64 =
             self.steps + soon().map(takes).sum::<u64>() + perhaps.map(takes).max().unwrap_or(0);
-        let mut memories = vec![own.clone()];
+        let mut memories = vec![own];
         for later in soon() {
-            let shape = (later.model.clone(), later.footprint.kv_shape);
-            if memories.contains(&shape) {
+            let kind = (later.model.clone(), later.footprint.kv_shape, later.footprint.kv_element(device));
+            if memories.contains(&kind) || there.contains(&kind) {
                 continue;
             }
             match later.tokens {
-                KvTokens::Auto => memories.push(shape),
+                KvTokens::Auto => memories.push(kind),
                 KvTokens::Tokens(tokens) => taken += later.footprint.kv_bytes(device, tokens),
             }
         }
@@ -138,16 +156,18 @@ mod tests {
 
     fn later(model: &str, tokens: KvTokens, expected: Expected) -> Later {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/v1");
-        Later { model: model.parse().unwrap(), footprint: Footprint::of(&dir).unwrap(), tokens, expected }
+        let footprint = Footprint::of(&dir).unwrap();
+        let weight_bytes = footprint.weight_bytes;
+        Later { model: model.parse().unwrap(), footprint, weight_bytes, tokens, expected }
     }
 
     #[test]
     fn a_memory_leaves_room_for_what_is_to_come() {
         let demo = later("a", KvTokens::Auto, Expected::Soon).footprint;
-        let own = ("a".parse().unwrap(), demo.kv_shape);
+        let own: Kind = ("a".parse().unwrap(), demo.kv_shape, demo.kv_element(&Device::CPU));
         let weights = demo.weight_bytes;
         let tokens = |free, others: &[Later]| {
-            Room { free, steps: 1000 }.tokens(others, &own, 100, &Device::CPU) as u64
+            Room { free, steps: 1000 }.tokens(others, own.clone(), &[], 100, &Device::CPU) as u64
         };
         let free = 100 * weights;
         let all_but = |bytes: u64| {
@@ -167,6 +187,14 @@ mod tests {
         let kv = fixed.footprint.kv_bytes(&Device::CPU, 64);
         assert_eq!(tokens(free, &[fixed]), all_but(weights + 1000 + kv));
         assert_eq!(tokens(weights / 2, &canaries), 0, "nothing is left");
+        // one whose weights are there brings only steps; and weights count though there is a memory for them
+        let other = Later { weight_bytes: 0, ..later("b", auto, Expected::Soon) };
+        assert_eq!(tokens(free, std::slice::from_ref(&other)), all_but(1000) / 2);
+        let there: [Kind; 1] = [("b".parse().unwrap(), demo.kv_shape, demo.kv_element(&Device::CPU))];
+        let sibling = later("b", auto, Expected::Soon);
+        let found =
+            Room { free, steps: 1000 }.tokens(&[sibling], own.clone(), &there, 100, &Device::CPU) as u64;
+        assert_eq!(found, all_but(weights + 1000));
     }
 
     /// What is free becomes one memory, in which two versions with weights of their own serve.
@@ -197,12 +225,16 @@ mod tests {
         let filled = used.device();
         let (canary, shared, _) = start(&models[1], &model, Vec::new()).unwrap();
         assert!(shared.pool().layout() == memory.pool().layout());
-        assert!(used.device() < 128 << 20, "{} and then {}", filled, used.device());
-        // another model finds hardly any room, and does not disturb those that serve
-        drop((memory, shared));
-        let third = start(&models[0], &other, Vec::new());
-        assert!(third.is_err() || third.is_ok_and(|(_, _, rest)| rest < tokens / 4));
+        let canary_takes = used.device() - filled;
+        assert!(canary_takes < filled / 2, "weights and room for steps: {canary_takes} beside {filled}");
+        // another model that leaves no room for what comes with it is refused, and disturbs nobody
+        let mut third = models[0].lm().unwrap();
+        let huge = Later { weight_bytes: 1 << 40, ..later("other", KvTokens::Auto, Expected::Soon) };
+        let refused = memories
+            .of(&other, third.as_mut(), (&engine, KvTokens::Auto), &device, || vec![huge])
+            .map(|_| ());
+        let why = refused.unwrap_err();
+        assert!(why.contains("no room for keys and values"), "{why}");
         assert!(stable.is_alive() && canary.is_alive());
-        drop((stable, canary));
     }
 }

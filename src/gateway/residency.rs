@@ -226,7 +226,10 @@ impl Residency {
                 && same_settings
         };
         let sibling = table.values().filter_map(State::serving).find(is_sibling)?;
-        let engine = sibling.engine.share(prepared.version.to_string())?;
+        let Some(engine) = sibling.engine.share(prepared.version.to_string()) else {
+            tracing::warn!(version = %prepared.version, sibling = %sibling.version(), "its engine does not answer: another one is started");
+            return None;
+        };
         tracing::info!(version = %prepared.version, sibling = %sibling.version(), "they share an engine");
         Some(engine)
     }
@@ -249,29 +252,32 @@ impl Residency {
         Engine::start_in(&memory, name, lm, tokenizer, settings, turns.clone()).map_err(|e| e.to_string())
     }
 
-    /// Who is to find room on the device beside a version that is being loaded: an entry for each image that is not there
-    /// yet, as far as its files can be found and read.
+    /// Which engines are to find room on the device beside that of a version that is being loaded, as far as their files
+    /// can be found and read.
     fn later(&self, version: &VersionRef) -> Vec<Later> {
         let Inner { blueprints, images, awaited, table, .. } = &*self.0;
         let (awaited, table) = (awaited.load(), table.load());
         let on_device = |other: &VersionRef| table.get(other).is_some_and(|state| state.backend().is_some());
         let there = blueprints.iter().filter(|(other, _)| *other == version || on_device(other));
-        let mut seen: Vec<&ImageRef> = there.map(|(_, plan)| &plan.image).collect();
-        // those that come for certain first, so that an image of several versions counts as theirs
+        let (mut engines, mut weights): (BTreeSet<_>, Vec<_>) =
+            there.map(|(other, plan)| ((&other.model, plan.image.to_string()), &plan.image)).unzip();
+        // those that come for certain first, so that what they bring counts as theirs
         let (soon, perhaps): (Vec<_>, Vec<_>) =
             blueprints.iter().partition(|(other, _)| awaited.contains(*other));
         let soon = soon.into_iter().map(|plan| (plan, Expected::Soon));
         let perhaps = perhaps.into_iter().map(|plan| (plan, Expected::Perhaps));
         let mut later = Vec::new();
         for ((other, plan), expected) in soon.chain(perhaps) {
-            if seen.contains(&&plan.image) {
+            // versions of a model that differ in their prompt share an engine
+            if !engines.insert((&other.model, plan.image.to_string())) {
                 continue;
             }
-            seen.push(&plan.image);
             let dir = images.dir_of(&plan.image).ok().flatten();
-            if let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir).ok()) {
-                later.push(Later { model: other.model.clone(), footprint, tokens: plan.kv.tokens, expected });
-            }
+            let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir).ok()) else { continue };
+            let weight_bytes = if weights.contains(&&plan.image) { 0 } else { footprint.weight_bytes };
+            weights.push(&plan.image);
+            let (model, tokens) = (other.model.clone(), plan.kv.tokens);
+            later.push(Later { model, footprint, weight_bytes, tokens, expected });
         }
         later
     }

@@ -31,6 +31,9 @@ impl CausalLm for Broken {
         let layout = KvLayout { layers: 1, blocks, block_size, kv_heads: 1, head_dim: 1 };
         Ok(KvPool::new(&Device::CPU, layout, ElementType::F32).unwrap())
     }
+    fn kv_element(&self) -> ElementType {
+        ElementType::F32
+    }
     fn kv_token_bytes(&self) -> usize {
         2 * size_of::<f32>()
     }

@@ -73,6 +73,8 @@ pub trait CausalLm: Send {
     fn kv_shape(&self) -> KvShape;
     /// A pool that the model can keep its keys and values in, beside others of the same sizes on the same device.
     fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError>;
+    /// How its device keeps a number of them.
+    fn kv_element(&self) -> ElementType;
     /// Bytes that the keys and values of a token take in such a pool.
     fn kv_token_bytes(&self) -> usize;
     /// Whether it can keep its keys and values in a pool of another model.

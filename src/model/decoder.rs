@@ -6,9 +6,9 @@ use super::error::ModelError;
 use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, HostRows, KvCache, KvLayout, KvPool, Mask, Replays, Rope, RopeAngles, Rows, Tensor,
-    TensorError, Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits, paged_attention,
-    rms_norm, rope_write_kv, select_rows,
+    Context, Device, ElementType, HostRows, KvCache, KvLayout, KvPool, Mask, Replays, Rope, RopeAngles, Rows,
+    Tensor, TensorError, Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits,
+    paged_attention, rms_norm, rope_write_kv, select_rows,
 };
 
 /// A Llama with its cache.
@@ -111,14 +111,17 @@ impl CausalLm for Llama {
         KvPool::new(&self.device, layout, weights).ok_or(ModelError::Memory { tokens, bytes_per_token })
     }
 
+    fn kv_element(&self) -> ElementType {
+        KvPool::element_on(&self.device, self.body.embedding.element())
+    }
+
     fn kv_token_bytes(&self) -> usize {
         self.body.kv_token_bytes(&self.device)
     }
 
     fn can_join(&self, pool: &KvPool) -> bool {
         let KvLayout { layers, kv_heads, head_dim, .. } = pool.layout();
-        let own = KvPool::element_on(&self.device, self.body.embedding.element());
-        (KvShape { layers, kv_heads, head_dim }, pool.element()) == (self.kv_shape(), own)
+        (KvShape { layers, kv_heads, head_dim }, pool.element()) == (self.kv_shape(), self.kv_element())
     }
 
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
@@ -228,14 +231,14 @@ impl Body {
         let Self { config, rope, embedding: table, layers, norm, head } = self;
         let step = Step { config, angles: rope.angles(rows)?, rows };
 
-        let mut x = embedding(table, &rows.tokens)?; // [rows, hidden]
+        let mut x = embedding(table, rows.tokens())?; // [rows, hidden]
         let mut delta = None;
         for (i, layer) in layers.iter().enumerate() {
             delta = Some(layer.forward(&mut x, delta.as_ref(), i, &step)?);
         }
-        let mut x = select_rows(&x, &rows.wanted)?; // [wanted, hidden]
+        let mut x = select_rows(&x, rows.wanted())?; // [wanted, hidden]
         let x = match &delta {
-            Some(delta) => add_rms_norm(&mut x, &select_rows(delta, &rows.wanted)?, norm, config.norm_eps)?,
+            Some(delta) => add_rms_norm(&mut x, &select_rows(delta, rows.wanted())?, norm, config.norm_eps)?,
             None => rms_norm(&x, norm, config.norm_eps)?,
         };
         logits(&x, head)

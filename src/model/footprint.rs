@@ -6,7 +6,7 @@ use super::batch::KvShape;
 use super::config::Config;
 use super::error::ModelError;
 use super::weights::stored;
-use crate::tensor::{Device, ElementType};
+use crate::tensor::{Device, ElementType, KvPool};
 
 /// What a model takes of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,11 @@ impl Footprint {
         let config = Config::read(&dir.join("config.json"))?;
         let (weight_bytes, element) = stored(dir, "model.embed_tokens.weight")?;
         Ok(Self { weight_bytes, kv_shape: config.kv_shape(), element })
+    }
+
+    /// How a device keeps its keys and values.
+    pub const fn kv_element(&self, device: &Device) -> ElementType {
+        KvPool::element_on(device, self.element)
     }
 
     /// Bytes of keys and values of so many tokens on a device.

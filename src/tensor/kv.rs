@@ -105,6 +105,11 @@ impl KvPool {
         self.0.element
     }
 
+    /// Whether two handles are of one memory.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Blocks that nobody holds.
     pub fn free(&self) -> usize {
         self.0.free().len()
@@ -217,7 +222,7 @@ impl fmt::Debug for KvCache {
 /// Writes keys and values of rows on the host into `slots`, which are theirs.
 ///
 /// # Panics
-/// If the layer is outside the layout.
+/// If the layer is outside the layout, or there are not as many slots as rows.
 pub(super) fn write(
     store: &cpu::KvStore,
     rows: &Rows<'_>,
@@ -225,7 +230,7 @@ pub(super) fn write(
     slots: &[u32],
     [keys, values]: [&[f32]; 2],
 ) {
-    debug_assert!(slots.len() == rows.len(), "slots of other rows");
+    assert!(slots.len() == rows.len(), "slots of other rows");
     // SAFETY: rows are made for slots in blocks that their cache holds, it gives none away while they borrow it, and no
     // other thread has it
     unsafe { store.write(layer, slots, keys, values) };
@@ -239,7 +244,7 @@ pub(super) fn attend(
     q: &[f32],
     queries: &[Query<'_>],
 ) -> Vec<f32> {
-    debug_assert!(queries.len() == rows.len(), "queries of other rows");
+    assert!(queries.len() == rows.len(), "queries of other rows");
     // SAFETY: as above
     unsafe { cpu::attend(Level::best(), q, queries, store, layer) }
 }

@@ -11,7 +11,7 @@ use std::collections::btree_map::Entry;
 use super::array::Tensor;
 use super::error::Result;
 use super::gpu::{Graph, Places};
-use super::kv::{KvCache, KvLayout, Store};
+use super::kv::{KvCache, KvLayout, KvPool, Store};
 use super::rows::{HostRows, Rows};
 
 /// The most rows of a pass that is recorded: larger ones keep a device busy by themselves.
@@ -22,6 +22,8 @@ pub struct Replays {
     /// Tokens of the longest context.
     longest: usize,
     by_rows: BTreeMap<usize, Replay>,
+    /// The memory that they write to, so that it stays while they do.
+    over: Option<KvPool>,
 }
 
 struct Replay {
@@ -33,7 +35,7 @@ struct Replay {
 impl Replays {
     /// Of a model whose contexts have at most `longest` tokens.
     pub fn new(longest: usize) -> Self {
-        Self { longest, by_rows: BTreeMap::new() }
+        Self { longest, by_rows: BTreeMap::new(), over: None }
     }
 
     /// What `pass` gives for these rows, if it is one to be recorded: single rows of contexts on a GPU, the results of all
@@ -83,6 +85,10 @@ impl Replays {
         rows: usize,
         mut pass: impl FnMut(&Rows<'_>) -> Result<Tensor>,
     ) -> Result<&Replay> {
+        if self.over.as_ref().is_none_or(|over| !over.is(cache.pool())) {
+            self.clear();
+            self.over = Some(cache.pool().clone());
+        }
         match self.by_rows.entry(rows) {
             Entry::Occupied(recorded) => Ok(recorded.into_mut()),
             Entry::Vacant(place) => {
@@ -103,6 +109,7 @@ impl Replays {
     /// Forgets all of them, as a cache that they write to goes.
     pub fn clear(&mut self) {
         self.by_rows.clear();
+        self.over = None;
     }
 }
 

@@ -53,7 +53,7 @@ impl Rope {
     /// The angles of the rows of a pass on the same device.
     pub fn angles(&self, rows: &Rows<'_>) -> Result<RopeAngles> {
         let half = self.table.frequencies.len();
-        let turns = match (&rows.positions.0, &self.frequencies) {
+        let turns = match (&rows.positions().0, &self.frequencies) {
             (Numbers::Host(positions), None) => Turns::Host(self.table.turns(positions)),
             (Numbers::Device(positions), Some(frequencies)) => {
                 Turns::Device(gpu::angles(positions, frequencies, half, self.table.attention_factor)?)

@@ -66,14 +66,11 @@ pub(super) struct Query<'a> {
 /// The rows of one forward pass.
 #[derive(Debug)]
 pub struct Rows<'a> {
-    /// A token a row.
-    pub tokens: Indices<'a>,
-    /// Its position in its context.
-    pub positions: Indices<'a>,
-    /// Where its keys and values go.
-    pub slots: Indices<'a>,
-    /// The rows whose results are wanted in the end.
-    pub wanted: Indices<'a>,
+    tokens: Indices<'a>,
+    positions: Indices<'a>,
+    /// Of blocks that the cache holds: nobody else writes there.
+    pub(super) slots: Indices<'a>,
+    wanted: Indices<'a>,
     contexts: Contexts<'a>,
     cache: &'a KvCache,
 }
@@ -138,6 +135,21 @@ impl<'a> Rows<'a> {
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// A token a row.
+    pub const fn tokens(&self) -> &Indices<'a> {
+        &self.tokens
+    }
+
+    /// Its position in its context.
+    pub const fn positions(&self) -> &Indices<'a> {
+        &self.positions
+    }
+
+    /// The rows whose results are wanted in the end.
+    pub const fn wanted(&self) -> &Indices<'a> {
+        &self.wanted
     }
 
     /// The cache that the contexts lie in.

@@ -64,6 +64,10 @@ impl CausalLm for Idle {
         KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
     }
 
+    fn kv_element(&self) -> ElementType {
+        ElementType::F32
+    }
+
     fn kv_token_bytes(&self) -> usize {
         self.kv_shape().bytes_per_token(&Device::CPU, ElementType::F32)
     }

@@ -53,8 +53,8 @@ impl Bert {
             HostRows { tokens, positions: &positions, slots: &positions, wanted: &[], contexts: &whole_text };
         let rows = Rows::new(&cache, host)?;
 
-        let x = embedding(&self.words, &rows.tokens)?;
-        let x = add(x, &embedding(&self.positions, &rows.positions)?)?;
+        let x = embedding(&self.words, rows.tokens())?;
+        let x = add(x, &embedding(&self.positions, rows.positions())?)?;
         let x = add(x, &embedding(&self.token_types, &Indices::host(&[0]))?)?; // all of it is the first segment
         let mut x = self.norm.forward(x)?; // [rows, hidden]
         for layer in &self.layers {

@@ -82,8 +82,8 @@ fn rows_are_looked_up_picked_and_normalised() {
             contexts: &[context],
         };
         let rows = Rows::new(&cache, rows).unwrap();
-        let mut x = embedding(&table, &rows.tokens).unwrap();
-        let picked = select_rows(&x, &rows.wanted).unwrap().into_vec().unwrap();
+        let mut x = embedding(&table, rows.tokens()).unwrap();
+        let picked = select_rows(&x, rows.wanted()).unwrap().into_vec().unwrap();
         let looked_up = embedding(&host, &Indices::host(&[7, 49, 0, 7, 13])).unwrap().into_vec().unwrap();
         assert_eq!(picked, [&looked_up[4 * width..], &looked_up[width..2 * width]].concat(), "{what}");
 
