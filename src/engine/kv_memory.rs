@@ -180,15 +180,14 @@ impl Share {
         let others_have_some = self.company == Company::Others && self.held < self.most;
         let lacking = if others_have_some { Lacking::Wait } else { Lacking::SetAside };
         let plan = scheduler.plan(priority, lacking);
+        // a younger one of its own may have made room
+        self.want_no_longer(scheduler);
         (!plan.parts.is_empty() || !others_have_some).then_some(plan)
     }
 
     /// Gives back what others need more, and what is not needed. Between two steps, and before an engine rests.
     pub(super) fn give_way(&mut self, scheduler: &mut Scheduler, cache: &mut KvCache) {
-        if self.want.is_some_and(|want| scheduler.len(want.age.priority) == 0) {
-            // whoever wanted some is gone
-            self.set_want(None);
-        }
+        self.want_no_longer(scheduler);
         let debts = self.debts();
         if self.company == Company::Alone {
             return;
@@ -235,10 +234,10 @@ impl Share {
         cache.give(blocks);
     }
 
-    fn set_want(&mut self, want: Option<Want>) {
-        if self.want != want {
-            self.want = want;
-            self.memory.book().set_want(self.id, want);
+    /// Has the others forget a want whose sequence has what it wanted, or is gone.
+    fn want_no_longer(&mut self, scheduler: &Scheduler) {
+        if self.want.take_if(|want| !scheduler.lacks_blocks(want.age)).is_some() {
+            self.memory.book().set_want(self.id, None);
         }
     }
 

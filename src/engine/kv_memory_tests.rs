@@ -136,7 +136,11 @@ proptest! {
                 }
             };
             let plan = desk.share.plan(&mut desk.scheduler, &mut desk.cache, priority);
-            prop_assert!(!ran || runs(&desks), "the oldest of all is not set aside");
+            let shares: Vec<_> = desks.iter().map(|desk| (desk.share.held, desk.share.want)).collect();
+            prop_assert!(
+                !ran || runs(&desks),
+                "the oldest of all, {oldest:?}, is not set aside by {i} for another: {shares:?}"
+            );
             let Some(plan) = plan else { continue };
             let desk = &mut desks[i];
             prop_assert!(!plan.parts.is_empty(), "a step without progress");

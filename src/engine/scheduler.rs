@@ -188,6 +188,13 @@ impl Scheduler {
         Need { must, more: more.saturating_sub(must.map_or(0, |must| must.blocks)) }
     }
 
+    /// Whether there is such a sequence, and it waits for blocks or for more of them.
+    pub(super) fn lacks_blocks(&self, Age { priority, id }: Age) -> bool {
+        let lane = self.lane(priority);
+        let outgrown = |s: &Sequence| s.id == id && s.has_outgrown(self.limits.block_size);
+        lane.running.iter().any(outgrown) || lane.waiting.iter().any(|s| s.id == id)
+    }
+
     /// Blocks that sequences of the other lane hold and that a lane may take from them.
     fn yields_to(&self, priority: Priority) -> usize {
         match priority {
