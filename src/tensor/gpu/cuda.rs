@@ -310,7 +310,10 @@ impl Driver for Cuda {
 
     fn free_bytes(&self) -> Result<u64> {
         self.here()?;
-        self.done(result::mem_get_info()).map(|(free, _)| free as u64)
+        match result::mem_get_info() {
+            Ok((free, _)) => Ok(free as u64),
+            Err(error) => Err(self.shared.failed(error)),
+        }
     }
 
     unsafe fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
