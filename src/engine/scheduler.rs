@@ -81,10 +81,27 @@ pub(super) struct Scheduler {
 /// The sequences of one priority.
 #[derive(Debug, Default)]
 struct Lane {
-    /// Oldest first.
+    /// Oldest first, and so by their ids.
     running: Vec<Sequence>,
     /// Oldest first.
     waiting: VecDeque<Sequence>,
+}
+
+impl Lane {
+    /// The place of a running sequence.
+    fn find(&self, id: SequenceId) -> Option<usize> {
+        self.running.binary_search_by_key(&id, |s| s.id).ok()
+    }
+}
+
+fn running<'s>(
+    foreground: &'s mut Lane,
+    background: &'s mut Lane,
+    id: SequenceId,
+) -> Option<&'s mut Sequence> {
+    let lane = if foreground.find(id).is_some() { foreground } else { background };
+    let i = lane.find(id)?;
+    Some(&mut lane.running[i])
 }
 
 impl Scheduler {
@@ -103,7 +120,7 @@ impl Scheduler {
     /// Takes a sequence out and frees its blocks.
     pub(super) fn remove(&mut self, id: SequenceId) {
         for lane in [&mut self.foreground, &mut self.background] {
-            if let Some(i) = lane.running.iter().position(|s| s.id == id) {
+            if let Some(i) = lane.find(id) {
                 free(&mut self.pool, &mut lane.running.remove(i));
                 return;
             }
@@ -120,11 +137,11 @@ impl Scheduler {
 
     /// A running sequence.
     pub(super) fn get(&self, id: SequenceId) -> Option<&Sequence> {
-        self.foreground.running.iter().chain(&self.background.running).find(|s| s.id == id)
+        [&self.foreground, &self.background].into_iter().find_map(|lane| Some(&lane.running[lane.find(id)?]))
     }
 
     fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
-        self.foreground.running.iter_mut().chain(&mut self.background.running).find(|s| s.id == id)
+        running(&mut self.foreground, &mut self.background, id)
     }
 
     /// Sequences that hold blocks.
@@ -278,8 +295,9 @@ impl Scheduler {
     pub(super) fn computed(&mut self, plan: &Plan) {
         let size = self.limits.block_size;
         for part in &plan.parts {
-            let running = self.foreground.running.iter_mut().chain(&mut self.background.running);
-            let Some(sequence) = running.into_iter().find(|s| s.id == part.id) else { continue };
+            let Some(sequence) = running(&mut self.foreground, &mut self.background, part.id) else {
+                continue;
+            };
             sequence.computed_to(part.positions.end);
             let State::Running { blocks, prefixes, computed } = &mut sequence.state else { continue };
             if self.limits.prefix_cache == PrefixCache::Off {

@@ -256,7 +256,11 @@ impl Worker {
         self.shared.blocks_used.store(self.scheduler.blocks_used(), Ordering::Relaxed);
         self.shared.preemptions.store(self.scheduler.preemptions(), Ordering::Relaxed);
         for Member { tenant, .. } in &self.members {
-            let of = |id: &SequenceId| self.jobs.get(id).is_some_and(|job| Arc::ptr_eq(&job.tenant, tenant));
+            // one that is alone has all of them
+            let of = |id: &SequenceId| {
+                self.members.len() == 1
+                    || self.jobs.get(id).is_some_and(|job| Arc::ptr_eq(&job.tenant, tenant))
+            };
             tenant.running.store(self.scheduler.running().filter(of).count(), Ordering::Relaxed);
             tenant.set_aside.store(self.scheduler.set_aside().filter(of).count(), Ordering::Relaxed);
         }
