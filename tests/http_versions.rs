@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Server, chat, client, process, serve, start, with};
+use common::{Server, Setup, chat, client, process, serve, start, start_with, with};
 use reqwest::Method;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -307,6 +307,37 @@ async fn no_request_is_lost_while_versions_come_and_go() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     for client in clients {
         assert!(client.await.unwrap() > 0);
+    }
+}
+
+/// Both versions keep their contexts in one memory that holds a few of them: each is answered, as if it were alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_share_too_little_memory_answer_all_as_they_would_alone() {
+    let server = start_with(Setup { kv_tokens: Some(256), ..Setup::default() }).await;
+    let request = |version: &str, i: usize| {
+        let prompt: Vec<usize> = (0..20 + i * 7).map(|t| (t * (i + 3)) % 60 + 1).collect();
+        json!({"model": format!("desk@{version}"), "prompt": prompt, "max_tokens": 30 + i, "temperature": 0,
+            "ignore_eos": true})
+    };
+    let text = |answer: &Value| answer["choices"][0]["text"].as_str().unwrap().to_owned();
+    let asked: Vec<(&str, usize)> =
+        ["v1", "v2"].into_iter().flat_map(|v| (0..12).map(move |i| (v, i))).collect();
+    let mut alone = Vec::new();
+    for (version, i) in &asked {
+        alone.push(text(&server.ask("/v1/completions", &request(version, *i)).await));
+    }
+    assert_ne!(alone[0], alone[12], "they say different things");
+    for _ in 0..3 {
+        let together = asked.iter().map(async |(v, i)| server.ask("/v1/completions", &request(v, *i)).await);
+        let together = futures::future::join_all(together).await;
+        assert_eq!(together.iter().map(text).collect::<Vec<_>>(), alone);
+    }
+    server.idle().await;
+    for version in ["v1", "v2"] {
+        let series =
+            |metric: &str| format!("switchback_engine_{metric}{{model=\"desk\",version=\"{version}\"}}");
+        assert_eq!(server.counted(&series("kv_blocks")).await, 16);
+        assert_eq!(server.counted(&series("kv_blocks_used")).await, 0);
     }
 }
 

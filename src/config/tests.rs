@@ -196,6 +196,22 @@ fn a_lone_cold_version_has_no_route_by_default() {
     assert!(errors(text).contains("models.m.route"));
 }
 
+#[test]
+fn a_part_of_the_key_value_memory_is_no_larger_than_the_memory() {
+    let text = |engine: &str, part: &str| {
+        format!(
+            "server: {{ mode: dev }}\nengine: {{ kv_tokens: {engine} }}\nmodels:\n  m:\n    versions:\n      v1: {{ image: a, kv_tokens: {part} }}\n"
+        )
+    };
+    let config = read(&text("auto", "4096")).unwrap();
+    let model = config.models.values().next().unwrap();
+    assert_eq!(model.engine.kv_tokens, KvTokens::Auto);
+    assert_eq!(model.versions.values().next().unwrap().kv_tokens, Some(4096));
+    assert_snapshot!(errors(&text("64", "100")), @"/etc/sb.yaml:6: models.m.versions.v1.kv_tokens: 100 is more than the 64 that the model's versions share; lower it, leave it out for all of them, or raise engine.kv_tokens");
+    assert_snapshot!(errors(&text("auto", "8")), @"/etc/sb.yaml:6: models.m.versions.v1.kv_tokens: 8 is less than one block of 16; raise kv_tokens or lower block_size");
+    assert_snapshot!(errors(&text("many", "16")), @r#"/etc/sb.yaml:2: engine.kv_tokens: found "many"; give a whole number from 1 to 1073741824, or auto"#);
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in ".{0,200}") {

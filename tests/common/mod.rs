@@ -28,6 +28,8 @@ pub struct Setup {
     pub server: &'static str,
     /// Further lines of the `engine` section.
     pub engine: &'static str,
+    /// Of the key-value memory; 4096 if nothing is said.
+    pub kv_tokens: Option<usize>,
 }
 
 /// Two versions hot, a third cold, a fourth that cannot be loaded; v1 has all traffic.
@@ -79,10 +81,11 @@ pub fn client() -> Client {
 
 fn config(folder: &Path, setup: &Setup) -> std::path::PathBuf {
     let path = folder.join("switchback.yaml");
-    let Setup { server, engine } = setup;
+    let Setup { server, engine, kv_tokens } = setup;
+    let kv_tokens = kv_tokens.unwrap_or(4096);
     let text = format!(
         "server:\n  mode: dev\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  store: state.db\n  images: images\n{server}\
-         engine:\n  kv_tokens: 4096\n{engine}\
+         engine:\n  kv_tokens: {kv_tokens}\n{engine}\
          models:\n  desk:\n    sticky_header: x-user-id\n    versions:\n\
          \x20     v1: {{ image: v1, residency: hot }}\n\
          \x20     v2: {{ image: v2, residency: hot }}\n\
