@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use switchback::clock::SystemClock;
-use switchback::config::ReadyMade;
+use switchback::config::{Guardrails, Policy, ReadyMade};
 use switchback::ids::{ModelName, VersionName, VersionRef, Weight};
 use switchback::release::analysis::Measured;
 use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
@@ -378,4 +378,26 @@ async fn a_rollout_and_an_experiment_exclude_each_other_and_a_rollback_ends_eith
     releases.begin_rollout(rollout(), by("anna")).await.unwrap();
     let refused = releases.begin_experiment(experiment(None), by("anna")).await;
     assert!(matches!(refused, Err(ReleaseError::RolloutRuns { .. })), "{refused:?}");
+}
+
+/// While versions are compared by their times, nothing may make one wait for the other.
+#[tokio::test]
+async fn times_are_compared_by_experiments_and_by_guardrails_on_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let hot = Arc::new(Hot { v3: AtomicBool::new(true) });
+    let releases = start(folder.path(), &ALL, hot).await.unwrap();
+    assert!(!releases.compares_times());
+    releases.begin_experiment(experiment(None), by("anna")).await.unwrap();
+    assert!(releases.compares_times());
+    releases.rollback(model(), by("ben")).await.unwrap();
+    assert!(!releases.compares_times());
+
+    let timed = ReadyMade::CustomerFacing.policy();
+    let untimed = Policy { guardrails: Guardrails::none(), ..timed.clone() };
+    for (policy, compares) in [(timed, true), (untimed, false)] {
+        let (canary, basis) = ("v2".parse().unwrap(), Basis::Checks);
+        let new = Begin { model: model(), canary, policy, basis, conflict: OnConflict::Supersede };
+        releases.begin_rollout(new, by("anna")).await.unwrap();
+        assert_eq!(releases.compares_times(), compares);
+    }
 }
