@@ -98,11 +98,6 @@ impl BlockPool {
         self.free.len()
     }
 
-    /// Blocks that nobody holds and that keep a prefix.
-    pub(super) fn evictable(&self) -> usize {
-        self.evictable.len()
-    }
-
     /// How many blocks of a context that is cut into such pieces are known, and how many of those nobody holds.
     pub(super) fn known<'t>(&self, pieces: impl Iterator<Item = &'t [u32]>) -> (usize, usize) {
         let (mut parent, mut known, mut unheld) = (None, 0, 0);

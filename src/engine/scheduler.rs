@@ -241,7 +241,7 @@ impl Scheduler {
     /// Gives all empty blocks away, and at most so many more that only keep a prefix.
     pub(super) fn spare(&mut self, prefixes: usize) -> Vec<u32> {
         let mut blocks = self.pool.spare_empty();
-        blocks.extend(self.pool.spare(prefixes.min(self.pool.evictable())));
+        blocks.extend(self.pool.spare(prefixes));
         blocks
     }
 

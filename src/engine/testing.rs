@@ -7,8 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use crate::model::{
-    Batch, CausalLm, Device, ElementType, KvCache, KvGeometry, KvLayout, KvPool, KvShape, Logits, ModelError,
-    Tokenizer,
+    Batch, CausalLm, Device, ElementType, KvCache, KvGeometry, KvPool, KvShape, Logits, ModelError, Tokenizer,
 };
 
 /// The token that ends a text; below it, each token is a byte.
@@ -134,20 +133,8 @@ impl CausalLm for FakeLm {
         KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
     }
 
-    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError> {
-        Ok(small_pool(geometry))
-    }
-
     fn kv_element(&self) -> ElementType {
         ElementType::F32
-    }
-
-    fn kv_token_bytes(&self) -> usize {
-        2 * size_of::<f32>()
-    }
-
-    fn can_join(&self, _pool: &KvPool) -> bool {
-        true
     }
 
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
@@ -209,10 +196,9 @@ impl CausalLm for FakeLm {
     }
 }
 
-/// Of blocks that hold next to nothing.
-pub(super) fn small_pool(KvGeometry { blocks, block_size }: KvGeometry) -> KvPool {
-    let layout = KvLayout { layers: 1, blocks, block_size, kv_heads: 1, head_dim: 1 };
-    KvPool::new(&Device::CPU, layout, ElementType::F32).unwrap()
+/// A pool for such models: of blocks that hold next to nothing.
+pub(super) fn small_pool(geometry: KvGeometry) -> KvPool {
+    FakeLm::new(Fault::Nothing).kv_pool(geometry).unwrap()
 }
 
 /// A byte-level tokenizer: each byte is a token, and [`EOS`] is special.

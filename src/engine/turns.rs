@@ -258,15 +258,21 @@ mod tests {
         assert!(turns.background_turn().is_some());
     }
 
+    /// A step of 10 ms, if the engine may take one; whether it did.
+    fn step(runner: &mut Runner, requests: usize) -> bool {
+        let may = runner.may_step(requests);
+        if may {
+            runner.stepped(Duration::from_millis(10));
+        }
+        may
+    }
+
     /// Steps of two engines that both have requests all the time, a step of the device at a time.
     fn steps(turns: &Turns, requests: [usize; 2], rounds: usize) -> [usize; 2] {
         let (mut runners, mut steps) = ([turns.runner(), turns.runner()], [0, 0]);
         for round in 0..rounds {
             let i = round % 2;
-            if runners[i].may_step(requests[i]) {
-                runners[i].stepped(Duration::from_millis(10));
-                steps[i] += 1;
-            }
+            steps[i] += usize::from(step(&mut runners[i], requests[i]));
         }
         steps
     }
@@ -290,13 +296,6 @@ mod tests {
     fn nobody_waits_for_an_engine_that_rests_or_is_gone_and_rest_is_not_saved_up() {
         let turns = Turns::default();
         let (mut busy, mut other) = (turns.runner(), turns.runner());
-        let step = |runner: &mut Runner, requests| {
-            let may = runner.may_step(requests);
-            if may {
-                runner.stepped(Duration::from_millis(10));
-            }
-            may
-        };
         assert!((0..100).all(|_| step(&mut busy, 4)), "it is alone with what there is to do");
         assert_eq!((0..9).filter(|_| step(&mut other, 4)).count(), 2, "it begins where the other is");
         assert!(step(&mut busy, 4));
@@ -311,13 +310,6 @@ mod tests {
     fn what_was_taken_while_nobody_was_held_up_is_not_held_against_an_engine() {
         let turns = Turns::default();
         let (mut one, mut other) = (turns.runner(), turns.runner());
-        let step = |runner: &mut Runner, requests| {
-            let may = runner.may_step(requests);
-            if may {
-                runner.stepped(Duration::from_millis(10));
-            }
-            may
-        };
         assert!((0..1000).all(|_| step(&mut one, 4)));
         one.rest();
         assert!(step(&mut other, 4), "it is alone now");
@@ -348,10 +340,7 @@ mod tests {
         let mut steps = 0;
         while steps < 100 {
             assert!(began.elapsed() < Duration::from_secs(30));
-            if busy.may_step(4) {
-                busy.stepped(Duration::from_millis(10));
-                steps += 1;
-            }
+            steps += usize::from(step(&mut busy, 4));
         }
         assert!(began.elapsed() >= MOST_HELD_UP, "it was given its chance");
         assert!(began.elapsed() < 4 * MOST_HELD_UP, "once, not before each step");

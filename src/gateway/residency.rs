@@ -259,8 +259,7 @@ impl Residency {
         let (awaited, table) = (awaited.load(), table.load());
         let on_device = |other: &VersionRef| table.get(other).is_some_and(|state| state.backend().is_some());
         let there = blueprints.iter().filter(|(other, _)| *other == version || on_device(other));
-        let (mut engines, mut weights): (BTreeSet<_>, Vec<_>) =
-            there.map(|(other, plan)| ((&other.model, plan.image.to_string()), &plan.image)).unzip();
+        let mut engines: Vec<_> = there.map(|(other, plan)| (&other.model, &plan.image)).collect();
         // those that come for certain first, so that what they bring counts as theirs
         let (soon, perhaps): (Vec<_>, Vec<_>) =
             blueprints.iter().partition(|(other, _)| awaited.contains(*other));
@@ -269,13 +268,15 @@ impl Residency {
         let mut later = Vec::new();
         for ((other, plan), expected) in soon.chain(perhaps) {
             // versions of a model that differ in their prompt share an engine
-            if !engines.insert((&other.model, plan.image.to_string())) {
+            let engine = (&other.model, &plan.image);
+            if engines.contains(&engine) {
                 continue;
             }
+            let brought = engines.iter().any(|(_, image)| *image == &plan.image);
+            engines.push(engine);
             let dir = images.dir_of(&plan.image).ok().flatten();
             let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir).ok()) else { continue };
-            let weight_bytes = if weights.contains(&&plan.image) { 0 } else { footprint.weight_bytes };
-            weights.push(&plan.image);
+            let weight_bytes = if brought { 0 } else { footprint.weight_bytes };
             let (model, tokens) = (other.model.clone(), plan.kv.tokens);
             later.push(Later { model, footprint, weight_bytes, tokens, expected });
         }

@@ -7,9 +7,7 @@ use super::backend::Backend;
 use super::state::State;
 use crate::engine::{Engine, EngineConfig, Turns};
 use crate::ids::VersionRef;
-use crate::model::{
-    Batch, CausalLm, Device, ElementType, KvCache, KvGeometry, KvLayout, KvPool, KvShape, Logits, ModelError,
-};
+use crate::model::{Batch, CausalLm, Device, ElementType, KvCache, KvPool, KvShape, Logits, ModelError};
 
 /// A model that cannot compute.
 struct Broken {
@@ -27,18 +25,8 @@ impl CausalLm for Broken {
     fn kv_shape(&self) -> KvShape {
         KvShape { layers: 1, kv_heads: 1, head_dim: 1 }
     }
-    fn kv_pool(&self, KvGeometry { blocks, block_size }: KvGeometry) -> Result<KvPool, ModelError> {
-        let layout = KvLayout { layers: 1, blocks, block_size, kv_heads: 1, head_dim: 1 };
-        Ok(KvPool::new(&Device::CPU, layout, ElementType::F32).unwrap())
-    }
     fn kv_element(&self) -> ElementType {
         ElementType::F32
-    }
-    fn kv_token_bytes(&self) -> usize {
-        2 * size_of::<f32>()
-    }
-    fn can_join(&self, _pool: &KvPool) -> bool {
-        true
     }
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
         self.cache = Some(pool.cache(&Device::CPU));

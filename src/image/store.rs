@@ -73,10 +73,15 @@ impl Store {
 
     /// Where an image's files are, whatever is in them now; none while it is not pulled.
     pub fn dir_of(&self, image: &ImageRef) -> Result<Option<PathBuf>, ImageError> {
+        Ok(self.located(image)?.map(|(dir, _)| dir))
+    }
+
+    /// Where an image's files are, and what they were when they were pulled; none while it is not pulled.
+    fn located(&self, image: &ImageRef) -> Result<Option<(PathBuf, Option<Digest>)>, ImageError> {
         match image {
-            ImageRef::Local(dir) => Ok(Some(dir.clone())),
+            ImageRef::Local(dir) => Ok(Some((dir.clone(), None))),
             ImageRef::Hub { repo, revision } => {
-                Ok(self.pulled(repo, revision)?.map(|digest| self.files_dir(digest)))
+                Ok(self.pulled(repo, revision)?.map(|digest| (self.files_dir(digest), Some(digest))))
             }
         }
     }
@@ -90,14 +95,9 @@ impl Store {
         expected: Option<Digest>,
         progress: Progress<'_>,
     ) -> Result<LocatedImage, ImageError> {
-        let (dir, expected) = match image {
-            ImageRef::Local(dir) => (dir.clone(), expected),
-            ImageRef::Hub { repo, revision } => {
-                let pulled = self.pulled(repo, revision)?;
-                let digest = pulled.ok_or_else(|| ImageError::NotPulled { reference: image.to_string() })?;
-                (self.files_dir(digest), Some(expected.unwrap_or(digest)))
-            }
-        };
+        let not_pulled = || ImageError::NotPulled { reference: image.to_string() };
+        let (dir, pulled) = self.located(image)?.ok_or_else(not_pulled)?;
+        let expected = expected.or(pulled);
         let found = manifest_of(&dir, progress)?;
         let digest = found.digest();
         match expected {

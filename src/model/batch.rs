@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::error::ModelError;
-use crate::tensor::{Choice, Device, ElementType, KvCache, KvPool, Tensor, choose};
+use crate::tensor::{Choice, Device, ElementType, KvCache, KvLayout, KvPool, Tensor, choose};
 
 /// One ragged forward: rows of several independent spans, each span consecutive positions of one context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,10 +47,9 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of cache that one token takes: keys and values of all layers, as a device keeps those of a model whose weights
-    /// are stored so.
-    pub fn bytes_per_token(&self, device: &Device, weights: ElementType) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * KvPool::element_on(device, weights).size()
+    /// Bytes of cache that one token takes: keys and values of all layers, kept as such elements.
+    pub const fn bytes_per_token(&self, element: ElementType) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * element.size()
     }
 }
 
@@ -71,14 +70,35 @@ pub trait CausalLm: Send {
     fn max_positions(&self) -> usize;
     /// The sizes of its keys and values.
     fn kv_shape(&self) -> KvShape;
-    /// A pool that the model can keep its keys and values in, beside others of the same sizes on the same device.
-    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError>;
     /// How its device keeps a number of them.
     fn kv_element(&self) -> ElementType;
-    /// Bytes that the keys and values of a token take in such a pool.
-    fn kv_token_bytes(&self) -> usize;
-    /// Whether it can keep its keys and values in a pool of another model.
-    fn can_join(&self, pool: &KvPool) -> bool;
+    /// Where it computes.
+    fn device(&self) -> Device {
+        Device::CPU
+    }
+    /// Bytes that the keys and values of a token take.
+    fn kv_token_bytes(&self) -> usize {
+        self.kv_shape().bytes_per_token(self.kv_element())
+    }
+    /// A pool that the model can keep its keys and values in, beside others of the same sizes on the same device.
+    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError> {
+        let KvGeometry { blocks, block_size } = geometry;
+        let KvShape { layers, kv_heads, head_dim } = self.kv_shape();
+        let tokens = blocks.saturating_mul(block_size);
+        // slots are u32
+        if tokens == 0 || u32::try_from(tokens).is_err() {
+            return Err(ModelError::Batch(format!("a cache of {blocks} blocks of {block_size} tokens")));
+        }
+        let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
+        let bytes_per_token = self.kv_token_bytes();
+        let pool = KvPool::new(&self.device(), layout, self.kv_element());
+        pool.ok_or(ModelError::Memory { tokens, bytes_per_token })
+    }
+    /// Whether it can keep its keys and values in a pool of another model on its device.
+    fn can_join(&self, pool: &KvPool) -> bool {
+        let KvLayout { layers, kv_heads, head_dim, .. } = pool.layout();
+        (KvShape { layers, kv_heads, head_dim }, pool.element()) == (self.kv_shape(), self.kv_element())
+    }
     /// Takes its cache from a pool from now on. It holds no block of it yet.
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError>;
     /// The cache, once there is one. A pass takes blocks that it holds.

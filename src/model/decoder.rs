@@ -97,31 +97,12 @@ impl CausalLm for Llama {
         self.body.config.kv_shape()
     }
 
-    fn kv_pool(&self, geometry: KvGeometry) -> Result<KvPool, ModelError> {
-        let KvGeometry { blocks, block_size } = geometry;
-        let KvShape { layers, kv_heads, head_dim } = self.kv_shape();
-        let tokens = blocks.saturating_mul(block_size);
-        // slots are u32
-        if tokens == 0 || u32::try_from(tokens).is_err() {
-            return Err(ModelError::Batch(format!("a cache of {blocks} blocks of {block_size} tokens")));
-        }
-        let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
-        let weights = self.body.embedding.element();
-        let bytes_per_token = self.kv_token_bytes();
-        KvPool::new(&self.device, layout, weights).ok_or(ModelError::Memory { tokens, bytes_per_token })
-    }
-
     fn kv_element(&self) -> ElementType {
         KvPool::element_on(&self.device, self.body.embedding.element())
     }
 
-    fn kv_token_bytes(&self) -> usize {
-        self.body.kv_token_bytes(&self.device)
-    }
-
-    fn can_join(&self, pool: &KvPool) -> bool {
-        let KvLayout { layers, kv_heads, head_dim, .. } = pool.layout();
-        (KvShape { layers, kv_heads, head_dim }, pool.element()) == (self.kv_shape(), self.kv_element())
+    fn device(&self) -> Device {
+        self.device.clone()
     }
 
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
@@ -145,6 +126,7 @@ impl CausalLm for Llama {
         if !self.device.takes_memory_for_passes() {
             return Ok(());
         }
+        let bytes_per_token = self.kv_token_bytes();
         let Self { device, body, cache, replays } = self;
         // first those whose results stay: they would take pieces that the largest pass leaves for others
         if let Some(cache) = cache {
@@ -156,7 +138,7 @@ impl CausalLm for Llama {
         let KvShape { layers, kv_heads, head_dim } = body.config.kv_shape();
         let layout =
             KvLayout { layers, blocks: longest.div_ceil(block_size), block_size, kv_heads, head_dim };
-        let no_room = ModelError::Memory { tokens: longest, bytes_per_token: body.kv_token_bytes(device) };
+        let no_room = ModelError::Memory { tokens: longest, bytes_per_token };
         // in blocks of its own: those of a pool may be somebody's
         let own = KvCache::new(device, layout, body.embedding.element()).ok_or(no_room)?;
         body.compute(&own, &Batch::rehearsal(rows, contexts, longest, block_size))?;
@@ -206,10 +188,6 @@ impl Body {
             head: head.on(device)?,
             config: config.clone(),
         })
-    }
-
-    fn kv_token_bytes(&self, device: &Device) -> usize {
-        self.config.kv_shape().bytes_per_token(device, self.embedding.element())
     }
 
     /// The contexts of a batch that fits the model and a cache.

@@ -34,6 +34,6 @@ impl Footprint {
 
     /// Bytes of keys and values of so many tokens on a device.
     pub fn kv_bytes(&self, device: &Device, tokens: usize) -> u64 {
-        self.kv_shape.bytes_per_token(device, self.element) as u64 * tokens as u64
+        self.kv_shape.bytes_per_token(self.kv_element(device)) as u64 * tokens as u64
     }
 }

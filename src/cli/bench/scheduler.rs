@@ -8,17 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::throughput::{positive, rate, times};
+use super::throughput::{positive, rate, request, times};
 use crate::cli::error::CliError;
 use crate::cli::images::show;
 use crate::cli::table::Table;
-use crate::engine::{
-    Engine, EngineConfig, EosPolicy, GenerateRequest, Generation, PrefixCache, Priority, SamplingParams,
-    StopParams, Turns,
-};
+use crate::engine::{Engine, EngineConfig, Generation, PrefixCache, Turns};
 use crate::model::{
-    Batch, CausalLm, Device, ElementType, KvCache, KvGeometry, KvLayout, KvPool, KvShape, Logits, ModelError,
-    SpecialText, Tokenizer,
+    Batch, CausalLm, Device, ElementType, KvCache, KvPool, KvShape, Logits, ModelError, Tokenizer,
 };
 
 /// Tokens that there are to choose from.
@@ -66,22 +62,6 @@ impl CausalLm for Idle {
 
     fn kv_element(&self) -> ElementType {
         ElementType::F32
-    }
-
-    fn kv_token_bytes(&self) -> usize {
-        self.kv_shape().bytes_per_token(&Device::CPU, ElementType::F32)
-    }
-
-    fn kv_pool(&self, KvGeometry { blocks, block_size }: KvGeometry) -> Result<KvPool, ModelError> {
-        let KvShape { layers, kv_heads, head_dim } = self.kv_shape();
-        let layout = KvLayout { layers, blocks, block_size, kv_heads, head_dim };
-        let no_room =
-            ModelError::Memory { tokens: blocks * block_size, bytes_per_token: self.kv_token_bytes() };
-        KvPool::new(&Device::CPU, layout, ElementType::F32).ok_or(no_room)
-    }
-
-    fn can_join(&self, _pool: &KvPool) -> bool {
-        true
     }
 
     fn join(&mut self, pool: &KvPool) -> Result<(), ModelError> {
@@ -140,34 +120,20 @@ async fn one_run(args: &Args, tokenizer: &Tokenizer, sequences: usize) -> Result
     let engine = Engine::start("bench".to_owned(), lm, tokenizer.clone(), config, Turns::default());
     let engine = engine.map_err(|error| failed(&error))?;
     let generations: Result<Vec<Generation>, _> =
-        (0..sequences).map(|number| engine.submit(request(args, number))).collect();
+        (0..sequences).map(|number| engine.submit(request(prompt(args, number), args.output))).collect();
     let generations = generations.map_err(|error| failed(&error))?;
     // each client reads by himself, as connections do
     let clients = generations.into_iter().map(|generation| tokio::spawn(times(generation)));
     let clients = futures::future::try_join_all(clients).await.map_err(|error| failed(&error))?;
     let times = clients.into_iter().collect::<Result<Vec<_>, _>>()?;
     engine.drain(Duration::from_secs(5)).await;
-    let begins = times.iter().filter_map(|times| times.first()).max();
-    let ends = times.iter().filter_map(|times| times.last()).min();
-    let rate = begins.zip(ends).and_then(|(begins, ends)| rate(&times, *begins, *ends));
     let too_short = || CliError::Bench("too short to be measured: give a longer --output".to_owned());
-    Ok(sequences as f64 / rate.ok_or_else(too_short)?)
+    Ok(sequences as f64 / rate(&times).ok_or_else(too_short)?)
 }
 
-fn request(args: &Args, number: usize) -> GenerateRequest {
-    // no two begin alike
-    let prompt = (0..args.prompt).map(|i| ((number * 31 + i * (number + 7)) % VOCAB) as u32).collect();
-    GenerateRequest {
-        prompt,
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        stop: StopParams { eos: EosPolicy::Ignore, ..StopParams::default() },
-        max_tokens: args.output,
-        min_tokens: args.output,
-        logprobs: None,
-        prompt_logprobs: None,
-        special_text: SpecialText::Skip,
-        priority: Priority::Foreground,
-    }
+/// No two begin alike.
+fn prompt(args: &Args, number: usize) -> Vec<u32> {
+    (0..args.prompt).map(|i| ((number * 31 + i * (number + 7)) % VOCAB) as u32).collect()
 }
 
 fn print(document: &Value) {

@@ -147,24 +147,27 @@ async fn one_run(
     let mut generations = Vec::with_capacity(batch);
     for _ in 0..batch {
         let prompt = (0..args.prompt).map(|_| random.next_u32() % vocab as u32).collect();
-        let request = GenerateRequest {
-            prompt,
-            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-            stop: StopParams { eos: EosPolicy::Ignore, ..StopParams::default() },
-            max_tokens: args.output,
-            min_tokens: args.output,
-            logprobs: None,
-            prompt_logprobs: None,
-            special_text: SpecialText::Skip,
-            priority: Priority::Foreground,
-        };
-        generations.push(engine.submit(request).map_err(|error| failed(error.to_string()))?);
+        let generation = engine.submit(request(prompt, args.output));
+        generations.push(generation.map_err(|error| failed(error.to_string()))?);
     }
     let times = futures::future::try_join_all(generations.into_iter().map(times)).await?;
     let begins = times.iter().filter_map(|times| times.first()).max().copied().unwrap_or(begun);
-    let ends = times.iter().filter_map(|times| times.last()).min().copied();
-    let decode = ends.and_then(|ends| rate(&times, begins, ends));
-    Ok(Run { prefill: begins - begun, decode })
+    Ok(Run { prefill: begins - begun, decode: rate(&times) })
+}
+
+/// A request for so many tokens, the likeliest ones, whatever they are.
+pub(super) fn request(prompt: Vec<u32>, output: usize) -> GenerateRequest {
+    GenerateRequest {
+        prompt,
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        stop: StopParams { eos: EosPolicy::Ignore, ..StopParams::default() },
+        max_tokens: output,
+        min_tokens: output,
+        logprobs: None,
+        prompt_logprobs: None,
+        special_text: SpecialText::Skip,
+        priority: Priority::Foreground,
+    }
 }
 
 /// When a sequence had each of its tokens.
@@ -181,8 +184,11 @@ pub(super) async fn times(mut generation: Generation) -> Result<Vec<Instant>, Cl
     Ok(times)
 }
 
-/// Tokens a second after `begins` and until `ends`.
-pub(super) fn rate(times: &[Vec<Instant>], begins: Instant, ends: Instant) -> Option<f64> {
+/// Tokens a second while all sequences go on: after each has its first token, and until one has its last. Nothing where one
+/// ended before another began.
+pub(super) fn rate(times: &[Vec<Instant>]) -> Option<f64> {
+    let begins = *times.iter().filter_map(|times| times.first()).max()?;
+    let ends = *times.iter().filter_map(|times| times.last()).min()?;
     let tokens = times.iter().flatten().filter(|at| **at > begins && **at <= ends).count();
     let seconds = ends.checked_duration_since(begins)?.as_secs_f64();
     (tokens > 0).then_some(tokens as f64 / seconds)
