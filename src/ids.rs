@@ -1,4 +1,4 @@
-//! The words that name things, parsed once at the edge: model, version and check names, digests, weights, answers.
+//! The words that name things, parsed once at the edge: model, version and check names, digests, weights, answers, quantisations.
 //!
 //! A leaf: every room may import it, and it imports none.
 
@@ -368,6 +368,42 @@ impl Score {
     }
 }
 
+/// What becomes of an image's weights when they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quantize {
+    /// They are read where they are mapped.
+    #[default]
+    AsStored,
+    /// 8 bits: 8.5 a weight.
+    Q8_0,
+    /// 4 bits, and 6 where it matters most: about 4.8 a weight.
+    Q4KM,
+}
+
+impl fmt::Display for Quantize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsStored => "none",
+            Self::Q8_0 => "q8_0",
+            Self::Q4KM => "q4_k_m",
+        })
+    }
+}
+
+impl FromStr for Quantize {
+    type Err = &'static str;
+
+    /// What would do, where it is none.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::AsStored),
+            "q8_0" => Ok(Self::Q8_0),
+            "q4_k_m" => Ok(Self::Q4KM),
+            _ => Err("write q8_0, q4_k_m, or none for weights as they are stored"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,5 +449,13 @@ mod tests {
         for bad in [-1.0, 100.01, 0.001, f64::NAN] {
             assert!(Weight::from_percent(bad).is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn a_quantisation_is_written_as_it_is_read() {
+        for quantize in [Quantize::AsStored, Quantize::Q8_0, Quantize::Q4KM] {
+            assert_eq!(quantize.to_string().parse(), Ok(quantize));
+        }
+        assert!("q4_k".parse::<Quantize>().is_err());
     }
 }

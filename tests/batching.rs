@@ -13,6 +13,7 @@ use switchback::engine::{
     Engine, EngineConfig, EosPolicy, Event, GenerateRequest, PrefixCache, Priority, SamplingParams,
     StopParams, Turns,
 };
+use switchback::ids::Quantize;
 use switchback::model::{self, SpecialText, SpecialTokens, WeightPool};
 use tokio::sync::OnceCell;
 
@@ -33,7 +34,7 @@ struct Served {
 
 fn serve(config: EngineConfig) -> Served {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/v1");
-    let loaded = model::load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
+    let loaded = model::load(&dir, Quantize::AsStored, &WeightPool::default(), &|_, _| {}).unwrap();
     let tokenizer = loaded.tokenizer.clone();
     // said over and over, so that all prompts begin with the same blocks
     let system = [SYSTEM_PROMPT; 3].join(" ");

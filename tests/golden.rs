@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
+use switchback::ids::Quantize;
 use switchback::model::{
     Batch, CausalLm, KvGeometry, LoadedModel, ModelError, Span, SpecialText, SpecialTokens, WeightPool, load,
 };
@@ -30,7 +31,7 @@ fn golden(name: &str) -> Golden {
         let data = file.tensor(name).unwrap().data();
         data.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect::<Vec<_>>()
     };
-    let model = load(&dir, &WeightPool::new(), &|_, _| ()).unwrap();
+    let model = load(&dir, Quantize::AsStored, &WeightPool::new(), &|_, _| ()).unwrap();
     let mut lm = model.lm().unwrap();
     lm.allocate_kv(KvGeometry { blocks: BLOCKS, block_size: BLOCK }).unwrap();
     let logits = words("logits").chunks_exact(model.info.vocab_size).map(floats).collect();

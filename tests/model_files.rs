@@ -8,6 +8,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use switchback::ids::Quantize;
 use switchback::model::{GenerationDefaults, KvGeometry, LoadedModel, ModelError, WeightPool, load};
 use tempfile::TempDir;
 
@@ -23,7 +24,7 @@ fn copy(name: &str) -> TempDir {
 }
 
 fn read(dir: &Path) -> Result<LoadedModel, ModelError> {
-    load(dir, &WeightPool::new(), &|_, _| ())
+    load(dir, Quantize::AsStored, &WeightPool::new(), &|_, _| ())
 }
 
 fn refusal(dir: &Path) -> String {
@@ -315,14 +316,14 @@ fn what_ends_a_text_is_assumed_only_if_nobody_says_it() {
 fn versions_that_share_weights_hold_them_once() {
     let pool = WeightPool::new();
     let dir = copy("llama3");
-    let first = load(dir.path(), &pool, &|_, _| ()).unwrap();
+    let first = load(dir.path(), Quantize::AsStored, &pool, &|_, _| ()).unwrap();
     assert_eq!(first.info.shared_bytes, 0);
     let weights = pool.len();
 
     // another prompt: all weights are there already
     let prompt = copy("llama3");
     change(prompt.path(), "tokenizer_config.json", |c| c["chat_template"] = json!("other"));
-    let second = load(prompt.path(), &pool, &|_, _| ()).unwrap();
+    let second = load(prompt.path(), Quantize::AsStored, &pool, &|_, _| ()).unwrap();
     assert_eq!((second.info.shared_bytes, pool.len()), (second.info.weight_bytes, weights));
 
     // a fine-tune of one tensor: the others are there
@@ -331,7 +332,7 @@ fn versions_that_share_weights_hold_them_once() {
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
-    let third = load(tuned.path(), &pool, &|_, _| ()).unwrap();
+    let third = load(tuned.path(), Quantize::AsStored, &pool, &|_, _| ()).unwrap();
     assert_eq!(pool.len(), weights + 1);
     assert!(third.info.shared_bytes > 0 && third.info.shared_bytes < third.info.weight_bytes);
 
@@ -347,8 +348,10 @@ fn versions_that_share_weights_hold_them_once() {
 fn progress_grows_to_the_whole() {
     let seen = RefCell::new(Vec::new());
     let dir = copy("tied");
-    let model =
-        load(dir.path(), &WeightPool::new(), &|done, total| seen.borrow_mut().push((done, total))).unwrap();
+    let model = load(dir.path(), Quantize::AsStored, &WeightPool::new(), &|done, total| {
+        seen.borrow_mut().push((done, total))
+    })
+    .unwrap();
     let (seen, total) = (seen.into_inner(), model.info.weight_bytes);
     assert!(seen.iter().all(|(_, t)| *t == total) && seen.is_sorted());
     assert_eq!((seen[0], *seen.last().unwrap()), ((0, total), (total, total)));

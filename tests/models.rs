@@ -13,6 +13,7 @@ use switchback::demo::{SYSTEM_PROMPT, Score, held_out, score};
 use switchback::engine::{
     Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Priority, SamplingParams, StopParams, Turns,
 };
+use switchback::ids::Quantize;
 use switchback::image::Store;
 use switchback::model::{SpecialText, SpecialTokenText, SpecialTokens, WeightPool, load};
 use switchback::prompt::{ChatTemplate, GenerationPrompt};
@@ -64,7 +65,7 @@ struct Quality {
 /// Greedy answers to the first of the held-out cases that `train-demo` scores, all at once.
 async fn quality(version: &str) -> Quality {
     let dir = file(version, "");
-    let model = load(&dir, &WeightPool::default(), &|_, _| {}).unwrap();
+    let model = load(&dir, Quantize::AsStored, &WeightPool::default(), &|_, _| {}).unwrap();
     let (lm, tokenizer, eos) = (model.lm().unwrap(), model.tokenizer.clone(), model.eos);
     let encoder = tokenizer.clone();
     let engine =

@@ -12,7 +12,7 @@ use super::checks::{CheckSpec, Judges};
 use super::flag::Flag;
 use super::policy::Policy;
 use super::webhook::Webhook;
-use crate::ids::{CheckName, Digest, ModelName, VersionName, Weight};
+use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, Weight};
 
 /// The whole config.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,6 +162,8 @@ pub struct VersionConfig {
     pub image: ImageRef,
     /// What they must be; always present outside dev mode.
     pub digest: Option<Digest>,
+    /// What becomes of its weights when they are loaded.
+    pub quantize: Quantize,
     /// The prompt around its conversations, if it has one.
     pub prompt: Option<PromptRef>,
     /// Loaded at start or on demand.

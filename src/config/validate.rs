@@ -22,7 +22,8 @@ use super::valid::{
     ServerConfig, VersionConfig,
 };
 use super::values::{
-    MOST_KV_TOKENS, address, device, digest, duration, folder, header_name, kv_tokens, percentage, size, word,
+    MOST_KV_TOKENS, address, device, digest, duration, folder, header_name, kv_tokens, percentage, quantize,
+    size, word,
 };
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
@@ -46,7 +47,8 @@ const ENGINE: &[&str] =
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
 
-const VERSION: &[&str] = &["image", "digest", "prompt", "prompt_digest", "residency", "kv_tokens", "flag"];
+const VERSION: &[&str] =
+    &["image", "digest", "prompt", "prompt_digest", "quantize", "residency", "kv_tokens", "flag"];
 
 const MODEL: &[&str] =
     &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
@@ -333,6 +335,7 @@ fn read_version(
     let s = r.section(node, listed.path_of(&key.name), VERSION);
     let (image, digest) = read_image(r, &s, key.line, base, mode);
     let prompt = read_prompt_ref(r, &s, key.line, base, mode);
+    let quantize = r.field(&s, "quantize", quantize).unwrap_or_default();
     let residency = r.field(&s, "residency", |v| {
         word(v, &[("hot", Residency::Hot), ("warm", Residency::Warm), ("cold", Residency::Cold)])
     });
@@ -340,7 +343,7 @@ fn read_version(
     let flag = read_flag(r, &s, &declared, Some(&key.name));
     let residency = residency.unwrap_or(Residency::Hot);
     let kv_tokens = read_part(r, &s, &engine);
-    Some(VersionConfig { image: image?, digest, prompt, residency, kv_tokens, flag })
+    Some(VersionConfig { image: image?, digest, quantize, prompt, residency, kv_tokens, flag })
 }
 
 /// `image` and `digest`: which files, and what they must be.

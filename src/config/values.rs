@@ -10,7 +10,7 @@ use super::raw::Value;
 use super::reader::{Problem, count, text};
 use super::units;
 use super::valid::{DeviceChoice, KvTokens};
-use crate::ids::{Digest, Weight};
+use crate::ids::{Digest, Quantize, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
     let text = text(value)?;
@@ -96,6 +96,15 @@ pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Pro
 }
 
 pub(super) fn device(value: &Value) -> Result<DeviceChoice, Problem> {
+    let text = match value {
+        Value::Text(text) => text.as_str(),
+        _ => "",
+    };
+    text.parse().map_err(|fix: &str| Problem::new(format!("found {}", value.describe()), fix))
+}
+
+/// What becomes of a version's weights.
+pub(super) fn quantize(value: &Value) -> Result<Quantize, Problem> {
     let text = match value {
         Value::Text(text) => text.as_str(),
         _ => "",

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::identity::Identity;
 use super::residency::{LoadTo, UnloadTo};
 use super::state::{ResidencyError, State};
 use super::{Gateway, StickyKey};
 use crate::config::{ImageRef, PromptRef, UnknownPolicy};
-use crate::ids::{Digest, ModelName, VersionName, VersionRef, Weight};
-use crate::prompt::{Prompt, version_digest};
+use crate::ids::{Digest, ModelName, Quantize, VersionName, VersionRef, Weight};
+use crate::prompt::Prompt;
 use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Traits, Withdrawn};
 
 /// Why an operator's wish was not carried out.
@@ -59,6 +60,8 @@ pub struct VersionStatus {
     pub image: ImageRef,
     /// The digest of its image: as loaded, else as configured.
     pub digest: Option<Digest>,
+    /// What becomes of its weights when they are loaded.
+    pub quantize: Quantize,
     /// The prompt around its conversations, if it has one.
     pub prompt: Option<PromptStatus>,
     /// Where it is.
@@ -95,10 +98,11 @@ impl VersionStatus {
 
     /// The digest of all that decides its answers, where those of its parts are known.
     pub fn version_digest(&self) -> Option<Digest> {
-        match &self.prompt {
-            None => self.digest,
-            Some(prompt) => Some(version_digest(self.digest?, prompt.digest?)),
-        }
+        let prompt = match &self.prompt {
+            None => None,
+            Some(prompt) => Some(prompt.digest?),
+        };
+        Some(Identity { image: self.digest?, quantize: self.quantize, prompt }.digest())
     }
 }
 
@@ -120,6 +124,7 @@ impl Gateway {
             VersionStatus {
                 prompt: settings.prompt.as_ref().map(status),
                 image: settings.image.clone(),
+                quantize: settings.quantize,
                 digest: state.prepared().map(|prepared| prepared.digest).or(settings.digest),
                 weight: weights.get(name).copied().unwrap_or(Weight::ZERO),
                 state,

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::identity::Identity;
 use crate::engine::Engine;
-use crate::ids::{Digest, VersionRef};
+use crate::ids::{Digest, Quantize, VersionRef};
 use crate::model::{LoadedModel, ModelInfo, StagedModel, Tokenizer};
-use crate::prompt::{ChatTemplate, Prompt, version_digest};
+use crate::prompt::{ChatTemplate, Prompt};
 
 /// What the host's memory holds of a version: all that it takes to answer, but an engine. Immutable.
 pub struct Prepared {
@@ -14,6 +15,8 @@ pub struct Prepared {
     pub version: VersionRef,
     /// The digest of its image.
     pub digest: Digest,
+    /// What became of the image's weights.
+    pub(super) quantize: Quantize,
     /// Its prompt as it was read when the version was loaded.
     pub(super) prompt: Option<Prompt>,
     /// The size of its image on disk.
@@ -47,9 +50,10 @@ impl Prepared {
         format!("fp_{}", self.version_digest().short())
     }
 
-    /// The digest of all that decides the answers: the image's, and with a prompt, that of both.
+    /// The digest of all that decides the answers.
     pub fn version_digest(&self) -> Digest {
-        self.prompt.as_ref().map_or(self.digest, |prompt| version_digest(self.digest, prompt.digest()))
+        let prompt = self.prompt.as_ref().map(Prompt::digest);
+        Identity { image: self.digest, quantize: self.quantize, prompt }.digest()
     }
 
     /// The text of each token by itself.

@@ -152,11 +152,12 @@ mod tests {
 
     use super::*;
     use crate::engine::{Engine, Turns};
+    use crate::ids::Quantize;
     use crate::model::{LoadedModel, WeightPool, load, watched_device};
 
     fn later(model: &str, tokens: KvTokens, expected: Expected) -> Later {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/v1");
-        let footprint = Footprint::of(&dir).unwrap();
+        let footprint = Footprint::of(&dir, Quantize::AsStored).unwrap();
         let weight_bytes = footprint.weight_bytes;
         Later { model: model.parse().unwrap(), footprint, weight_bytes, tokens, expected }
     }
@@ -204,7 +205,7 @@ mod tests {
         let pool = WeightPool::of(device.clone());
         let models = ["models/v1", "models/v2"].map(|image| {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(image);
-            load(&dir, &pool, &|_, _| ()).unwrap()
+            load(&dir, Quantize::AsStored, &pool, &|_, _| ()).unwrap()
         });
         let engine = EngineConfig { max_running: 4, max_step_tokens: 64, ..EngineConfig::default() };
         let memories = KvMemories::default();

@@ -22,6 +22,7 @@ mod feedback;
 mod first_loads;
 mod flags;
 mod generate;
+mod identity;
 mod interleave;
 mod kv;
 mod mirror;

@@ -15,7 +15,7 @@ use super::kv::{Expected, KvMemories, KvPlan, Later};
 use super::state::{Progress, ResidencyError, State};
 use crate::config::{ImageRef, PromptRef};
 use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
-use crate::ids::{Digest, VersionRef};
+use crate::ids::{Digest, Quantize, VersionRef};
 use crate::image;
 use crate::model::{self, Device, Footprint, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
@@ -27,6 +27,7 @@ use crate::telemetry::Metrics;
 pub(super) struct Blueprint {
     pub(super) image: ImageRef,
     pub(super) digest: Option<Digest>,
+    pub(super) quantize: Quantize,
     pub(super) prompt: Option<PromptRef>,
     /// But for its key-value memory.
     pub(super) engine: EngineConfig,
@@ -222,7 +223,7 @@ impl Residency {
             let its = self.0.blueprints.get(&sibling.version);
             let same_settings = its.is_some_and(|its| its.engine == plan.engine && its.kv == plan.kv);
             sibling.version.model == prepared.version.model
-                && sibling.digest == prepared.digest
+                && (sibling.digest, sibling.quantize) == (prepared.digest, prepared.quantize)
                 && same_settings
         };
         let sibling = table.values().filter_map(State::serving).find(is_sibling)?;
@@ -259,7 +260,8 @@ impl Residency {
         let (awaited, table) = (awaited.load(), table.load());
         let on_device = |other: &VersionRef| table.get(other).is_some_and(|state| state.backend().is_some());
         let there = blueprints.iter().filter(|(other, _)| *other == version || on_device(other));
-        let mut engines: Vec<_> = there.map(|(other, plan)| (&other.model, &plan.image)).collect();
+        let mut engines: Vec<_> =
+            there.map(|(other, plan)| (&other.model, &plan.image, plan.quantize)).collect();
         // those that come for certain first, so that what they bring counts as theirs
         let (soon, perhaps): (Vec<_>, Vec<_>) =
             blueprints.iter().partition(|(other, _)| awaited.contains(*other));
@@ -268,14 +270,18 @@ impl Residency {
         let mut later = Vec::new();
         for ((other, plan), expected) in soon.chain(perhaps) {
             // versions of a model that differ in their prompt share an engine
-            let engine = (&other.model, &plan.image);
+            let engine = (&other.model, &plan.image, plan.quantize);
             if engines.contains(&engine) {
                 continue;
             }
-            let brought = engines.iter().any(|(_, image)| *image == &plan.image);
+            let brought = engines
+                .iter()
+                .any(|(_, image, quantize)| (*image, *quantize) == (&plan.image, plan.quantize));
             engines.push(engine);
             let dir = images.dir_of(&plan.image).ok().flatten();
-            let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir).ok()) else { continue };
+            let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir, plan.quantize).ok()) else {
+                continue;
+            };
             let weight_bytes = if brought { 0 } else { footprint.weight_bytes };
             let (model, tokens) = (other.model.clone(), plan.kv.tokens);
             later.push(Later { model, footprint, weight_bytes, tokens, expected });
@@ -297,7 +303,8 @@ impl Residency {
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
         let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
-        let model = model::load(&image.dir, &self.0.pool, &report).map_err(|e| e.to_string())?;
+        let model =
+            model::load(&image.dir, plan.quantize, &self.0.pool, &report).map_err(|e| e.to_string())?;
         let template = model
             .chat_template
             .as_deref()
@@ -305,7 +312,7 @@ impl Residency {
             .transpose()
             .map_err(|e| e.to_string())?;
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
-        Ok(Prepared { version, digest, prompt, image_bytes, model, template })
+        Ok(Prepared { version, digest, quantize: plan.quantize, prompt, image_bytes, model, template })
     }
 
     /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.

@@ -326,9 +326,10 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
         for (name, version) in &settings.versions {
             let reference = VersionRef { model: model.clone(), version: name.clone() };
             let (image, digest, prompt) = (version.image.clone(), version.digest, version.prompt.clone());
+            let quantize = version.quantize;
             let engine = engine_config(&settings.engine);
             let kv = KvPlan { tokens: settings.engine.kv_tokens, most: version.kv_tokens };
-            all.insert(reference, Blueprint { image, digest, prompt, engine, kv });
+            all.insert(reference, Blueprint { image, digest, quantize, prompt, engine, kv });
         }
     }
     all

@@ -5,8 +5,10 @@ use std::path::Path;
 use super::batch::KvShape;
 use super::config::Config;
 use super::error::ModelError;
-use super::weights::stored;
-use crate::tensor::{Device, ElementType, KvPool};
+use super::quantize::Recipe;
+use super::weights::footprint;
+use crate::ids::Quantize;
+use crate::tensor::{Device, ElementType, Encoding, KvPool};
 
 /// What a model takes of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,21 +17,22 @@ pub struct Footprint {
     pub weight_bytes: u64,
     /// The sizes of its keys and values.
     pub kv_shape: KvShape,
-    /// How its embedding is stored.
-    element: ElementType,
+    /// How its embedding is held.
+    embedding: Encoding,
 }
 
 impl Footprint {
-    /// Of the model in `dir`; no weight is read.
-    pub fn of(dir: &Path) -> Result<Self, ModelError> {
+    /// Of the model in `dir`, loaded so; no weight is read.
+    pub fn of(dir: &Path, quantize: Quantize) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
-        let (weight_bytes, element) = stored(dir, "model.embed_tokens.weight")?;
-        Ok(Self { weight_bytes, kv_shape: config.kv_shape(), element })
+        let recipe = Recipe { quantize, layers: config.layers };
+        let (weight_bytes, embedding) = footprint(dir, recipe, "model.embed_tokens.weight")?;
+        Ok(Self { weight_bytes, kv_shape: config.kv_shape(), embedding })
     }
 
     /// How a device keeps its keys and values.
     pub const fn kv_element(&self, device: &Device) -> ElementType {
-        KvPool::element_on(device, self.element)
+        KvPool::element_on(device, self.embedding.multiplied_as())
     }
 
     /// Bytes of keys and values of so many tokens on a device.

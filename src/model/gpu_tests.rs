@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span, WeightPool, load};
+use crate::ids::Quantize;
 use crate::tensor::{test_device, watched_device};
 
 const BLOCK: usize = 4;
@@ -15,7 +16,7 @@ fn repository(path: &str) -> PathBuf {
 
 fn both(dir: &Path, blocks: usize) -> [Box<dyn CausalLm>; 2] {
     [WeightPool::new(), WeightPool::of(test_device(1 << 30))].map(|pool| {
-        let mut lm = load(dir, &pool, &|_, _| ()).unwrap().lm().unwrap();
+        let mut lm = load(dir, Quantize::AsStored, &pool, &|_, _| ()).unwrap().lm().unwrap();
         lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
         lm
     })
@@ -84,7 +85,7 @@ fn the_demo_says_the_same_word_for_word() {
 
 fn says_the_same(prompt: &str) {
     let [host, gpu] = both(&repository("models/v1"), 100);
-    let model = load(&repository("models/v1"), &WeightPool::new(), &|_, _| ()).unwrap();
+    let model = load(&repository("models/v1"), Quantize::AsStored, &WeightPool::new(), &|_, _| ()).unwrap();
     let tokens = model.tokenizer.encode(prompt, super::SpecialTokens::Add).unwrap();
     let answer = |mut lm: Box<dyn CausalLm>| {
         let (mut tokens, mut new) = (tokens.clone(), tokens.len());
@@ -106,7 +107,8 @@ fn says_the_same(prompt: &str) {
 #[test]
 fn passes_find_their_memory_where_the_rehearsal_left_it() {
     let (device, used) = watched_device(1 << 30);
-    let model = load(&repository("models/v1"), &WeightPool::of(device), &|_, _| ()).unwrap();
+    let model =
+        load(&repository("models/v1"), Quantize::AsStored, &WeightPool::of(device), &|_, _| ()).unwrap();
     let mut lm = model.lm().unwrap();
     lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK }).unwrap();
     let before = used.device();
@@ -149,7 +151,7 @@ fn a_version_that_does_not_fit_leaves_the_one_that_serves_alone() {
     let pool = WeightPool::of(device);
     let mut serving = ready(&pool).unwrap();
     let before = used.device();
-    let other = load(&repository("models/v2"), &pool, &|_, _| ()).and_then(|model| {
+    let other = load(&repository("models/v2"), Quantize::AsStored, &pool, &|_, _| ()).and_then(|model| {
         let mut second = model.lm()?;
         second.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
         second.reserve(96, 2)
@@ -161,7 +163,7 @@ fn a_version_that_does_not_fit_leaves_the_one_that_serves_alone() {
 }
 
 fn ready(pool: &WeightPool) -> Result<Box<dyn CausalLm>, super::ModelError> {
-    let mut lm = load(&repository("models/v1"), pool, &|_, _| ())?.lm()?;
+    let mut lm = load(&repository("models/v1"), Quantize::AsStored, pool, &|_, _| ())?.lm()?;
     lm.allocate_kv(KvGeometry { blocks: 64, block_size: BLOCK })?;
     lm.reserve(96, 2)?;
     Ok(lm)
@@ -172,7 +174,7 @@ fn ready(pool: &WeightPool) -> Result<Box<dyn CausalLm>, super::ModelError> {
 fn staged_weights_leave_the_device_and_come_back() {
     let (device, used) = watched_device(1 << 30);
     let pool = WeightPool::of(device);
-    let model = load(&repository("models/v1"), &pool, &|_, _| ()).unwrap();
+    let model = load(&repository("models/v1"), Quantize::AsStored, &pool, &|_, _| ()).unwrap();
     let tokens = [5, 6, 7, 8, 9];
     let answer = |model: &LoadedModel| {
         let mut lm = model.lm().unwrap();
@@ -191,7 +193,7 @@ fn staged_weights_leave_the_device_and_come_back() {
     let placed = used.device();
     let staged = model.stage().unwrap();
     assert!(used.pinned() as u64 >= model.info.weight_bytes);
-    let sibling = load(&repository("models/v1"), &pool, &|_, _| ()).unwrap();
+    let sibling = load(&repository("models/v1"), Quantize::AsStored, &pool, &|_, _| ()).unwrap();
     let pinned = used.pinned();
     let staged_again = sibling.stage().unwrap();
     assert_eq!(used.pinned(), pinned, "equal weights are staged once");

@@ -12,8 +12,10 @@ use super::config::{Config, Marks, TokenIds, read_optional};
 use super::decoder::{Body, Llama};
 use super::error::ModelError;
 use super::pool::WeightPool;
+use super::quantize::Recipe;
 use super::tokenizer::Tokenizer;
 use super::weights::Checkpoint;
+use crate::ids::Quantize;
 use crate::tensor::{Device, Staged, TensorError, Weight};
 
 /// A model in the host's memory, where its weights are mapped; [`LoadedModel::lm`] brings them to where it computes.
@@ -86,8 +88,14 @@ pub struct SpecialTokenText {
 }
 
 /// Loads the model in `dir`. Weights are mapped, and read once from end to end to find those that `pool` holds
-/// already, so the first request does not wait for the disk. `progress` hears of bytes read and of all bytes.
-pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Result<LoadedModel, ModelError> {
+/// already, so the first request does not wait for the disk; or they are quantised into memory of their own. `progress`
+/// hears of bytes read and of all bytes.
+pub fn load(
+    dir: &Path,
+    quantize: Quantize,
+    pool: &WeightPool,
+    progress: &dyn Fn(u64, u64),
+) -> Result<LoadedModel, ModelError> {
     let config = Config::read(&dir.join("config.json"))?;
     // the small files first: what is wrong with them shows before gigabytes are read
     let tokenizer_path = dir.join("tokenizer.json");
@@ -113,7 +121,8 @@ pub fn load(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Resul
     let chat_template = read_template(dir, words.chat_template)?;
 
     pool.sweep();
-    let mut checkpoint = Checkpoint::open(dir, pool, progress)?;
+    let recipe = Recipe { quantize, layers: config.layers };
+    let mut checkpoint = Checkpoint::open(dir, recipe, pool, progress)?;
     let body = Body::load(config.clone(), &mut checkpoint)?;
     let (totals, weights) = checkpoint.finish()?;
     let info = ModelInfo {

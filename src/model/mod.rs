@@ -18,6 +18,7 @@ mod footprint;
 mod load;
 mod pool;
 mod projection;
+mod quantize;
 mod rope;
 mod tokenizer;
 mod weights;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::tensor::{Device, ElementType, WeakWeight, Weight};
+use crate::tensor::{Device, Encoding, WeakWeight, Weight};
 
 /// Bytes that are read between two reports of progress.
 const CHUNK: usize = 8 << 20;
@@ -23,7 +23,7 @@ pub struct WeightPool {
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     fingerprint: u128,
-    element: ElementType,
+    encoding: Encoding,
     rows: usize,
     cols: usize,
 }
@@ -65,8 +65,8 @@ impl WeightPool {
             done += chunk.len() as u64;
             read(done);
         }
-        let (element, rows, cols) = (weight.element(), weight.rows(), weight.cols());
-        let key = Key { fingerprint: hash.digest128(), element, rows, cols };
+        let (encoding, rows, cols) = (weight.encoding(), weight.rows(), weight.cols());
+        let key = Key { fingerprint: hash.digest128(), encoding, rows, cols };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let same = entries.entry(key).or_default();
         same.retain(WeakWeight::is_alive);
@@ -99,6 +99,7 @@ impl fmt::Debug for WeightPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::ElementType;
 
     fn weight(bytes: &[u8], shape: &[usize]) -> Weight {
         Weight::owned(bytes.to_vec(), ElementType::F16, shape).unwrap()

@@ -10,10 +10,14 @@ use serde::Deserialize;
 use super::config::read_json;
 use super::error::ModelError;
 use super::pool::WeightPool;
-use crate::tensor::{Device, ElementType, MappedFile, Vector, Weight};
+use super::quantize::Recipe;
+use crate::ids::Quantize;
+use crate::tensor::{Device, ElementType, Encoding, MappedFile, Vector, Weight};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// What a GPU multiplies quantised weights with.
+const QUANTISED: ElementType = ElementType::Bf16;
 
 /// The tensors of one model. Each is taken once; what is left at the end has no place in the architecture.
 pub(super) struct Checkpoint<'a> {
@@ -21,6 +25,7 @@ pub(super) struct Checkpoint<'a> {
     source: PathBuf,
     left: BTreeMap<String, Stored>,
     pool: &'a WeightPool,
+    recipe: Recipe,
     progress: &'a dyn Fn(u64, u64),
     total: u64,
     done: u64,
@@ -54,6 +59,7 @@ impl<'a> Checkpoint<'a> {
     /// Maps the weight files of `dir` and reads their headers.
     pub(super) fn open(
         dir: &Path,
+        recipe: Recipe,
         pool: &'a WeightPool,
         progress: &'a dyn Fn(u64, u64),
     ) -> Result<Self, ModelError> {
@@ -69,7 +75,7 @@ impl<'a> Checkpoint<'a> {
         let total = left.values().map(|stored| stored.range.len() as u64).sum();
         progress(0, total);
         let (taken, totals) = (Vec::new(), Totals::default());
-        Ok(Self { source, left, pool, progress, total, done: 0, taken, totals })
+        Ok(Self { source, left, pool, recipe, progress, total, done: 0, taken, totals })
     }
 
     /// The tensor `name`, which must have shape `expected`, in the host's memory.
@@ -84,12 +90,16 @@ impl<'a> Checkpoint<'a> {
         }
         let element = element(&stored, name)?;
         let Stored { path, file, shape, range, .. } = stored;
-        let bytes = range.len() as u64;
+        let stored_bytes = range.len() as u64;
         let weight = Weight::mapped(&file, range, element, &shape)
             .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })?;
-        let own = weight.clone();
-        let weight = self.pool.adopt(weight, |read| (self.progress)(self.done + read, self.total));
-        self.done += bytes;
+        let own =
+            self.recipe.format(name, &shape).and_then(|format| weight.quantised(format)).unwrap_or(weight);
+        let bytes = own.bytes().len() as u64;
+        // one that was quantised is read twice: what is told is of the file
+        let read = |read: u64| (self.progress)(self.done + read.min(stored_bytes), self.total);
+        let weight = self.pool.adopt(own.clone(), read);
+        self.done += stored_bytes;
         self.totals.parameters += (weight.rows() * weight.cols()) as u64;
         self.totals.bytes += bytes;
         // two equal tensors of this very model are held once, too, but no other version brought them
@@ -103,7 +113,10 @@ impl<'a> Checkpoint<'a> {
     /// The tensor `name`, which must have `len` elements: a gain or a bias.
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vector, ModelError> {
         let weight = self.take(name, &[len])?;
-        Ok(Vector::new(&weight, &Device::CPU)?)
+        Ok(match self.recipe.quantize {
+            Quantize::AsStored => Vector::new(&weight, &Device::CPU)?,
+            Quantize::Q8_0 | Quantize::Q4KM => Vector::feeding(QUANTISED, &weight, &Device::CPU)?,
+        })
     }
 
     /// Leaves out a tensor that checkpoints carry and the architecture does not read.
@@ -121,14 +134,27 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Bytes of all tensors of the weight files of `dir`, and how tensor `name` of them is stored; told by their headers.
-pub(super) fn stored(dir: &Path, name: &str) -> Result<(u64, ElementType), ModelError> {
+/// Bytes of all tensors of the weight files of `dir` once they are loaded, and how tensor `name` of them is held; told by
+/// their headers.
+pub(super) fn footprint(dir: &Path, recipe: Recipe, name: &str) -> Result<(u64, Encoding), ModelError> {
     let index = dir.join(INDEX);
     let source = if index.exists() { index.clone() } else { dir.join(SINGLE) };
     let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&source)? };
-    let bytes = all.values().map(|stored| stored.range.len() as u64).sum();
+    let held = |tensor: &String, stored: &Stored| {
+        let format = recipe.format(tensor, &stored.shape);
+        let blocks =
+            format.and_then(|format| Some(format.row_bytes(*stored.shape.last()?)? * stored.shape[0]));
+        blocks.unwrap_or(stored.range.len()) as u64
+    };
+    let bytes = all.iter().map(|(tensor, stored)| held(tensor, stored)).sum();
     match all.get(name) {
-        Some(stored) => Ok((bytes, element(stored, name)?)),
+        Some(stored) => Ok((
+            bytes,
+            match recipe.format(name, &stored.shape) {
+                Some(format) => format.into(),
+                None => element(stored, name)?.into(),
+            },
+        )),
         None => {
             Err(ModelError::MissingTensor { path: source, tensor: name.to_owned(), expected: Vec::new() })
         }

@@ -159,20 +159,6 @@ impl Prompt {
     }
 }
 
-/// The digest of a version with a prompt, of the digests of its image and of its prompt file: the sha256 of
-///
-/// ```text
-/// switchback-version-v1
-/// image <64 hex digits>
-/// prompt <64 hex digits>
-/// ```
-///
-/// each line ended by a line feed.
-pub fn version_digest(image: Digest, prompt: Digest) -> Digest {
-    let lines = format!("switchback-version-v1\nimage {}\nprompt {}\n", image.hex(), prompt.hex());
-    Digest::from_bytes(Sha256::digest(lines).into())
-}
-
 fn mistake(line: u64, found: impl Into<String>, fix: &str) -> ConfigError {
     ConfigError { line, path: String::new(), found: found.into(), fix: fix.to_owned() }
 }

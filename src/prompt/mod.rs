@@ -20,6 +20,6 @@ mod wrap;
 #[cfg(test)]
 mod tests;
 
-pub use file::{Prompt, PromptFileError, version_digest};
+pub use file::{Prompt, PromptFileError};
 pub use template::{ChatTemplate, GenerationPrompt, PromptError};
 pub use wrap::{VariableFault, WrapError};

@@ -150,12 +150,9 @@ fn a_prompt_file_is_bounded_and_pinned() {
 }
 
 #[test]
-fn the_digest_of_a_version_says_its_image_and_its_prompt() {
-    let [a, b] = [1, 2].map(|byte| Digest::from_bytes([byte; 32]));
-    assert_snapshot!(version_digest(a, b), @"sha256:e87665ab9642c5783d2786f3f1ed244ab9fdba3c6ce26e6f7f2f5097d0e70246");
-    assert_ne!(version_digest(a, b), version_digest(b, a));
+fn every_byte_of_a_prompt_file_is_in_its_digest() {
     let [one, other] = ["Be kind.", "Be kind.\n"].map(|text| read(text).unwrap().digest());
-    assert_ne!(one, other, "every byte of the file counts");
+    assert_ne!(one, other);
 }
 
 proptest! {

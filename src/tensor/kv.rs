@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cpu::Level;
 use super::device::{Device, Place};
+use super::encoding::ElementType;
 use super::error::{Result, TensorError};
 use super::rows::{Query, Rows};
-use super::weight::ElementType;
 use super::{cpu, gpu};
 
 /// The sizes of a cache.

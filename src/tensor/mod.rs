@@ -1,7 +1,7 @@
 //! Operators of a transformer, one function each whatever the device, and the weights that they read.
 //!
-//! In: activations as [`Tensor`]s, weights as they lie in a mapped file (bf16, f16 or f32). Out: [`Tensor`]s on the same
-//! device. Imports no other room. `ops` is the face. Under `cpu` lie the kernels of the host, on slices of `f32`, which
+//! In: activations as [`Tensor`]s, weights as they lie in a mapped file (bf16, f16, f32 or quantised in blocks). Out:
+//! [`Tensor`]s on the same device. Imports no other room. `ops` is the face. Under `cpu` lie the kernels of the host, on slices of `f32`, which
 //! read a weight where it is mapped. Under `gpu` lies what launches the CUDA kernels of `kernels/`, in a weight's own
 //! element type. `reference` holds a slow, obvious twin of each operator for the tests.
 //!
@@ -12,9 +12,11 @@
 //! large matrices there orders its additions by the batch's size.
 
 mod array;
+mod blocks;
 mod choice;
 mod cpu;
 mod device;
+mod encoding;
 mod error;
 mod gpu;
 mod kv;
@@ -27,8 +29,10 @@ mod rows;
 mod weight;
 
 pub use array::Tensor;
+pub use blocks::BlockFormat;
 pub use choice::{Choice, Edit, by_rank, greatest};
 pub use device::{Device, GpuInfo};
+pub use encoding::{ElementType, Encoding};
 pub use error::TensorError;
 #[cfg(test)]
 pub(crate) use gpu::{test_device, watched_device};
@@ -40,4 +44,4 @@ pub use ops::{
 pub use replay::Replays;
 pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};
-pub use weight::{ElementType, MappedFile, Staged, Vector, WeakWeight, Weight, WeightError};
+pub use weight::{MappedFile, Staged, Vector, WeakWeight, Weight, WeightError};

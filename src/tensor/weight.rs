@@ -9,37 +9,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use memmap2::{Mmap, UncheckedAdvice};
+use rayon::prelude::*;
 
+use super::blocks::BlockFormat;
 use super::device::{Device, Place};
+use super::encoding::{ElementType, Encoding};
 use super::error::{Result, TensorError};
 use super::gpu;
 
-/// How an element is stored, little-endian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ElementType {
-    /// bfloat16
-    Bf16,
-    /// IEEE half precision
-    F16,
-    /// IEEE single precision
-    F32,
-}
-
-impl ElementType {
-    /// Bytes of one element.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::Bf16 | Self::F16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
-
 /// A window that does not hold what its shape asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes cannot be {element:?} of shape {shape:?}")]
+#[error("{bytes} bytes cannot be {encoding} of shape {shape:?}")]
 pub struct WeightError {
-    element: ElementType,
+    encoding: Encoding,
     shape: Vec<usize>,
     bytes: usize,
 }
@@ -85,7 +67,7 @@ enum Bytes {
 
 struct Inner {
     bytes: Bytes,
-    element: ElementType,
+    encoding: Encoding,
     rows: usize,
     cols: usize,
     // Guards the one copy of a weight on a GPU, and the one in pinned memory: two versions that load it at the same time
@@ -136,33 +118,58 @@ impl Weight {
     pub fn mapped(
         file: &MappedFile,
         range: Range<usize>,
-        element: ElementType,
+        encoding: impl Into<Encoding>,
         shape: &[usize],
     ) -> std::result::Result<Self, WeightError> {
+        let encoding = encoding.into();
         let held = file.bytes().get(range.clone()).map_or(0, <[u8]>::len);
-        let (rows, cols) = matrix(element, shape, held)?;
+        let (rows, cols) = matrix(encoding, shape, held)?;
         let bytes = Bytes::Mapped { file: file.clone(), range };
-        Ok(Self::of(bytes, element, rows, cols))
+        Ok(Self::of(bytes, encoding, rows, cols))
     }
 
     /// A weight with bytes of its own, read as `shape` (one or two dimensions).
     pub fn owned(
         bytes: Vec<u8>,
-        element: ElementType,
+        encoding: impl Into<Encoding>,
         shape: &[usize],
     ) -> std::result::Result<Self, WeightError> {
-        let (rows, cols) = matrix(element, shape, bytes.len())?;
-        Ok(Self::of(Bytes::Owned(bytes.into()), element, rows, cols))
+        let encoding = encoding.into();
+        let (rows, cols) = matrix(encoding, shape, bytes.len())?;
+        Ok(Self::of(Bytes::Owned(bytes.into()), encoding, rows, cols))
     }
 
-    fn of(bytes: Bytes, element: ElementType, rows: usize, cols: usize) -> Self {
-        Self(Arc::new(Inner { bytes, element, rows, cols, copies: Mutex::default() }))
+    fn of(bytes: Bytes, encoding: Encoding, rows: usize, cols: usize) -> Self {
+        Self(Arc::new(Inner { bytes, encoding, rows, cols, copies: Mutex::default() }))
+    }
+
+    /// The same numbers in another encoding, as near as it can be, in memory of its own. Nothing where rows are no whole
+    /// number of its blocks, or where it cannot be written.
+    pub fn quantised(&self, format: BlockFormat) -> Option<Self> {
+        let row_bytes = format.row_bytes(self.cols()).filter(|_| format.can_be_written())?;
+        let mut bytes = vec![0; row_bytes * self.rows()].into_boxed_slice();
+        bytes.par_chunks_exact_mut(row_bytes).enumerate().for_each_init(
+            || vec![0.0; self.cols()],
+            |row, (i, out)| {
+                self.widen_row(i, row);
+                format.narrow_into(row, out);
+            },
+        );
+        self.release_pages();
+        Some(Self::of(Bytes::Owned(bytes), format.into(), self.rows(), self.cols()))
     }
 
     /// The weight on a device: itself on the host; on a GPU a copy there, which all who ask share while one of them
     /// holds it.
     pub fn on(&self, device: &Device) -> Result<Self> {
         let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(self.clone()) };
+        if let Encoding::Blocks(format) = self.encoding() {
+            // said before gigabytes are copied
+            let what = format!(
+                "it has no kernels for {format} yet: leave `quantize` out, or compute on the processor"
+            );
+            return Err(TensorError::Device { device: gpu.name().to_owned(), what });
+        }
         let mut copies = self.copies();
         if let Some(there) = copies.placed.upgrade() {
             return Ok(there);
@@ -170,7 +177,7 @@ impl Weight {
         let staged = copies.staged.upgrade();
         let buffer = gpu.place(staged.as_ref().map_or(bytes, |staged| staged.as_slice()))?;
         let bytes = Bytes::Placed { buffer, source: self.clone() };
-        let there = Self::of(bytes, self.element(), self.rows(), self.cols());
+        let there = Self::of(bytes, self.encoding(), self.rows(), self.cols());
         copies.placed = there.downgrade();
         self.release_pages();
         Ok(there)
@@ -218,12 +225,17 @@ impl Weight {
         self.0.cols
     }
 
-    /// How an element is stored.
-    pub fn element(&self) -> ElementType {
-        self.0.element
+    /// How its numbers are stored.
+    pub fn encoding(&self) -> Encoding {
+        self.0.encoding
     }
 
-    /// All bytes, row-major: exactly `rows * cols` elements. Of a weight on a GPU, those of its source on the host.
+    /// What a GPU multiplies it with.
+    pub fn element(&self) -> ElementType {
+        self.encoding().multiplied_as()
+    }
+
+    /// All bytes, row-major: exactly `rows` rows of `cols` numbers each. Of a weight on a GPU, those of its source on the host.
     pub fn bytes(&self) -> &[u8] {
         match &self.0.bytes {
             Bytes::Mapped { file, range } => &file.bytes()[range.clone()],
@@ -246,6 +258,11 @@ impl Weight {
             Bytes::Placed { buffer, .. } => Some(buffer),
             Bytes::Mapped { .. } | Bytes::Owned(_) => None,
         }
+    }
+
+    /// Bytes of one row.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.bytes().len() / self.rows()
     }
 
     /// A reference that does not keep the weight alive.
@@ -273,39 +290,10 @@ impl Weight {
     /// # Panics
     /// If `row` is not below `rows`, or `out` is of another length.
     pub fn widen_row(&self, row: usize, out: &mut [f32]) {
-        let size = self.cols() * self.element().size();
+        let size = self.row_bytes();
         let bytes = &self.bytes()[row * size..][..size];
         assert_eq!(out.len(), self.cols(), "a row of another width");
-        self.element().widen_into(bytes, out);
-    }
-}
-
-impl ElementType {
-    /// Stored elements as `f32`, exactly.
-    pub(super) fn widen(self, bytes: &[u8]) -> Vec<f32> {
-        let mut out = vec![0.0; bytes.len() / self.size()];
-        self.widen_into(bytes, &mut out);
-        out
-    }
-
-    fn widen_into(self, bytes: &[u8], out: &mut [f32]) {
-        match self {
-            Self::Bf16 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = half::bf16::from_le_bytes(*b).to_f32();
-                }
-            }
-            Self::F16 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *o = half::f16::from_le_bytes(*b).to_f32();
-                }
-            }
-            Self::F32 => {
-                for (o, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *o = f32::from_le_bytes(*b);
-                }
-            }
-        }
+        self.encoding().widen_into(bytes, out);
     }
 }
 
@@ -315,6 +303,7 @@ pub struct Vector {
     values: Values,
     /// As it was stored: while somebody holds it, others find that it is loaded.
     source: Weight,
+    feeds: ElementType,
 }
 
 #[derive(Clone)]
@@ -325,14 +314,23 @@ pub(super) enum Values {
 }
 
 impl Vector {
-    /// The elements of a weight of one row, on a device.
+    /// The elements of a weight of one row, on a device. What a GPU computes with them is in the type that they were
+    /// stored in.
     pub fn new(weight: &Weight, device: &Device) -> Result<Self> {
+        Self::feeding(weight.element(), weight, device)
+    }
+
+    /// The same, where what a GPU computes with them is in another type: that of the weights that it is multiplied with.
+    pub fn feeding(feeds: ElementType, weight: &Weight, device: &Device) -> Result<Self> {
+        let Encoding::Plain(element) = weight.encoding() else {
+            return Err(TensorError::shape("vector", format!("{}, which is quantised", weight.encoding())));
+        };
         if weight.rows() != 1 {
             let what = format!("a matrix [{}, {}]", weight.rows(), weight.cols());
             return Err(TensorError::shape("vector", what));
         }
         let staged = weight.copies().staged.upgrade();
-        let row = weight.element().widen(staged.as_ref().map_or(weight.bytes(), |staged| staged.as_slice()));
+        let row = element.widen(staged.as_ref().map_or(weight.bytes(), |staged| staged.as_slice()));
         let values = match &device.0 {
             Place::Cpu => Values::Host(row.into()),
             Place::Gpu(gpu) => {
@@ -340,7 +338,7 @@ impl Vector {
                 Values::Device(Arc::new(gpu.place(&bytes)?))
             }
         };
-        Ok(Self { values, source: weight.clone() })
+        Ok(Self { values, source: weight.clone(), feeds })
     }
 
     /// How many values there are.
@@ -353,14 +351,14 @@ impl Vector {
         self.len() == 0
     }
 
-    /// How the checkpoint stored it.
-    pub fn element(&self) -> ElementType {
-        self.source.element()
+    /// What a GPU computes with it is in this type.
+    pub const fn feeds(&self) -> ElementType {
+        self.feeds
     }
 
     /// The same values on another device.
     pub fn on(&self, device: &Device) -> Result<Self> {
-        Self::new(&self.source, device)
+        Self::feeding(self.feeds, &self.source, device)
     }
 
     pub(super) const fn values(&self) -> &Values {
@@ -368,19 +366,19 @@ impl Vector {
     }
 }
 
-/// Rows and columns of `shape`, if `bytes` bytes are exactly that many elements.
+/// Rows and columns of `shape`, if `bytes` bytes are exactly that many numbers.
 fn matrix(
-    element: ElementType,
+    encoding: Encoding,
     shape: &[usize],
     bytes: usize,
 ) -> std::result::Result<(usize, usize), WeightError> {
-    let wrong = || WeightError { element, shape: shape.to_vec(), bytes };
+    let wrong = || WeightError { encoding, shape: shape.to_vec(), bytes };
     let (rows, cols) = match shape {
         [cols] => (1, *cols),
         [rows, cols] => (*rows, *cols),
         _ => return Err(wrong()),
     };
-    let asked = rows.checked_mul(cols).and_then(|n| n.checked_mul(element.size()));
+    let asked = encoding.row_bytes(cols).and_then(|n| n.checked_mul(rows));
     if asked == Some(bytes) && bytes > 0 { Ok((rows, cols)) } else { Err(wrong()) }
 }
 

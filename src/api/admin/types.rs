@@ -43,10 +43,12 @@ pub struct VersionAnswer {
     pub digest: Option<Digest>,
     /// Where its image comes from.
     pub image: String,
+    /// What becomes of its weights when they are loaded: `none`, `q8_0` or `q4_k_m`.
+    pub quantize: String,
     /// The prompt around its conversations; null where it has none.
     pub prompt: Option<PromptAnswer>,
-    /// The digest of all that decides its answers, the image's and the prompt's; `system_fingerprint` shows its
-    /// beginning. Without a prompt it is the image's.
+    /// The digest of all that decides its answers, the image's, the quantisation and the prompt's; `system_fingerprint`
+    /// shows its beginning. Without the latter two it is the image's.
     #[schema(value_type = Option<String>)]
     pub version_digest: Option<Digest>,
     /// Bytes of its image on disk, once loaded.
@@ -262,6 +264,7 @@ impl From<VersionStatus> for VersionAnswer {
             residency: ResidencyAnswer::from(&status.state),
             digest: status.digest,
             image: status.image.to_string(),
+            quantize: status.quantize.to_string(),
             image_bytes: prepared.map(|prepared| prepared.image_bytes),
             weight_bytes: info.map(|info| info.weight_bytes),
             shared_bytes: info.map(|info| info.shared_bytes),

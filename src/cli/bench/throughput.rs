@@ -26,6 +26,7 @@ use crate::engine::{
     SamplingParams, StopParams, Turns,
 };
 use crate::gateway::choose;
+use crate::ids::Quantize;
 use crate::model::{self, LoadedModel, SpecialText, WeightPool};
 
 #[derive(Debug, clap::Args)]
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// What to compute on: auto, cpu, or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// What becomes of the weights when they are loaded: `q8_0`, `q4_k_m`, or `none`
+    #[arg(long, default_value = "none")]
+    quantize: Quantize,
     /// Tokens of a prompt
     #[arg(long, default_value_t = 512, value_parser = positive)]
     prompt: usize,
@@ -82,7 +86,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let bandwidth = device.memory_bandwidth().map_err(|error| CliError::Bench(error.to_string()))?;
     let bar = bar(args.batch.len() * (args.runs + 1), "runs");
     let mut figures = Map::new();
-    let loaded = model::load(&args.model, &WeightPool::of(device.clone()), &|_, _| ());
+    let loaded = model::load(&args.model, args.quantize, &WeightPool::of(device.clone()), &|_, _| ());
     let loaded = loaded.map_err(|error| failed(&args, &error))?;
     let info = &loaded.info;
     for batch in &args.batch {
@@ -104,7 +108,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     }
     bar.finish_and_clear();
     let document = json!({
-        "model": args.model, "device": device.to_string(), "prompt": args.prompt, "output": args.output,
+        "model": args.model, "quantize": args.quantize.to_string(), "device": device.to_string(), "prompt": args.prompt, "output": args.output,
         "weights_bytes": info.weight_bytes, "memory_bytes_per_s": bandwidth, "batch": figures,
     });
     if args.json {

@@ -8,6 +8,7 @@ use super::config::Config;
 use super::layout::{Layout, Pooling};
 use crate::model::error::ModelError;
 use crate::model::pool::WeightPool;
+use crate::model::quantize::Recipe;
 use crate::model::tokenizer::{SpecialTokens, Tokenizer};
 use crate::model::weights::Checkpoint;
 
@@ -32,7 +33,7 @@ impl Encoder {
         }
         // nothing else that is served has an encoder's tensors
         let pool = WeightPool::new();
-        let mut checkpoint = Checkpoint::open(dir, &pool, &|_, _| ())?;
+        let mut checkpoint = Checkpoint::open(dir, Recipe::AS_STORED, &pool, &|_, _| ())?;
         let bert = Bert::load(config, &mut checkpoint)?;
         checkpoint.finish()?;
         Ok(Self { bert, tokenizer, layout })

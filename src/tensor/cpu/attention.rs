@@ -9,9 +9,9 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
 use super::linear::Grid;
+use crate::tensor::encoding::ElementType;
 use crate::tensor::kv::KvLayout;
 use crate::tensor::rows::Query;
-use crate::tensor::weight::ElementType;
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 16;

@@ -12,7 +12,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch};
-use crate::tensor::weight::{ElementType, Weight};
+use super::quantised;
+use crate::tensor::encoding::{ElementType, Encoding};
+use crate::tensor::weight::Weight;
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 17;
@@ -28,6 +30,10 @@ const BLOCK_BYTES: usize = 384 << 10;
 /// # Panics
 /// If `x` or `y` is not a whole number of rows of the weight's sizes, or not the same number.
 pub(in crate::tensor) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
+    let element = match weight.encoding() {
+        Encoding::Plain(element) => element,
+        Encoding::Blocks(format) => return quantised::multiply(level, x, weight, format, y),
+    };
     let (outs, width) = (weight.rows(), weight.cols());
     let rows = x.len() / width;
     assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
@@ -39,7 +45,7 @@ pub(in crate::tensor) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mu
             x: x.as_ptr(),
             rows: x.len() / width,
             w: weight.bytes().as_ptr(),
-            element: weight.element(),
+            element,
             w_stride: width,
             width,
             y: y.as_mut_ptr(),
@@ -48,6 +54,27 @@ pub(in crate::tensor) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mu
         // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
         unsafe { share_out(level, grid, outs) };
     }
+}
+
+/// The same on the calling thread, for weights `[out, width]` that are `f32` already.
+///
+/// # Panics
+/// As [`linear`].
+pub(super) fn linear_f32(level: Level, x: &[f32], weights: &[f32], width: usize, y: &mut [f32]) {
+    let (rows, outs) = (x.len() / width, weights.len() / width);
+    assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
+    let grid = Grid {
+        x: x.as_ptr(),
+        rows,
+        w: weights.as_ptr().cast(),
+        element: ElementType::F32,
+        w_stride: width,
+        width,
+        y: y.as_mut_ptr(),
+        y_stride: outs,
+    };
+    // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
+    unsafe { grid.compute(level, 0..outs) };
 }
 
 /// Computes all `outs` outputs of `grid`, on several threads if it is worth it.

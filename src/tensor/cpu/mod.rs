@@ -5,6 +5,7 @@ mod bandwidth;
 mod choose;
 mod isa;
 mod linear;
+mod quantised;
 mod rowwise;
 
 pub(super) use attention::{KvStore, attend};

@@ -10,10 +10,10 @@ use super::lists::Indices;
 use super::memory::Buffer;
 use super::ops::{Array, a_row, an_element, same_element, suffix};
 use super::rows::{Contexts, Tiling, upload};
+use crate::tensor::encoding::ElementType;
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::kv::KvLayout;
 use crate::tensor::rows::HostRows;
-use crate::tensor::weight::ElementType;
 
 /// Threads of the kernels of attention.cu and prefill.cu.
 const THREADS: usize = 128;

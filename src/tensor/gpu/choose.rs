@@ -7,8 +7,8 @@ use super::launch::Launch;
 use super::lists::{Indices, Lists};
 use super::ops::{Array, same_element};
 use crate::tensor::choice::Choice;
+use crate::tensor::encoding::ElementType;
 use crate::tensor::error::Result;
-use crate::tensor::weight::ElementType;
 
 /// Threads of the kernels of sampling.cu.
 const THREADS: u32 = 512;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use super::driver::{Driver, Shape};
 use super::gemm::{Product, ProductShape};
 use super::graph::Recorded;
+use crate::tensor::encoding::ElementType;
 use crate::tensor::error::{Result, TensorError};
-use crate::tensor::weight::ElementType;
 
 /// Every byte that nobody has written yet: not a number in all element types.
 pub(super) const POISON: u8 = 0xFF;

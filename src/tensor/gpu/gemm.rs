@@ -1,6 +1,6 @@
 //! A product of matrices, as the library of the device is asked for it.
 
-use crate::tensor::weight::ElementType;
+use crate::tensor::encoding::ElementType;
 
 /// `y = x Wᵀ`: `x` `[rows, width]` and `W` `[outs, width]` of one element type give `y` `[rows, outs]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

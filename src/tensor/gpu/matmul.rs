@@ -13,8 +13,8 @@ use cudarc::cublaslt::sys;
 use cudarc::driver;
 
 use super::gemm::{Product, ProductShape};
+use crate::tensor::encoding::ElementType;
 use crate::tensor::error::{Result, TensorError};
-use crate::tensor::weight::ElementType;
 
 /// cuBLASLt for one stream: a workspace must not be shared between streams.
 pub(super) struct Matmul {

@@ -12,8 +12,8 @@ use super::gemm::{Product, ProductShape};
 use super::launch::Launch;
 use super::lists::Indices;
 use super::memory::Buffer;
+use crate::tensor::encoding::ElementType;
 use crate::tensor::error::{Result, TensorError};
-use crate::tensor::weight::ElementType;
 
 /// Threads of the kernels of norm.cu, rope.cu and elementwise.cu.
 const THREADS: u32 = 256;

@@ -1,0 +1,305 @@
+//! Products of whole numbers, 32 at a time: what an instruction set has to offer for quantised weights.
+
+#![allow(unsafe_code)]
+#![allow(clippy::inline_always)]
+
+use super::super::isa::Level;
+
+/// The operations that a kernel over blocks is written in. Lane `l` of the eight belongs to bytes `4 l` to `4 l + 3`.
+///
+/// # Safety
+/// Every function may run only on a processor that has the set; pointers are read at any alignment.
+pub(super) trait Dots: Copy {
+    /// 32 bytes.
+    type Bytes: Copy;
+    /// 16 numbers of 16 bits.
+    type Words: Copy;
+    /// 8 numbers of 32 bits.
+    type Ints: Copy;
+    /// 8 floats.
+    type Floats: Copy;
+    unsafe fn bytes(p: *const u8) -> Self::Bytes;
+    /// The lower halves of 16 bytes, then their upper halves.
+    unsafe fn halves(p: *const u8) -> Self::Bytes;
+    /// The lower half of each byte.
+    unsafe fn low(b: Self::Bytes) -> Self::Bytes;
+    /// The upper half of each byte.
+    unsafe fn high(b: Self::Bytes) -> Self::Bytes;
+    /// 16 for each bit that is set, the lowest first.
+    unsafe fn sixteens(bits: u32) -> Self::Bytes;
+    /// 16 for each byte that has the one bit of `mask`.
+    unsafe fn sixteen_where(b: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Bits `2 K` and `2 K + 1` of each byte, as bits 4 and 5.
+    unsafe fn pair<const K: i32>(b: Self::Bytes) -> Self::Bytes;
+    unsafe fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    unsafe fn minus(b: Self::Bytes, less: i8) -> Self::Bytes;
+    /// Products of numbers from -127 to 127, added up by lane.
+    unsafe fn dot(w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
+    /// Products of numbers from 0 to 63 with such from -127 to 127, two added up in each place.
+    unsafe fn pairs(w: Self::Bytes, a: Self::Bytes) -> Self::Words;
+    unsafe fn words(p: *const i16) -> Self::Words;
+    /// One number in the first eight places, another in the last.
+    unsafe fn two_words(first: i16, last: i16) -> Self::Words;
+    /// Products, two added up by lane.
+    unsafe fn dot_words(a: Self::Words, b: Self::Words) -> Self::Ints;
+    unsafe fn no_ints() -> Self::Ints;
+    unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    unsafe fn no_floats() -> Self::Floats;
+    /// `scale * a + b`, by lane.
+    unsafe fn scale_add(scale: f32, a: Self::Ints, b: Self::Floats) -> Self::Floats;
+    /// The sum of the lanes, in one fixed order.
+    unsafe fn sum(v: Self::Floats) -> f32;
+    /// A half-precision number.
+    unsafe fn half(p: *const u8) -> f32;
+}
+
+/// Work that is compiled for each set.
+pub(super) trait DotsKernel {
+    /// # Safety
+    /// The processor has the set `D`.
+    unsafe fn run<D: Dots>(self);
+}
+
+/// Runs a kernel with what the set `level` has for it.
+///
+/// # Panics
+/// If the processor does not have it.
+pub(super) fn dispatch<K: DotsKernel>(level: Level, kernel: K) {
+    assert!(Level::available().contains(&level), "{level:?} on a processor without it");
+    // SAFETY: the processor has the set, checked above
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx2 => x86::avx2(kernel),
+            _ => kernel.run::<Portable>(),
+        }
+    }
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+struct Portable;
+
+// SAFETY of each block below: the trait's promise about pointers
+impl Dots for Portable {
+    type Bytes = [u8; 32];
+    type Words = [i16; 16];
+    type Ints = [i32; 8];
+    type Floats = [f32; 8];
+
+    unsafe fn bytes(p: *const u8) -> [u8; 32] {
+        unsafe { p.cast::<[u8; 32]>().read_unaligned() }
+    }
+    unsafe fn halves(p: *const u8) -> [u8; 32] {
+        let packed = unsafe { p.cast::<[u8; 16]>().read_unaligned() };
+        std::array::from_fn(|i| packed[i % 16] >> (4 * (i / 16)) & 15)
+    }
+    unsafe fn low(b: [u8; 32]) -> [u8; 32] {
+        b.map(|b| b & 15)
+    }
+    unsafe fn high(b: [u8; 32]) -> [u8; 32] {
+        b.map(|b| b >> 4)
+    }
+    unsafe fn sixteens(bits: u32) -> [u8; 32] {
+        std::array::from_fn(|i| ((bits >> i & 1) << 4) as u8)
+    }
+    unsafe fn sixteen_where(b: [u8; 32], mask: u8) -> [u8; 32] {
+        b.map(|b| if b & mask == 0 { 0 } else { 16 })
+    }
+    unsafe fn pair<const K: i32>(b: [u8; 32]) -> [u8; 32] {
+        b.map(|b| (b >> (2 * K) & 3) << 4)
+    }
+    unsafe fn or(a: [u8; 32], b: [u8; 32]) -> [u8; 32] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    unsafe fn minus(b: [u8; 32], less: i8) -> [u8; 32] {
+        b.map(|b| (b as i8).wrapping_sub(less) as u8)
+    }
+    unsafe fn dot(w: [u8; 32], a: [u8; 32]) -> [i32; 8] {
+        let product = |i: usize| i32::from(w[i] as i8) * i32::from(a[i] as i8);
+        std::array::from_fn(|l| (4 * l..4 * l + 4).map(product).sum())
+    }
+    unsafe fn pairs(w: [u8; 32], a: [u8; 32]) -> [i16; 16] {
+        let product = |i: usize| i16::from(w[i]) * i16::from(a[i] as i8);
+        std::array::from_fn(|l| product(2 * l) + product(2 * l + 1))
+    }
+    unsafe fn words(p: *const i16) -> [i16; 16] {
+        unsafe { p.cast::<[i16; 16]>().read_unaligned() }
+    }
+    unsafe fn two_words(first: i16, last: i16) -> [i16; 16] {
+        std::array::from_fn(|i| if i < 8 { first } else { last })
+    }
+    unsafe fn dot_words(a: [i16; 16], b: [i16; 16]) -> [i32; 8] {
+        let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
+        std::array::from_fn(|l| product(2 * l) + product(2 * l + 1))
+    }
+    unsafe fn no_ints() -> [i32; 8] {
+        [0; 8]
+    }
+    unsafe fn add(a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    unsafe fn no_floats() -> [f32; 8] {
+        [0.0; 8]
+    }
+    unsafe fn scale_add(scale: f32, a: [i32; 8], b: [f32; 8]) -> [f32; 8] {
+        // two roundings: a fused one is a library call where the processor has none
+        #[allow(clippy::suboptimal_flops)]
+        std::array::from_fn(|i| scale * a[i] as f32 + b[i])
+    }
+    unsafe fn sum(v: [f32; 8]) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+    unsafe fn half(p: *const u8) -> f32 {
+        half::f16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read_unaligned() }).to_f32()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::cast_ptr_alignment)]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi16,
+        _mm_srli_epi16, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8,
+        _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+        _mm256_or_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16,
+        _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+        _mm256_sub_epi8,
+    };
+
+    use super::{Dots, DotsKernel, Portable};
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn avx2<K: DotsKernel>(kernel: K) {
+        // SAFETY: the caller's promise
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Avx2;
+
+    // SAFETY of each block below: the trait's promise, that the processor has the set and the pointers are good
+    impl Dots for Avx2 {
+        type Bytes = __m256i;
+        type Words = __m256i;
+        type Ints = __m256i;
+        type Floats = __m256;
+
+        #[inline(always)]
+        unsafe fn bytes(p: *const u8) -> __m256i {
+            unsafe { _mm256_loadu_si256(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn halves(p: *const u8) -> __m256i {
+            unsafe {
+                let packed = _mm_loadu_si128(p.cast());
+                Self::low(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed))
+            }
+        }
+        #[inline(always)]
+        unsafe fn low(b: __m256i) -> __m256i {
+            unsafe { _mm256_and_si256(b, _mm256_set1_epi8(15)) }
+        }
+        #[inline(always)]
+        unsafe fn high(b: __m256i) -> __m256i {
+            unsafe { Self::low(_mm256_srli_epi16::<4>(b)) }
+        }
+        #[inline(always)]
+        unsafe fn sixteens(bits: u32) -> __m256i {
+            unsafe {
+                // each byte of the bits eight times, then one bit of each
+                let which =
+                    _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
+                let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), which);
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+                _mm256_and_si256(set, _mm256_set1_epi8(16))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sixteen_where(b: __m256i, mask: u8) -> __m256i {
+            unsafe {
+                let mask = _mm256_set1_epi8(mask as i8);
+                let bits = _mm256_and_si256(b, mask);
+                // a mask of one bit: what has it equals it
+                _mm256_and_si256(_mm256_cmpeq_epi8(bits, mask), _mm256_set1_epi8(16))
+            }
+        }
+        #[inline(always)]
+        unsafe fn pair<const K: i32>(b: __m256i) -> __m256i {
+            unsafe {
+                let moved = match K {
+                    0 => _mm256_slli_epi16::<4>(b),
+                    1 => _mm256_slli_epi16::<2>(b),
+                    2 => b,
+                    _ => _mm256_srli_epi16::<2>(b),
+                };
+                _mm256_and_si256(moved, _mm256_set1_epi8(0x30))
+            }
+        }
+        #[inline(always)]
+        unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
+            unsafe { _mm256_or_si256(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn minus(b: __m256i, less: i8) -> __m256i {
+            unsafe { _mm256_sub_epi8(b, _mm256_set1_epi8(less)) }
+        }
+        #[inline(always)]
+        unsafe fn dot(w: __m256i, a: __m256i) -> __m256i {
+            unsafe {
+                // one side is to be unsigned: its signs go to the other. No sum of two leaves 16 bits, as none is -128
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn pairs(w: __m256i, a: __m256i) -> __m256i {
+            unsafe { _mm256_maddubs_epi16(w, a) }
+        }
+        #[inline(always)]
+        unsafe fn words(p: *const i16) -> __m256i {
+            unsafe { _mm256_loadu_si256(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn two_words(first: i16, last: i16) -> __m256i {
+            unsafe { _mm256_set_m128i(_mm_set1_epi16(last), _mm_set1_epi16(first)) }
+        }
+        #[inline(always)]
+        unsafe fn dot_words(a: __m256i, b: __m256i) -> __m256i {
+            unsafe { _mm256_madd_epi16(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn no_ints() -> __m256i {
+            unsafe { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
+            unsafe { _mm256_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn no_floats() -> __m256 {
+            unsafe { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn scale_add(scale: f32, a: __m256i, b: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(a), b) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            let mut lanes = [0.0; 8];
+            unsafe {
+                _mm256_storeu_ps(lanes.as_mut_ptr(), v);
+                Portable::sum(lanes)
+            }
+        }
+        #[inline(always)]
+        unsafe fn half(p: *const u8) -> f32 {
+            unsafe {
+                let bits = p.cast::<u16>().read_unaligned();
+                _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+            }
+        }
+    }
+}

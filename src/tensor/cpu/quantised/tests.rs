@@ -1,0 +1,130 @@
+use super::*;
+use crate::tensor::reference::{self, noise, weight};
+
+const ALL: [BlockFormat; 10] = [
+    BlockFormat::Q4_0,
+    BlockFormat::Q4_1,
+    BlockFormat::Q5_0,
+    BlockFormat::Q5_1,
+    BlockFormat::Q8_0,
+    BlockFormat::Q2K,
+    BlockFormat::Q3K,
+    BlockFormat::Q4K,
+    BlockFormat::Q5K,
+    BlockFormat::Q6K,
+];
+
+/// Blocks of any bits, but with scales that are ordinary numbers.
+fn blocks(format: BlockFormat, rows: usize, cols: usize) -> Weight {
+    let n = format.row_bytes(cols).unwrap() * rows;
+    let mut bytes: Vec<u8> = noise(n, 3).into_iter().map(|x| (x * 128.0) as i8 as u8).collect();
+    // -128 is no quant of an 8-bit block: it would be written as -127
+    if format == BlockFormat::Q8_0 {
+        bytes.iter_mut().filter(|b| **b == 128).for_each(|b| *b = 129);
+    }
+    let halves: &[usize] = match format {
+        BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 => &[0],
+        BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => &[0, 2],
+        BlockFormat::Q2K => &[80, 82],
+        BlockFormat::Q3K => &[108],
+        BlockFormat::Q6K => &[208],
+    };
+    for (i, block) in bytes.chunks_exact_mut(format.bytes()).enumerate() {
+        for at in halves {
+            let scale = half::f16::from_f32(0.01 + 0.001 * (i % 7) as f32);
+            block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+    }
+    Weight::owned(bytes, format, &[rows, cols]).unwrap()
+}
+
+/// The largest sum of absolute products of a row with an output: what an error is to be compared with.
+fn magnitude(x: &[f32], weight: &Weight) -> f32 {
+    let mut row = vec![0.0; weight.cols()];
+    let mut most = 0.0_f32;
+    for x in x.chunks_exact(weight.cols()) {
+        for out in 0..weight.rows() {
+            weight.widen_row(out, &mut row);
+            most = most.max(x.iter().zip(&row).map(|(x, w)| (x * w).abs()).sum());
+        }
+    }
+    most
+}
+
+#[test]
+fn it_is_the_product_of_what_the_blocks_mean() {
+    for format in ALL {
+        for (outs, width) in [(1, 256), (7, 512), (30, 768)] {
+            let w = blocks(format, outs, width);
+            let x = noise(9 * width, 4);
+            let exact = reference::linear(&x, &w);
+            let most = magnitude(&x, &w);
+            for level in Level::available() {
+                let mut y = vec![f32::NAN; 9 * outs];
+                multiply(*level, &x, &w, format, &mut y);
+                for (y, exact) in y.iter().zip(&exact) {
+                    // activations are rounded to 8 bits: errors of both signs
+                    assert!(
+                        (y - exact).abs() < 2e-3 * most,
+                        "{level:?} {format}: {y} against {exact} of {most}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_whole_numbers_are_multiplied_exactly() {
+    for format in ALL {
+        let w = blocks(format, 6, 512);
+        let mut x: Vec<f32> = noise(5 * 512, 5).into_iter().map(|x| (x * 126.0).round()).collect();
+        // with 127 in each group, its scale is 1
+        x.iter_mut().step_by(32).for_each(|x| *x = 127.0);
+        let exact = reference::linear(&x, &w);
+        let most = magnitude(&x, &w);
+        for level in Level::available() {
+            let mut y = vec![f32::NAN; 5 * 6];
+            multiply(*level, &x, &w, format, &mut y);
+            for (y, exact) in y.iter().zip(&exact) {
+                assert!((y - exact).abs() < 1e-6 * most, "{level:?} {format}: {y} against {exact} of {most}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_rows_are_each_what_they_are_alone() {
+    for level in Level::available() {
+        for format in ALL {
+            let (outs, width) = (300, 1024);
+            let w = blocks(format, outs, width);
+            let x = noise(16 * width, 2);
+            for rows in [16, 15, 5, 3, 2] {
+                let mut all = vec![0.0; rows * outs];
+                multiply(*level, &x[..rows * width], &w, format, &mut all);
+                for (x, all) in x.chunks_exact(width).zip(all.chunks_exact(outs)) {
+                    let mut alone = vec![0.0; outs];
+                    multiply(*level, x, &w, format, &mut alone);
+                    assert!(
+                        alone.iter().zip(all).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{level:?} {format}, {rows} rows"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_a_number_stays_so() {
+    let w = weight(&noise(4 * 256, 1), ElementType::F32, &[4, 256]);
+    for format in ALL.into_iter().filter(|format| format.can_be_written()) {
+        let w = w.quantised(format).unwrap();
+        let mut x = noise(256, 2);
+        x[100] = f32::NAN;
+        let mut y = vec![0.0; 4];
+        multiply(Level::best(), &x, &w, format, &mut y);
+        assert!(y.iter().all(|y| y.is_nan()), "{format}");
+    }
+}

@@ -1,0 +1,196 @@
+//! Tiles of rows by outputs, over blocks.
+
+#![allow(unsafe_code)]
+#![allow(clippy::inline_always)]
+
+use std::ops::Range;
+
+use super::activations::{Activations, SUMMED};
+use super::dots::Dots;
+use crate::tensor::blocks::{LARGE, SMALL};
+
+/// A format of small blocks: one scale, and quants from -127 to 127.
+pub(super) trait Small {
+    /// Bytes of a block; its scale comes first.
+    const BYTES: usize;
+    /// # Safety
+    /// A block lies at `p`, and the processor has `D`.
+    unsafe fn quants<D: Dots>(p: *const u8) -> D::Bytes;
+}
+
+/// What the sub-blocks of a large block are multiplied with.
+pub(super) struct Factors<D: Dots> {
+    /// Of all.
+    pub(super) d: f32,
+    /// One for each 32 quants.
+    pub(super) each: [D::Words; 8],
+    /// What is taken away, of all.
+    pub(super) m: f32,
+    /// That, for each 16 activations.
+    pub(super) less: D::Words,
+}
+
+/// A format of large blocks: quants from 0 to 63, with factors.
+pub(super) trait Large {
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// # Safety
+    /// A block lies at `p`, and the processor has `D`.
+    unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D>;
+    /// Quants 0 to 127 or 128 to 255: half 0 or 1.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn quants<D: Dots>(p: *const u8, half: usize) -> [D::Bytes; 4];
+}
+
+/// A product: rows of `x` with rows of weights that lie `stride` bytes apart.
+pub(super) struct Product<'a> {
+    pub(super) x: &'a Activations,
+    pub(super) weights: *const u8,
+    pub(super) stride: usize,
+    /// `[rows, outs]`
+    pub(super) y: *mut f32,
+    pub(super) outs: usize,
+}
+
+// SAFETY: `multiply` gives each thread outputs of its own; what they share is only read
+unsafe impl Sync for Product<'_> {}
+
+impl Product<'_> {
+    /// Computes outputs `outs` of every row.
+    ///
+    /// # Safety
+    /// The processor has `D`; `weights` and `y` hold what the sizes say, and nobody else touches these outputs.
+    #[inline(always)]
+    pub(super) unsafe fn small<D: Dots, F: Small>(&self, outs: Range<usize>) {
+        let rows = self.x.rows;
+        let mut row = 0;
+        while row < rows {
+            // SAFETY: rows and outputs stay below what there is
+            row += unsafe {
+                match rows - row {
+                    1 => self.small_band::<D, F, 1, 4>(row, outs.clone()),
+                    2 => self.small_band::<D, F, 2, 3>(row, outs.clone()),
+                    3 => self.small_band::<D, F, 3, 2>(row, outs.clone()),
+                    _ => self.small_band::<D, F, 4, 2>(row, outs.clone()),
+                }
+            };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn small_band<D: Dots, F: Small, const R: usize, const O: usize>(
+        &self,
+        row: usize,
+        outs: Range<usize>,
+    ) -> usize {
+        let mut out = outs.start;
+        // SAFETY: `row + R` rows and `outs.end` outputs exist
+        unsafe {
+            while out + O <= outs.end {
+                self.small_tile::<D, F, R, O>(row, out);
+                out += O;
+            }
+            while out < outs.end {
+                self.small_tile::<D, F, R, 1>(row, out);
+                out += 1;
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    unsafe fn small_tile<D: Dots, F: Small, const R: usize, const O: usize>(&self, row: usize, out: usize) {
+        // SAFETY: `row + R` rows and `out + O` outputs exist, each of `width / SMALL` blocks
+        unsafe {
+            let quants: [*const u8; R] = std::array::from_fn(|r| self.x.quants(row + r));
+            let scales: [*const f32; R] = std::array::from_fn(|r| self.x.scales(row + r));
+            let weights: [*const u8; O] = std::array::from_fn(|o| self.weights.add((out + o) * self.stride));
+            let mut sums = [[D::no_floats(); O]; R];
+            for block in 0..self.x.width / SMALL {
+                for o in 0..O {
+                    let w = weights[o].add(block * F::BYTES);
+                    let (d, w) = (D::half(w), F::quants::<D>(w));
+                    for r in 0..R {
+                        let ints = D::dot(w, D::bytes(quants[r].add(block * SMALL)));
+                        sums[r][o] = D::scale_add(d * *scales[r].add(block), ints, sums[r][o]);
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (o, sum) in sums.iter().enumerate() {
+                    *self.y.add((row + r) * self.outs + out + o) = D::sum(*sum);
+                }
+            }
+        }
+    }
+
+    /// Computes outputs `outs` of every row.
+    ///
+    /// # Safety
+    /// As [`small`](Self::small).
+    #[inline(always)]
+    pub(super) unsafe fn large<D: Dots, F: Large>(&self, outs: Range<usize>) {
+        let rows = self.x.rows;
+        let mut row = 0;
+        while row < rows {
+            // SAFETY: rows and outputs stay below what there is
+            row += unsafe {
+                match rows - row {
+                    1 => self.large_band::<D, F, 1>(row, outs.clone()),
+                    2 => self.large_band::<D, F, 2>(row, outs.clone()),
+                    3 => self.large_band::<D, F, 3>(row, outs.clone()),
+                    4..6 => self.large_band::<D, F, 4>(row, outs.clone()),
+                    _ => self.large_band::<D, F, 6>(row, outs.clone()),
+                }
+            };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn large_band<D: Dots, F: Large, const R: usize>(&self, row: usize, outs: Range<usize>) -> usize {
+        for out in outs {
+            // SAFETY: `row + R` rows and this output exist
+            unsafe { self.large_tile::<D, F, R>(row, out) };
+        }
+        R
+    }
+
+    /// One output: what unpacking its weights costs is shared by the rows.
+    #[inline(always)]
+    unsafe fn large_tile<D: Dots, F: Large, const R: usize>(&self, row: usize, out: usize) {
+        // SAFETY: `row + R` rows and the output exist, each of `width / LARGE` blocks
+        unsafe {
+            let quants: [*const u8; R] = std::array::from_fn(|r| self.x.quants(row + r));
+            let scales: [*const f32; R] = std::array::from_fn(|r| self.x.scales(row + r));
+            let summed: [*const i16; R] = std::array::from_fn(|r| self.x.sums(row + r));
+            let weights = self.weights.add(out * self.stride);
+            let mut sums = [D::no_floats(); R];
+            for block in 0..self.x.width / LARGE {
+                let w = weights.add(block * F::BYTES);
+                let Factors { d, each, m, less } = F::factors::<D>(w);
+                let mut ints = [D::no_ints(); R];
+                for half in 0..2 {
+                    let four = F::quants::<D>(w, half);
+                    for (i, w) in four.into_iter().enumerate() {
+                        let part = 4 * half + i;
+                        for (ints, x) in ints.iter_mut().zip(quants) {
+                            let pairs = D::pairs(w, D::bytes(x.add(block * LARGE + 32 * part)));
+                            *ints = D::add(*ints, D::dot_words(pairs, each[part]));
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let scale = *scales[r].add(block);
+                    let taken = D::dot_words(D::words(summed[r].add(block * (LARGE / SUMMED))), less);
+                    sums[r] = D::scale_add(d * scale, ints[r], sums[r]);
+                    sums[r] = D::scale_add(-m * scale, taken, sums[r]);
+                }
+            }
+            for (r, sum) in sums.iter().enumerate() {
+                *self.y.add((row + r) * self.outs + out) = D::sum(*sum);
+            }
+        }
+    }
+}
