@@ -105,4 +105,10 @@ __device__ inline float warp_sum(float x) { return warp_fold<Sum>(x); }
 __device__ inline float block_sum(float x) { return block_fold<Sum>(x); }
 __device__ inline float block_max(float x) { return block_fold<Max>(x); }
 
-__device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
+// The activation of a gate, as the host numbers them: silu, or gelu by its approximation with tanh, which is
+// x / (1 + exp(-2u)) for u = sqrt(2 / pi) (x + 0.044715 x^3).
+constexpr int SILU = 0, GELU_TANH = 1;
+__device__ inline float activated(float x, int activation) {
+  const float z = activation == GELU_TANH ? x * (1.5957691f + 0.071354814f * x * x) : x;
+  return x / (1.0f + __expf(-z));
+}

@@ -6,7 +6,7 @@
 // caches. Two rows of W share what is read of x. Sums are in f32 and in an order that does not depend on the number of
 // rows, so that a row's result does not depend on its neighbours.
 //
-// `gated` is the first half of an MLP: silu(x G^T + g) * (x U^T + u), whose two rows are one of G and one of U.
+// `gated` is the first half of an MLP: act(x G^T + g) * (x U^T + u), whose two rows are one of G and one of U.
 #include "common.cuh"
 
 constexpr int LINEAR_WARPS = 4;
@@ -81,7 +81,7 @@ __device__ void few_rows(const T* x, const T* weight, const float* bias, Out* y,
   }
 }
 
-template <class T, int ROWS>
+template <class T, int ACTIVATION, int ROWS>
 __device__ void gated_few_rows(const T* x, const T* gate, const float* gate_bias, const T* up, const float* up_bias, T* y,
                                int rows, int outs, int width) {
   const int out = blockIdx.x * LINEAR_WARPS + threadIdx.x / WARP;
@@ -95,7 +95,7 @@ __device__ void gated_few_rows(const T* x, const T* gate, const float* gate_bias
     if (threadIdx.x % WARP == 0) {
       a += gate_bias ? gate_bias[out] : 0.0f;
       b += up_bias ? up_bias[out] : 0.0f;
-      y[size_t(r) * outs + out] = narrow<T>(silu(a) * b);
+      y[size_t(r) * outs + out] = narrow<T>(activated(a, ACTIVATION) * b);
     }
   }
 }
@@ -108,13 +108,15 @@ __device__ void gated_few_rows(const T* x, const T* gate, const float* gate_bias
   KERNEL(logits_##T##_##ROWS, LINEAR_THREADS,                                                                     \
          (const T* x, const T* weight, const float* bias, float* y, int rows, int outs, int width)) {             \
     few_rows<T, float, ROWS>(x, weight, bias, y, rows, outs, width);                                              \
-  }                                                                                                               \
-  KERNEL(gated_##T##_##ROWS, LINEAR_THREADS,                                                                      \
+  }
+#define GATED(T, NAME, ACTIVATION, ROWS)                                                                          \
+  KERNEL(gated_##NAME##_##T##_##ROWS, LINEAR_THREADS,                                                             \
          (const T* x, const T* gate, const float* gate_bias, const T* up, const float* up_bias, T* y, int rows,   \
           int outs, int width)) {                                                                                 \
-    gated_few_rows<T, ROWS>(x, gate, gate_bias, up, up_bias, y, rows, outs, width);                               \
+    gated_few_rows<T, ACTIVATION, ROWS>(x, gate, gate_bias, up, up_bias, y, rows, outs, width);                   \
   }
-#define LINEARS(T) LINEAR(T, 1) LINEAR(T, 2) LINEAR(T, 4) LINEAR(T, 8)
+#define BOTH(T, ROWS) LINEAR(T, ROWS) GATED(T, silu, SILU, ROWS) GATED(T, gelu, GELU_TANH, ROWS)
+#define LINEARS(T) BOTH(T, 1) BOTH(T, 2) BOTH(T, 4) BOTH(T, 8)
 LINEARS(f32)
 LINEARS(f16)
 LINEARS(bf16)

@@ -10,7 +10,19 @@ use switchback::model::{
     Batch, CausalLm, KvGeometry, LoadedModel, ModelError, Span, SpecialText, SpecialTokens, WeightPool, load,
 };
 
-const MODELS: [&str; 3] = ["gqa", "tied", "llama3"];
+const MODELS: [&str; 11] = [
+    "gqa",
+    "tied",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "smollm3",
+];
 const BLOCK: usize = 4;
 const BLOCKS: usize = 64;
 

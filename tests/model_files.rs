@@ -241,7 +241,7 @@ fn the_small_files_say_how_a_version_talks() {
     assert_eq!((model.bos, &model.eos[..]), (Some(0), &[2][..]));
     assert_eq!(model.special.eos.as_deref(), Some("<|end|>"));
     assert_eq!((model.generation.temperature, model.generation.top_k), (Some(0.7), None));
-    assert!(model.chat_template.unwrap().contains("<|start|>"));
+    assert!(model.chat_templates.unwrap().default.contains("<|start|>"));
 
     change(dir.path(), "generation_config.json", |c| {
         *c = json!({"eos_token_id": [5, 2], "do_sample": false});
@@ -252,10 +252,10 @@ fn the_small_files_say_how_a_version_talks() {
     });
     let model = read(dir.path()).unwrap();
     assert_eq!((&model.eos[..], model.generation), (&[2, 5][..], greedy()));
-    assert_eq!(model.chat_template.as_deref(), Some("D"));
+    assert_eq!(model.chat_templates.unwrap().default, "D");
 
     fs::write(dir.path().join("chat_template.jinja"), "J").unwrap();
-    assert_eq!(read(dir.path()).unwrap().chat_template.as_deref(), Some("J"));
+    assert_eq!(read(dir.path()).unwrap().chat_templates.unwrap().default, "J");
 }
 
 fn greedy() -> GenerationDefaults {

@@ -129,7 +129,7 @@ fn the_template_that_ships_renders_a_conversation() {
     let config = std::fs::read_to_string(file("v1", "tokenizer_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
     let source = config["chat_template"].as_str().unwrap();
-    let special = SpecialTokenText { bos: None, eos: Some("<|im_end|>".to_owned()) };
+    let special = SpecialTokenText { eos: Some("<|im_end|>".to_owned()), ..SpecialTokenText::default() };
     let template = ChatTemplate::compile(source, &special).unwrap();
     let messages = [serde_json::json!({ "role": "user", "content": "Hi" })];
     let text = template.render(&messages, &serde_json::Map::new(), GenerationPrompt::Add).unwrap();

@@ -66,6 +66,8 @@ impl Scene {
             ("tokenizer.json", b"{\"model\":{}}".to_vec()),
             ("model.safetensors", weights),
             ("modules.json", b"[]".to_vec()),
+            ("additional_chat_templates/tool_use.jinja", b"{{ tools }}".to_vec()),
+            ("additional_chat_templates/.hidden.jinja", b"not needed".to_vec()),
             ("1_Pooling/config.json", b"{}".to_vec()),
             ("README.md", b"not needed".to_vec()),
             ("pytorch_model.bin", b"not needed".to_vec()),
@@ -113,8 +115,14 @@ impl Scene {
     }
 
     fn assert_whole(&self, image: &LocatedImage) {
-        let expected =
-            ["1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "tokenizer.json"];
+        let expected = [
+            "1_Pooling/config.json",
+            "additional_chat_templates/tool_use.jinja",
+            "config.json",
+            "model.safetensors",
+            "modules.json",
+            "tokenizer.json",
+        ];
         let manifest = manifest_of(&image.dir, &|_, _| ()).unwrap();
         assert_eq!(manifest.files.keys().collect::<Vec<_>>(), expected);
         assert_eq!(manifest.digest(), image.digest);

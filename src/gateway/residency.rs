@@ -306,9 +306,9 @@ impl Residency {
         let model =
             model::load(&image.dir, plan.quantize, &self.0.pool, &report).map_err(|e| e.to_string())?;
         let template = model
-            .chat_template
-            .as_deref()
-            .map(|source| ChatTemplate::compile(source, &model.special))
+            .chat_templates
+            .as_ref()
+            .map(|sources| ChatTemplate::compile_all(sources, &model.special))
             .transpose()
             .map_err(|e| e.to_string())?;
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);

@@ -90,7 +90,7 @@ impl Snapshot {
 }
 
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "the Hub's names are exact")]
-/// Only files at the top count, and one below it whose name is known, so a path from the Hub cannot lead out of a folder.
+/// Only files at the top count, and those below it whose folder is known, so a path from the Hub cannot lead out of a folder.
 fn is_model_file(path: &str) -> bool {
     const NAMES: [&str; 4] =
         ["config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"];
@@ -104,8 +104,13 @@ fn is_model_file(path: &str) -> bool {
     if OF_ENCODERS.contains(&path) {
         return true;
     }
-    let plain = !path.starts_with('.') && !path.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
-    plain
+    let plain = |name: &str| {
+        !name.starts_with('.') && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control())
+    };
+    if let Some(name) = path.strip_prefix("additional_chat_templates/") {
+        return plain(name) && name.ends_with(".jinja");
+    }
+    plain(path)
         && (NAMES.contains(&path)
             || (path.starts_with("tokenizer") && path.ends_with(".json"))
             || path.ends_with(".safetensors")

@@ -1,18 +1,17 @@
-//! The Llama decoder (Touvron et al., 2023): its weights and its forward pass.
+//! A decoder: its weights and its forward pass.
 
 use super::batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
-use super::config::Config;
+use super::block::{Block, Step, gain};
+use super::config::{Config, EmbeddingScale};
 use super::error::ModelError;
-use super::projection::{Bias, Projection};
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, ElementType, HostRows, KvCache, KvLayout, KvPool, Mask, Replays, Rope, RopeAngles, Rows,
-    Tensor, TensorError, Vector, Weight, add_rms_norm, embedding, gated_linear, linear, logits,
-    paged_attention, rms_norm, rope_write_kv, select_rows,
+    Context, Device, ElementType, HostRows, KvCache, KvLayout, KvPool, Mask, Replays, Rope, Rows, Tensor,
+    TensorError, Vector, Weight, add_rms_norm, embedding, logits, rms_norm, select_rows, softcap,
 };
 
-/// A Llama with its cache.
-pub(super) struct Llama {
+/// A decoder with its cache.
+pub(super) struct Decoder {
     /// A stream of its own.
     device: Device,
     body: Body,
@@ -23,60 +22,12 @@ pub(super) struct Llama {
 /// Its weights, on a device.
 pub(super) struct Body {
     config: Config,
-    rope: Rope,
+    ropes: Vec<Rope>,
     embedding: Weight,
-    layers: Vec<Layer>,
+    blocks: Vec<Block>,
     norm: Vector,
     /// The embedding itself where the two are tied.
     head: Weight,
-}
-
-struct Layer {
-    attention_norm: Vector,
-    q: Projection,
-    k: Projection,
-    v: Projection,
-    o: Projection,
-    mlp_norm: Vector,
-    gate: Projection,
-    up: Projection,
-    down: Projection,
-}
-
-/// What all layers of one forward share.
-struct Step<'a> {
-    config: &'a Config,
-    angles: RopeAngles,
-    rows: &'a Rows<'a>,
-}
-
-impl Layer {
-    /// Takes the residual stream `x` `[rows, hidden]`, and what the layer before has yet to add to it. Gives what this
-    /// one has yet to add.
-    fn forward(
-        &self,
-        x: &mut Tensor,
-        delta: Option<&Tensor>,
-        i: usize,
-        step: &Step<'_>,
-    ) -> Result<Tensor, TensorError> {
-        let Step { config: Config { norm_eps, .. }, angles, rows } = step;
-
-        let h = match delta {
-            Some(delta) => add_rms_norm(x, delta, &self.attention_norm, *norm_eps)?,
-            None => rms_norm(x, &self.attention_norm, *norm_eps)?,
-        };
-        let q = linear(&h, self.q.layer())?; // [rows, heads * head_dim]
-        let k = linear(&h, self.k.layer())?; // [rows, kv_heads * head_dim]
-        let v = linear(&h, self.v.layer())?;
-        let q = rope_write_kv(q, k, &v, angles, i, rows)?;
-        let h = paged_attention(&q, i, rows)?; // [rows, heads * head_dim]
-        let h = linear(&h, self.o.layer())?; // [rows, hidden]
-
-        let h = add_rms_norm(x, &h, &self.mlp_norm, *norm_eps)?;
-        let h = gated_linear(&h, self.gate.layer(), self.up.layer())?; // [rows, intermediate]
-        linear(&h, self.down.layer()) // [rows, hidden]
-    }
 }
 
 fn context(span: &Span) -> Context<'_> {
@@ -84,7 +35,7 @@ fn context(span: &Span) -> Context<'_> {
     Context { rows: rows.len(), len: *context_len, blocks: block_table, mask: Mask::Causal }
 }
 
-impl CausalLm for Llama {
+impl CausalLm for Decoder {
     fn vocab_size(&self) -> usize {
         self.body.config.vocab
     }
@@ -179,11 +130,11 @@ impl Body {
 
     /// The same weights on a device. Those that it has already, for whomever, are shared.
     pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
-        let Self { config, embedding, layers, norm, head, .. } = self;
+        let Self { config, embedding, blocks, norm, head, .. } = self;
         Ok(Self {
-            rope: Rope::new(config.rope.table(config.head_dim), device)?,
+            ropes: ropes(config, device)?,
             embedding: embedding.on(device)?,
-            layers: layers.iter().map(|layer| layer.on(device)).collect::<Result<_, _>>()?,
+            blocks: blocks.iter().map(|block| block.on(device)).collect::<Result<_, _>>()?,
             norm: norm.on(device)?,
             head: head.on(device)?,
             config: config.clone(),
@@ -206,24 +157,42 @@ impl Body {
 
     /// The logits of the wanted rows: `[wanted, vocab]`.
     fn forward(&self, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
-        let Self { config, rope, embedding: table, layers, norm, head } = self;
-        let step = Step { config, angles: rope.angles(rows)?, rows };
+        let Self { config, ropes, embedding: table, blocks, norm, head } = self;
+        let angles = ropes.iter().map(|rope| rope.angles(rows)).collect::<Result<_, _>>()?;
+        let step = Step { config, angles, rows };
 
-        let mut x = embedding(table, rows.tokens())?; // [rows, hidden]
+        let mut x = embedding(table, rows.tokens(), self.embedding_scale())?; // [rows, hidden]
         let mut delta = None;
-        for (i, layer) in layers.iter().enumerate() {
-            delta = Some(layer.forward(&mut x, delta.as_ref(), i, &step)?);
+        for (i, block) in blocks.iter().enumerate() {
+            delta = Some(block.forward(&mut x, delta.as_ref(), i, &step)?);
         }
         let mut x = select_rows(&x, rows.wanted())?; // [wanted, hidden]
         let x = match &delta {
             Some(delta) => add_rms_norm(&mut x, &select_rows(delta, rows.wanted())?, norm, config.norm_eps)?,
             None => rms_norm(&x, norm, config.norm_eps)?,
         };
-        logits(&x, head)
+        let logits = logits(&x, head)?;
+        match config.logit_softcap {
+            Some(cap) => softcap(logits, cap),
+            None => Ok(logits),
+        }
+    }
+
+    fn embedding_scale(&self) -> f32 {
+        match self.config.embedding_scale {
+            EmbeddingScale::One => 1.0,
+            EmbeddingScale::RootOfHidden => {
+                self.embedding.element().rounded((self.config.hidden as f32).sqrt())
+            }
+        }
     }
 }
 
-impl Llama {
+fn ropes(config: &Config, device: &Device) -> Result<Vec<Rope>, TensorError> {
+    config.ropes.iter().map(|rope| Rope::new(rope.table(), device)).collect()
+}
+
+impl Decoder {
     /// Without a cache. `body` is on `device`, or on another stream of it.
     pub(super) fn new(body: Body, device: Device) -> Self {
         let replays = Replays::new(body.config.max_positions);
@@ -234,59 +203,23 @@ impl Llama {
 impl Body {
     /// Takes its tensors into the host's memory, by the names that `transformers` gives them.
     pub(super) fn load(config: Config, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
-        let Config { hidden, vocab, layers, .. } = config;
-        let embedding = from.take("model.embed_tokens.weight", &[vocab, hidden])?;
-        let layers = (0..layers).map(|i| Layer::load(&config, i, from)).collect::<Result<_, _>>()?;
-        let norm = from.take_vector("model.norm.weight", hidden)?;
+        let Config { hidden, vocab, .. } = config;
+        let embedding = from.take(&config.tensor("embed_tokens.weight"), &[vocab, hidden])?;
+        let blocks =
+            (0..config.layers.len()).map(|i| Block::load(&config, i, from)).collect::<Result<_, _>>()?;
+        let norm = gain(&config, &config.tensor("norm"), hidden, from)?;
+        let head_name = config.head_name();
         let head = if config.tied_embeddings {
             // some write it out although it is the embedding
-            from.leave_out(|name| name == "lm_head.weight");
+            from.leave_out(|name| name == head_name);
             embedding.clone()
         } else {
-            from.take("lm_head.weight", &[vocab, hidden])?
+            from.take(&head_name, &[vocab, hidden])?
         };
         // old checkpoints carry the frequencies, which config.json already tells
         from.leave_out(|name| name.ends_with(".rotary_emb.inv_freq"));
-        let rope = Rope::new(config.rope.table(config.head_dim), &Device::CPU)?;
-        Ok(Self { config, rope, embedding, layers, norm, head })
-    }
-}
-
-impl Layer {
-    fn on(&self, device: &Device) -> Result<Self, TensorError> {
-        let Self { attention_norm, q, k, v, o, mlp_norm, gate, up, down } = self;
-        Ok(Self {
-            attention_norm: attention_norm.on(device)?,
-            q: q.on(device)?,
-            k: k.on(device)?,
-            v: v.on(device)?,
-            o: o.on(device)?,
-            mlp_norm: mlp_norm.on(device)?,
-            gate: gate.on(device)?,
-            up: up.on(device)?,
-            down: down.on(device)?,
-        })
-    }
-
-    fn load(config: &Config, i: usize, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
-        let &Config { hidden, intermediate, attention_bias, mlp_bias, .. } = config;
-        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let mut gain = |name: &str| from.take_vector(&format!("model.layers.{i}.{name}.weight"), hidden);
-        let (attention_norm, mlp_norm) = (gain("input_layernorm")?, gain("post_attention_layernorm")?);
-        let (attention_bias, mlp_bias) = (Bias::from(attention_bias), Bias::from(mlp_bias));
-        let mut projection = |name: &str, out: usize, width: usize, bias: Bias| {
-            Projection::take(from, &format!("model.layers.{i}.{name}"), [out, width], bias)
-        };
-        Ok(Self {
-            attention_norm,
-            q: projection("self_attn.q_proj", queries, hidden, attention_bias)?,
-            k: projection("self_attn.k_proj", keys, hidden, attention_bias)?,
-            v: projection("self_attn.v_proj", keys, hidden, attention_bias)?,
-            o: projection("self_attn.o_proj", hidden, queries, attention_bias)?,
-            mlp_norm,
-            gate: projection("mlp.gate_proj", intermediate, hidden, mlp_bias)?,
-            up: projection("mlp.up_proj", intermediate, hidden, mlp_bias)?,
-            down: projection("mlp.down_proj", hidden, intermediate, mlp_bias)?,
-        })
+        from.leave_out(|name| config.left_out.iter().any(|part| name.starts_with(part)));
+        let ropes = ropes(&config, &Device::CPU)?;
+        Ok(Self { config, ropes, embedding, blocks, norm, head })
     }
 }

@@ -39,7 +39,7 @@ pub enum ModelError {
         /// What it names.
         found: String,
         /// What would do.
-        supported: &'static str,
+        supported: String,
     },
     /// A weight file that is cut short, corrupt, or not a safetensors file.
     #[error("{}: {what}", path.display())]

@@ -25,8 +25,8 @@ impl Footprint {
     /// Of the model in `dir`, loaded so; no weight is read.
     pub fn of(dir: &Path, quantize: Quantize) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
-        let recipe = Recipe { quantize, layers: config.layers };
-        let (weight_bytes, embedding) = footprint(dir, recipe, "model.embed_tokens.weight")?;
+        let recipe = Recipe { quantize, layers: config.layers.len() };
+        let (weight_bytes, embedding) = footprint(dir, recipe, &config.tensor("embed_tokens.weight"))?;
         Ok(Self { weight_bytes, kv_shape: config.kv_shape(), embedding })
     }
 

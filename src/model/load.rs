@@ -9,10 +9,11 @@ use serde::Deserialize;
 
 use super::batch::{CausalLm, KvShape};
 use super::config::{Config, Marks, TokenIds, read_optional};
-use super::decoder::{Body, Llama};
+use super::decoder::{Body, Decoder};
 use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
+use super::templates::{ChatTemplateSources, SpecialTokenText, TokenizerWords};
 use super::tokenizer::Tokenizer;
 use super::weights::Checkpoint;
 use crate::ids::Quantize;
@@ -34,8 +35,8 @@ pub struct LoadedModel {
     pub bos: Option<u32>,
     /// How it wants to be sampled.
     pub generation: GenerationDefaults,
-    /// The source of its chat template.
-    pub chat_template: Option<String>,
+    /// The sources of its chat templates.
+    pub chat_templates: Option<ChatTemplateSources>,
     /// The special tokens that the template may name.
     pub special: SpecialTokenText,
 }
@@ -78,15 +79,6 @@ pub struct GenerationDefaults {
     pub max_new_tokens: Option<NonZeroUsize>,
 }
 
-/// The special tokens that a chat template may name.
-#[derive(Debug, Clone, Default)]
-pub struct SpecialTokenText {
-    /// Begins a text.
-    pub bos: Option<String>,
-    /// Ends a turn or a text.
-    pub eos: Option<String>,
-}
-
 /// Loads the model in `dir`. Weights are mapped, and read once from end to end to find those that `pool` holds
 /// already, so the first request does not wait for the disk; or they are quantised into memory of their own. `progress`
 /// hears of bytes read and of all bytes.
@@ -104,24 +96,19 @@ pub fn load(
         let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
         return Err(ModelError::Vocabulary { path: tokenizer_path, tokens, vocabulary });
     }
-    let words: TokenizerConfig = read_optional(&dir.join("tokenizer_config.json"))?;
+    let TokenizerWords { special, templates: chat_templates } = TokenizerWords::read(dir)?;
     let generation_path = dir.join("generation_config.json");
     let generation: GenerationConfig = read_optional(&generation_path)?;
     let misconfigured = |what| ModelError::Config { path: generation_path.clone(), what };
     let defaults = generation.defaults().map_err(misconfigured)?;
-    let special = SpecialTokenText {
-        bos: words.bos_token.map(TokenText::into_text),
-        eos: words.eos_token.map(TokenText::into_text),
-    };
     // tokens that the tokenizer names are below the vocabulary: its highest is
     let named = |text: &Option<String>| tokenizer.id_of(text.as_deref()?);
     let bos = begins(&config.bos, named(&special.bos));
     let generation_eos = generation.eos(config.vocab).map_err(misconfigured)?;
     let eos = ends(&config.eos, generation_eos, named(&special.eos));
-    let chat_template = read_template(dir, words.chat_template)?;
 
     pool.sweep();
-    let recipe = Recipe { quantize, layers: config.layers };
+    let recipe = Recipe { quantize, layers: config.layers.len() };
     let mut checkpoint = Checkpoint::open(dir, recipe, pool, progress)?;
     let body = Body::load(config.clone(), &mut checkpoint)?;
     let (totals, weights) = checkpoint.finish()?;
@@ -133,7 +120,7 @@ pub fn load(
         max_positions: config.max_positions,
         vocab_size: config.vocab,
         kv_shape: config.kv_shape(),
-        architecture: config.architecture,
+        architecture: config.architecture.to_owned(),
     };
     Ok(LoadedModel {
         body,
@@ -144,7 +131,7 @@ pub fn load(
         eos,
         bos,
         generation: defaults,
-        chat_template,
+        chat_templates,
         special,
     })
 }
@@ -157,7 +144,7 @@ impl LoadedModel {
     /// model or of this one's before, are shared.
     pub fn lm(&self) -> Result<Box<dyn CausalLm>, ModelError> {
         // weights go there by the device's first stream, where nothing waits behind a step
-        Ok(Box::new(Llama::new(self.body.on(&self.device)?, self.device.stream()?)))
+        Ok(Box::new(Decoder::new(self.body.on(&self.device)?, self.device.stream()?)))
     }
 
     /// Keeps the weights in the host's memory such that [`LoadedModel::lm`] takes no longer than copying them; nothing more
@@ -190,62 +177,6 @@ fn ends(config: &Marks, generation: Option<Vec<u32>>, tokenizer: Option<u32>) ->
     eos.sort_unstable();
     eos.dedup();
     eos
-}
-
-/// `chat_template.jinja` before `tokenizer_config.json`, as in `transformers`.
-fn read_template(dir: &Path, configured: Option<Templates>) -> Result<Option<String>, ModelError> {
-    let path = dir.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
-        Ok(source) => return Ok(Some(source)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(ModelError::Read { path, source }),
-    }
-    match configured {
-        None => Ok(None),
-        Some(Templates::One(source)) => Ok(Some(source)),
-        Some(Templates::Named(all)) => match all.into_iter().find(|t| t.name == "default") {
-            Some(default) => Ok(Some(default.template)),
-            None => Err(ModelError::Config {
-                path: dir.join("tokenizer_config.json"),
-                what: "chat_template: a list without one that is named \"default\"".to_owned(),
-            }),
-        },
-    }
-}
-
-#[derive(Deserialize, Default)]
-struct TokenizerConfig {
-    bos_token: Option<TokenText>,
-    eos_token: Option<TokenText>,
-    chat_template: Option<Templates>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TokenText {
-    Text(String),
-    Added { content: String },
-}
-
-impl TokenText {
-    fn into_text(self) -> String {
-        match self {
-            Self::Text(text) | Self::Added { content: text } => text,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
 }
 
 #[derive(Deserialize, Default)]

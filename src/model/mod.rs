@@ -10,16 +10,19 @@
 //! that names it; tensors that are equal byte for byte are held once, whichever versions they came with.
 
 mod batch;
+mod block;
 mod config;
 mod decoder;
 mod encoder;
 mod error;
 mod footprint;
 mod load;
+mod moe;
 mod pool;
 mod projection;
 mod quantize;
 mod rope;
+mod templates;
 mod tokenizer;
 mod weights;
 
@@ -30,8 +33,9 @@ pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, MOST_SCORED_ROWS, 
 pub use encoder::Encoder;
 pub use error::ModelError;
 pub use footprint::Footprint;
-pub use load::{GenerationDefaults, LoadedModel, ModelInfo, SpecialTokenText, StagedModel, load};
+pub use load::{GenerationDefaults, LoadedModel, ModelInfo, StagedModel, load};
 pub use pool::WeightPool;
+pub use templates::{ChatTemplateSources, SpecialTokenText};
 pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 
 #[cfg(test)]

@@ -39,6 +39,11 @@ impl Projection {
         Ok(Self { weight, bias })
     }
 
+    /// A layer that adds nothing.
+    pub(super) const fn without_bias(weight: Weight) -> Self {
+        Self { weight, bias: None }
+    }
+
     /// The same layer on a device.
     pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
         let bias = self.bias.as_ref().map(|bias| bias.on(device)).transpose()?;

@@ -19,6 +19,9 @@ impl Recipe {
     /// The format of a matrix; nothing where it stays as it is. Vectors stay.
     pub(super) fn format(self, tensor: &str, shape: &[usize]) -> Option<BlockFormat> {
         let &[_, cols] = shape else { return None };
+        if is_router(tensor) {
+            return None;
+        }
         let wanted = match self.quantize {
             Quantize::AsStored => return None,
             Quantize::Q8_0 => BlockFormat::Q8_0,
@@ -47,6 +50,11 @@ impl Recipe {
 /// The last layer: the embedding, where the two are tied. An embedding that is not is looked up, and loses as little.
 fn is_head(tensor: &str) -> bool {
     tensor == "lm_head.weight" || tensor.ends_with("embed_tokens.weight")
+}
+
+/// Which experts a row goes through hangs by little, and the matrix is small.
+fn is_router(tensor: &str) -> bool {
+    tensor.ends_with(".mlp.gate.weight")
 }
 
 /// Those whose errors show most in a model's answers.

@@ -12,7 +12,7 @@ use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
 use crate::ids::Quantize;
-use crate::tensor::{Device, ElementType, Encoding, MappedFile, Vector, Weight};
+use crate::tensor::{Device, ElementType, Encoding, MappedFile, Reading, Vector, Weight};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -42,6 +42,7 @@ pub(super) struct Totals {
     pub(super) shared_bytes: u64,
 }
 
+#[derive(Clone)]
 struct Stored {
     path: PathBuf,
     file: MappedFile,
@@ -80,6 +81,12 @@ impl<'a> Checkpoint<'a> {
 
     /// The tensor `name`, which must have shape `expected`, in the host's memory.
     pub(super) fn take(&mut self, name: &str, expected: &[usize]) -> Result<Weight, ModelError> {
+        let stored = self.find(name, expected)?;
+        self.adopt(name, stored)
+    }
+
+    /// Where the tensor `name` lies, which nobody else takes from now on.
+    fn find(&mut self, name: &str, expected: &[usize]) -> Result<Stored, ModelError> {
         let Some(stored) = self.left.remove(name) else {
             let (path, tensor) = (self.source.clone(), name.to_owned());
             return Err(ModelError::MissingTensor { path, tensor, expected: expected.to_vec() });
@@ -88,6 +95,10 @@ impl<'a> Checkpoint<'a> {
             let (path, tensor, expected) = (stored.path, name.to_owned(), expected.to_vec());
             return Err(ModelError::TensorShape { path, tensor, expected, found: stored.shape });
         }
+        Ok(stored)
+    }
+
+    fn adopt(&mut self, name: &str, stored: Stored) -> Result<Weight, ModelError> {
         let element = element(&stored, name)?;
         let Stored { path, file, shape, range, .. } = stored;
         let stored_bytes = range.len() as u64;
@@ -112,11 +123,43 @@ impl<'a> Checkpoint<'a> {
 
     /// The tensor `name`, which must have `len` elements: a gain or a bias.
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vector, ModelError> {
+        self.take_vector_plus(name, len, 0.0)
+    }
+
+    /// The tensor `name`, which must have `len` elements, with `offset` added to each.
+    pub(super) fn take_vector_plus(
+        &mut self,
+        name: &str,
+        len: usize,
+        offset: f32,
+    ) -> Result<Vector, ModelError> {
         let weight = self.take(name, &[len])?;
-        Ok(match self.recipe.quantize {
-            Quantize::AsStored => Vector::new(&weight, &Device::CPU)?,
-            Quantize::Q8_0 | Quantize::Q4KM => Vector::feeding(QUANTISED, &weight, &Device::CPU)?,
-        })
+        let feeds = match self.recipe.quantize {
+            Quantize::AsStored => weight.element(),
+            Quantize::Q8_0 | Quantize::Q4KM => QUANTISED,
+        };
+        Ok(Vector::read(&weight, Reading { offset, feeds }, &Device::CPU)?)
+    }
+
+    /// The tensor `name`, which holds several matrices of `cols` columns, one below the other: each is a weight of its own.
+    pub(super) fn take_stacked<const N: usize>(
+        &mut self,
+        name: &str,
+        rows: [usize; N],
+        cols: usize,
+    ) -> Result<[Weight; N], ModelError> {
+        let all: usize = rows.iter().sum();
+        let stored = self.find(name, &[all, cols])?;
+        let row_bytes = stored.range.len() / all;
+        let mut start = stored.range.start;
+        let mut parts = Vec::with_capacity(N);
+        for rows in rows {
+            let range = start..start + rows * row_bytes;
+            start = range.end;
+            let part = Stored { shape: vec![rows, cols], range, ..stored.clone() };
+            parts.push(self.adopt(name, part)?);
+        }
+        Ok(std::array::from_fn(|i| parts[i].clone()))
     }
 
     /// Leaves out a tensor that checkpoints carry and the architecture does not read.

@@ -13,6 +13,7 @@
 
 mod file;
 mod python;
+mod repr;
 mod sandbox;
 mod template;
 mod wrap;

@@ -6,6 +6,8 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, escape
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
+use super::repr;
+
 /// Marks an error that the template itself raised, so that it is told from a defect of the template.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -14,7 +16,10 @@ pub(super) struct Raised(pub(super) String);
 /// Teaches an environment the functions, filters and methods of `transformers`' `apply_chat_template`.
 pub(super) fn install(env: &mut Environment<'_>) {
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(|state, value, method, args| match (value.as_str(), method, args) {
+        (Some(text), "title", []) => Ok(Value::from(title(text))),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+    });
     env.set_formatter(print_as_python);
     env.add_filter("tojson", tojson);
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -28,24 +33,64 @@ pub(super) fn install(env: &mut Environment<'_>) {
     });
 }
 
+/// A text with the first letter of each run of letters large, and the others small.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = c.is_alphabetic();
+    }
+    out
+}
+
 fn print_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::None => "None",
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
+        ValueKind::Number if !value.is_integer() => &float(f64::try_from(value.clone())?),
+        ValueKind::Seq | ValueKind::Map => &repr::written(state, value)?,
         _ => return escape_formatter(out, state, value),
     };
     out.write_str(text).map_err(Error::from)
 }
 
+/// A float as Python writes it: the shortest digits that read back as the same number, with an exponent below 1e-4 and
+/// from 1e16 on.
+pub(super) fn float(x: f64) -> String {
+    let written = format!("{x:e}");
+    let Some((digits, exponent)) = written.split_once('e') else {
+        return if x.is_nan() {
+            "nan"
+        } else if x > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        }
+        .to_owned();
+    };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..16).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => format!("{x:?}"),
+    }
+}
+
 /// The widest `indent` of [`tojson`]; nobody reads JSON that is set in further.
 const MOST_INDENT: usize = 64;
 /// The longest text of one [`tojson`]: values that share their parts can be small in memory and endless in writing.
-const MOST_JSON_BYTES: usize = 16 << 20;
+pub(super) const MOST_JSON_BYTES: usize = 16 << 20;
 /// The deepest value of [`tojson`]: writing one is recursive, and the stack is finite.
-const MOST_JSON_DEPTH: usize = 128;
+pub(super) const MOST_JSON_DEPTH: usize = 128;
 /// Bytes of text that one unit of fuel pays for, as in what a template prints.
-const BYTES_A_FUEL: u64 = 64;
+pub(super) const BYTES_A_FUEL: u64 = 64;
 
 /// `json.dumps(value, ensure_ascii=False, indent=.., separators=.., sort_keys=..)`: unlike Jinja's own, no HTML
 /// escapes.
@@ -228,6 +273,9 @@ impl Formatter for PythonFormatter<'_> {
         self.filled = true;
         Ok(())
     }
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, w: &mut W, value: f64) -> std::io::Result<()> {
+        w.write_all(float(value).as_bytes())
+    }
     fn write_string_fragment<W: ?Sized + std::io::Write>(
         &mut self,
         w: &mut W,
@@ -238,7 +286,7 @@ impl Formatter for PythonFormatter<'_> {
         }
         let mut units = [0; 2];
         for c in fragment.chars() {
-            if c.is_ascii() {
+            if c.is_ascii() && c != '\u{7f}' {
                 write!(w, "{c}")?;
             } else {
                 for unit in c.encode_utf16(&mut units) {

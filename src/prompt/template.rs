@@ -7,14 +7,18 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::sandbox::{self, Stopped, describe, stopped};
-use crate::model::SpecialTokenText;
+use crate::model::{ChatTemplateSources, SpecialTokenText};
 
 /// The work one rendering may do: about this many template instructions, or 64 times as many bytes of text.
 /// A long conversation with tools costs some tens of thousands.
 const FUEL: u64 = 4_000_000;
 
-/// The name under which the one template is kept; it is what error messages show.
+/// The name under which a template is kept; it is what error messages show.
 const NAME: &str = "chat_template";
+/// That of the one for conversations with tools.
+const WITH_TOOLS: &str = "chat_template (tool_use)";
+/// What templates know as the reasoning of a message: the first is what they read, the others are older names.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Why there is no prompt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,20 +51,40 @@ pub enum GenerationPrompt {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     env: Arc<Environment<'static>>,
+    /// The name of the template for conversations with tools.
+    with_tools: &'static str,
 }
 
 impl ChatTemplate {
     /// Compiles a template as `transformers` would: `trim_blocks`, `lstrip_blocks`, Python's methods.
     pub fn compile(source: &str, special: &SpecialTokenText) -> Result<Self, PromptError> {
-        let broken = |e: minijinja::Error| PromptError::Template(describe(&e));
-        let mut env = sandbox::environment(FUEL).map_err(broken)?;
-        env.add_global("bos_token", special.bos.clone().unwrap_or_default());
-        env.add_global("eos_token", special.eos.clone().unwrap_or_default());
-        env.add_template_owned(NAME, without_generation_marks(source)).map_err(broken)?;
-        Ok(Self { env: Arc::new(env) })
+        let default = source.to_owned();
+        Self::compile_all(&ChatTemplateSources { default, tool_use: None }, special)
     }
 
-    /// Renders messages; `extra` holds further variables that templates read, such as `tools`.
+    /// Compiles the templates of a model.
+    pub fn compile_all(
+        sources: &ChatTemplateSources,
+        special: &SpecialTokenText,
+    ) -> Result<Self, PromptError> {
+        let broken = |e: minijinja::Error| PromptError::Template(describe(&e));
+        let mut env = sandbox::environment(FUEL).map_err(broken)?;
+        for (name, token) in &special.others {
+            env.add_global(name.clone(), token.clone());
+        }
+        env.add_global("bos_token", special.bos.clone().unwrap_or_default());
+        env.add_global("eos_token", special.eos.clone().unwrap_or_default());
+        for (name, source) in [(NAME, Some(&sources.default)), (WITH_TOOLS, sources.tool_use.as_ref())] {
+            if let Some(source) = source {
+                env.add_template_owned(name, without_generation_marks(source)).map_err(broken)?;
+            }
+        }
+        let with_tools = if sources.tool_use.is_some() { WITH_TOOLS } else { NAME };
+        Ok(Self { env: Arc::new(env), with_tools })
+    }
+
+    /// Renders messages; `extra` holds further variables that templates read, such as `tools` and `documents`, which are
+    /// none where it does not have them.
     pub fn render(
         &self,
         messages: &[Json],
@@ -68,12 +92,29 @@ impl ChatTemplate {
         generation: GenerationPrompt,
     ) -> Result<String, PromptError> {
         let mut context = extra.clone();
-        context.insert("messages".into(), Json::Array(messages.to_vec()));
+        for name in ["tools", "documents"] {
+            context.entry(name).or_insert(Json::Null);
+        }
+        let name = if context["tools"].is_null() { NAME } else { self.with_tools };
+        context.insert("messages".into(), messages.iter().map(as_templates_read).collect());
         context.insert("add_generation_prompt".into(), Json::Bool(generation == GenerationPrompt::Add));
         let context =
             Value::deserialize(Json::Object(context)).map_err(|e| PromptError::Failed(e.to_string()))?;
-        self.env.get_template(NAME).and_then(|t| t.render(context)).map_err(|e| classify(&e))
+        self.env.get_template(name).and_then(|t| t.render(context)).map_err(|e| classify(&e))
     }
+}
+
+/// A message as `transformers` gives it to templates: without keys that are null, which many templates would print, and
+/// with its reasoning under the name that they read.
+fn as_templates_read(message: &Json) -> Json {
+    let Json::Object(members) = message else { return message.clone() };
+    let mut members: Map<String, Json> =
+        members.iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if let Some(reasoning) = REASONING.iter().find_map(|name| members.get(*name)).cloned() {
+        members.insert(REASONING[0].to_owned(), reasoning.clone());
+        members.entry(REASONING[1]).or_insert(reasoning);
+    }
+    Json::Object(members)
 }
 
 fn classify(error: &minijinja::Error) -> PromptError {
@@ -121,7 +162,7 @@ mod tests {
         {% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
     fn special() -> SpecialTokenText {
-        SpecialTokenText { bos: Some("<s>".into()), eos: Some("</s>".into()) }
+        SpecialTokenText { bos: Some("<s>".into()), eos: Some("</s>".into()), ..SpecialTokenText::default() }
     }
 
     fn render(source: &str, messages: &Json, extra: Json) -> Result<String, PromptError> {
@@ -156,6 +197,27 @@ mod tests {
         let messages = [json!({"role": "user", "content": "hi"})];
         let text = template.render(&messages, &Map::new(), GenerationPrompt::Omit).unwrap();
         assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n");
+    }
+
+    #[test]
+    fn a_conversation_with_tools_has_the_template_that_is_for_them() {
+        let sources = ChatTemplateSources {
+            default: "{{ tools }}".into(),
+            tool_use: Some("{{ tools | length }}".into()),
+        };
+        let template = ChatTemplate::compile_all(&sources, &special()).unwrap();
+        let render =
+            |extra: Json| template.render(&[], extra.as_object().unwrap(), GenerationPrompt::Add).unwrap();
+        assert_eq!(render(json!({"tools": [1, 2]})), "2");
+        assert_eq!((render(json!({})), render(json!({"tools": null}))), ("None".into(), "None".into()));
+    }
+
+    #[test]
+    fn a_message_has_no_nulls_and_its_reasoning_by_the_usual_name() {
+        let source =
+            "{% for m in messages %}{{ m.content is defined }} {{ m.reasoning_content }}{% endfor %}";
+        let messages = json!([{"role": "assistant", "content": null, "reasoning": "Hm."}]);
+        assert_eq!(render(source, &messages, json!({})).unwrap(), "False Hm.");
     }
 
     #[test]

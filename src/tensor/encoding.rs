@@ -24,6 +24,15 @@ impl ElementType {
         }
     }
 
+    /// The nearest number that can be stored so.
+    pub fn rounded(self, x: f32) -> f32 {
+        match self {
+            Self::Bf16 => half::bf16::from_f32(x).to_f32(),
+            Self::F16 => half::f16::from_f32(x).to_f32(),
+            Self::F32 => x,
+        }
+    }
+
     /// Stored elements as `f32`, exactly.
     pub(super) fn widen(self, bytes: &[u8]) -> Vec<f32> {
         let mut out = vec![0.0; bytes.len() / self.size()];

@@ -16,6 +16,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::attention::Attention;
 use super::cpu::Level;
 use super::device::{Device, Place};
 use super::encoding::ElementType;
@@ -243,10 +244,11 @@ pub(super) fn attend(
     layer: usize,
     q: &[f32],
     queries: &[Query<'_>],
+    attention: Attention,
 ) -> Vec<f32> {
     assert!(queries.len() == rows.len(), "queries of other rows");
     // SAFETY: as above
-    unsafe { cpu::attend(Level::best(), q, queries, store, layer) }
+    unsafe { cpu::attend(Level::best(), q, queries, (store, layer), attention) }
 }
 
 #[cfg(test)]

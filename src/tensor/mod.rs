@@ -1,7 +1,8 @@
 //! Operators of a transformer, one function each whatever the device, and the weights that they read.
 //!
 //! In: activations as [`Tensor`]s, weights as they lie in a mapped file (bf16, f16, f32 or quantised in blocks). Out:
-//! [`Tensor`]s on the same device. Imports no other room. `ops` is the face. Under `cpu` lie the kernels of the host, on slices of `f32`, which
+//! [`Tensor`]s on the same device. Imports no other room. `ops`, `attention` and `experts` are the face. Under `cpu` lie the
+//! kernels of the host, on slices of `f32`, which
 //! read a weight where it is mapped. Under `gpu` lies what launches the CUDA kernels of `kernels/`, in a weight's own
 //! element type. `reference` holds a slow, obvious twin of each operator for the tests.
 //!
@@ -12,12 +13,14 @@
 //! large matrices there orders its additions by the batch's size.
 
 mod array;
+mod attention;
 mod blocks;
 mod choice;
 mod cpu;
 mod device;
 mod encoding;
 mod error;
+mod experts;
 mod gpu;
 mod kv;
 mod ops;
@@ -29,19 +32,21 @@ mod rows;
 mod weight;
 
 pub use array::Tensor;
+pub use attention::{Attention, paged_attention, rope_write_kv, write_kv};
 pub use blocks::BlockFormat;
 pub use choice::{Choice, Edit, by_rank, greatest};
 pub use device::{Device, GpuInfo};
 pub use encoding::{ElementType, Encoding};
 pub use error::TensorError;
+pub use experts::{Experts, Routing, Shares, mixture};
 #[cfg(test)]
 pub(crate) use gpu::{test_device, watched_device};
 pub use kv::{KvCache, KvLayout, KvPool};
 pub use ops::{
-    Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,
-    paged_attention, rms_norm, rope_write_kv, select_rows, write_kv,
+    Activation, Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,
+    rms_norm, rms_norm_heads, select_rows, softcap,
 };
 pub use replay::Replays;
 pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};
-pub use weight::{MappedFile, Staged, Vector, WeakWeight, Weight, WeightError};
+pub use weight::{MappedFile, Reading, Staged, Vector, WeakWeight, Weight, WeightError};

@@ -5,9 +5,7 @@ use super::choice::Choice;
 use super::cpu::{self, Level};
 use super::error::{Result, TensorError, elsewhere};
 use super::gpu;
-use super::kv::{self, Store};
-use super::rope::{RopeAngles, Turns};
-use super::rows::{Contexts, Indices, Numbers, Rows};
+use super::rows::{Indices, Numbers};
 use super::weight::{Values, Vector, Weight};
 
 /// A linear layer: a weight `[out, in]`, and a bias `[out]` where it has one.
@@ -19,17 +17,26 @@ pub struct Affine<'a> {
     pub bias: Option<&'a Vector>,
 }
 
-/// Rows of `table` `[vocab, hidden]` for `ids`: `[ids, hidden]`.
-pub fn embedding(table: &Weight, ids: &Indices<'_>) -> Result<Tensor> {
+/// What the gate of an MLP goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`
+    Silu,
+    /// GELU by its approximation with tanh.
+    GeluTanh,
+}
+
+/// Rows of `table` `[vocab, hidden]` for `ids`, times `scale`: `[ids, hidden]`.
+pub fn embedding(table: &Weight, ids: &Indices<'_>, scale: f32) -> Result<Tensor> {
     let data = match &ids.0 {
         Numbers::Host(ids) => {
             if let Some(id) = ids.iter().find(|id| **id as usize >= table.rows()) {
                 let what = format!("token {id} of a vocabulary of {}", table.rows());
                 return Err(TensorError::shape("embedding", what));
             }
-            Data::Host(cpu::embedding(table, ids))
+            Data::Host(cpu::embedding(table, ids, scale))
         }
-        Numbers::Device(ids) => Data::Device(gpu::embedding(placed("embedding", table)?, ids)?),
+        Numbers::Device(ids) => Data::Device(gpu::embedding(placed("embedding", table)?, ids, scale)?),
     };
     Ok(Tensor::new(ids.len(), table.cols(), data))
 }
@@ -52,19 +59,24 @@ pub fn linear(x: &Tensor, layer: Affine<'_>) -> Result<Tensor> {
     Ok(Tensor::new(x.rows(), weight.rows(), data))
 }
 
-/// `silu(gate(x)) * up(x)`: `[rows, in]` gives `[rows, out]`, for two layers of the same shape.
-pub fn gated_linear<'a>(x: &Tensor, gate: Affine<'a>, up: Affine<'a>) -> Result<Tensor> {
+/// `activation(gate(x)) * up(x)`: `[rows, in]` gives `[rows, out]`, for two layers of the same shape.
+pub fn gated_linear<'a>(
+    x: &Tensor,
+    gate: Affine<'a>,
+    up: Affine<'a>,
+    activation: Activation,
+) -> Result<Tensor> {
     expect("gated-linear", "an upward layer", up.weight.rows(), gate.weight.rows())?;
     if let Data::Device(array) = x.data() {
         gate.takes("gated-linear", x)?;
         up.takes("gated-linear", x)?;
         let (outs, on_gpu) = (gate.weight.rows(), |layer: Affine<'a>| layer.placed("gated-linear"));
-        let gated = gpu::gated_linear(array, x.rows(), on_gpu(gate)?, on_gpu(up)?)?;
+        let gated = gpu::gated_linear(array, x.rows(), [on_gpu(gate)?, on_gpu(up)?], activation)?;
         return Ok(Tensor::new(x.rows(), outs, Data::Device(gated)));
     }
     let (mut gate, up) = (linear(x, gate)?, linear(x, up)?);
     match (gate.data_mut(), up.data()) {
-        (Data::Host(gate), Data::Host(up)) => cpu::silu_mul(Level::best(), gate, up),
+        (Data::Host(gate), Data::Host(up)) => cpu::gate_mul(Level::best(), activation, gate, up),
         _ => return Err(elsewhere("gated-linear")),
     }
     Ok(gate)
@@ -94,6 +106,34 @@ pub fn rms_norm(x: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
         }
     };
     Ok(Tensor::new(x.rows(), x.width(), data))
+}
+
+/// [`rms_norm`] of each head of `[rows, heads * head_dim]`, or of each whole row that a layer gives: as many neighbours at
+/// a time as `gain` has values. In the element type of `x`.
+pub fn rms_norm_heads(mut x: Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
+    if gain.is_empty() || !x.width().is_multiple_of(gain.len()) {
+        let what = format!("rows of {} for a gain of {}", x.width(), gain.len());
+        return Err(TensorError::shape("rms-norm-heads", what));
+    }
+    let heads = x.rows() * (x.width() / gain.len());
+    match x.data_mut() {
+        Data::Host(values) => *values = cpu::rms_norm(values, on_host("rms-norm-heads", gain)?, eps),
+        Data::Device(array) => {
+            let values = on_device("rms-norm-heads", gain)?;
+            gpu::rms_norm_heads(array, [heads, gain.len()], values, eps)?;
+        }
+    }
+    Ok(x)
+}
+
+/// `cap * tanh(x / cap)`, element by element, of logits.
+pub fn softcap(mut x: Tensor, cap: f32) -> Result<Tensor> {
+    let n = x.rows() * x.width();
+    match x.data_mut() {
+        Data::Host(values) => cpu::softcap(Level::best(), values, cap),
+        Data::Device(array) => gpu::softcap(array, n, cap)?,
+    }
+    Ok(x)
 }
 
 /// `x += y`, and then the [`rms_norm`] of `x`: how a block of a decoder gives its result to the next.
@@ -197,85 +237,6 @@ pub fn choose(logits: &Tensor, rows: &[u32], choices: &[Choice]) -> Result<Vec<O
     }
 }
 
-/// Writes keys and values, each `[rows, kv_heads * head_dim]`, into the slots of their rows in layer `layer`. On the
-/// host only: a GPU writes them as it turns them.
-pub fn write_kv(layer: usize, rows: &Rows<'_>, keys: &Tensor, values: &Tensor) -> Result<()> {
-    fit_cache("write-kv", layer, rows, [keys, values])?;
-    match (rows.cache().store(), &rows.slots.0, keys.data(), values.data()) {
-        (Store::Host(store), Numbers::Host(slots), Data::Host(keys), Data::Host(values)) => {
-            kv::write(store, rows, layer, slots, [keys, values]);
-            Ok(())
-        }
-        _ => Err(elsewhere("write-kv")),
-    }
-}
-
-/// Rotary position embedding of queries `[rows, heads * head_dim]` and keys, each row by its own angles; the keys and
-/// their values then go into their slots as by [`write_kv`]. Gives the queries.
-pub fn rope_write_kv(
-    mut queries: Tensor,
-    mut keys: Tensor,
-    values: &Tensor,
-    angles: &RopeAngles,
-    layer: usize,
-    rows: &Rows<'_>,
-) -> Result<Tensor> {
-    let cache = rows.cache();
-    expect("rope", "a head", cache.layout().head_dim, angles.head_dim())?;
-    for x in [&queries, &keys] {
-        expect("rope", "rows", x.rows(), rows.len())?;
-        if !x.width().is_multiple_of(angles.head_dim()) {
-            let what = format!("rows of {} for heads of {}", x.width(), angles.head_dim());
-            return Err(TensorError::shape("rope", what));
-        }
-    }
-    let half = angles.head_dim() / 2;
-    if let (Data::Host(q), Data::Host(k), Turns::Host(turns)) =
-        (queries.data_mut(), keys.data_mut(), angles.turns())
-    {
-        cpu::rope(q, turns, half);
-        cpu::rope(k, turns, half);
-        write_kv(layer, rows, &keys, values)?;
-        return Ok(queries);
-    }
-    fit_cache("rope", layer, rows, [&keys, values])?;
-    let heads = queries.width() / angles.head_dim();
-    match (queries.data(), keys.data(), values.data(), angles.turns(), &rows.slots.0, cache.store()) {
-        (
-            Data::Device(q),
-            Data::Device(k),
-            Data::Device(v),
-            Turns::Device(angles),
-            Numbers::Device(slots),
-            Store::Device(store),
-        ) => gpu::rope_write_kv([q, k, v], heads, angles, slots, (store, layer))?,
-        _ => return Err(elsewhere("rope")),
-    }
-    Ok(queries)
-}
-
-/// Attention of queries `[rows, heads * head_dim]`, each row over its own context in layer `layer` of the cache.
-pub fn paged_attention(queries: &Tensor, layer: usize, rows: &Rows<'_>) -> Result<Tensor> {
-    in_cache("paged-attention", layer, rows)?;
-    let layout = rows.cache().layout();
-    expect("paged-attention", "rows", queries.rows(), rows.len())?;
-    if !queries.width().is_multiple_of(layout.slot()) {
-        let what = format!("rows of {} over {layout:?}", queries.width());
-        return Err(TensorError::shape("paged-attention", what));
-    }
-    let data = match (queries.data(), rows.cache().store(), rows.contexts()) {
-        (Data::Host(queries), Store::Host(store), Contexts::Host(contexts)) => {
-            Data::Host(kv::attend(store, rows, layer, queries, contexts))
-        }
-        (Data::Device(array), Store::Device(store), Contexts::Device(contexts)) => {
-            let shape = [rows.len(), queries.width() / layout.head_dim];
-            Data::Device(gpu::paged_attention(array, shape, (store, layer), contexts)?)
-        }
-        _ => return Err(elsewhere("paged-attention")),
-    };
-    Ok(Tensor::new(queries.rows(), queries.width(), data))
-}
-
 impl<'a> Affine<'a> {
     /// Refuses rows of another width, and a bias of another length.
     fn takes(self, operator: &'static str, x: &Tensor) -> Result<()> {
@@ -295,7 +256,7 @@ impl<'a> Affine<'a> {
     }
 }
 
-fn placed<'a>(operator: &'static str, weight: &'a Weight) -> Result<gpu::Layer<'a>> {
+pub(super) fn placed<'a>(operator: &'static str, weight: &'a Weight) -> Result<gpu::Layer<'a>> {
     let buffer = weight.placed().ok_or_else(|| elsewhere(operator))?;
     let (outs, width) = (weight.rows(), weight.cols());
     Ok(gpu::Layer { weight: buffer, element: weight.element(), bias: None, outs, width })
@@ -315,30 +276,7 @@ fn on_device<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a gpu::
     }
 }
 
-fn in_cache(operator: &'static str, layer: usize, rows: &Rows<'_>) -> Result<()> {
-    let layout = rows.cache().layout();
-    if layer < layout.layers {
-        return Ok(());
-    }
-    Err(TensorError::shape(operator, format!("layer {layer} of {layout:?}")))
-}
-
-/// Refuses keys and values that are not one of each for each row of a pass.
-fn fit_cache(
-    operator: &'static str,
-    layer: usize,
-    rows: &Rows<'_>,
-    keys_and_values: [&Tensor; 2],
-) -> Result<()> {
-    in_cache(operator, layer, rows)?;
-    for x in keys_and_values {
-        expect(operator, "rows", x.rows(), rows.len())?;
-        expect(operator, "a width", x.width(), rows.cache().layout().slot())?;
-    }
-    Ok(())
-}
-
-fn expect(operator: &'static str, what: &str, found: usize, wanted: usize) -> Result<()> {
+pub(super) fn expect(operator: &'static str, what: &str, found: usize, wanted: usize) -> Result<()> {
     if found == wanted {
         return Ok(());
     }
@@ -357,7 +295,7 @@ fn same_shape(operator: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
 mod tests {
     use super::*;
     use crate::tensor::reference::{noise, weight};
-    use crate::tensor::{Context, Device, ElementType, HostRows, KvCache, KvLayout, Mask};
+    use crate::tensor::{Device, ElementType};
 
     fn vector(n: usize) -> Vector {
         Vector::new(&weight(&noise(n, 1), ElementType::F32, &[n]), &Device::CPU).unwrap()
@@ -369,7 +307,7 @@ mod tests {
         let w = weight(&noise(20, 1), ElementType::F32, &[4, 5]);
         let layer = Affine { weight: &w, bias: None };
         let (five, six) = (vector(5), vector(6));
-        assert!(linear(&x(), layer).is_err() && gated_linear(&x(), layer, layer).is_err());
+        assert!(linear(&x(), layer).is_err() && gated_linear(&x(), layer, layer, Activation::Silu).is_err());
         let fits = Tensor::from_vec(vec![0.0; 10], 2, 5).unwrap();
         assert!(
             linear(&fits, layer).is_ok() && linear(&fits, Affine { bias: Some(&five), ..layer }).is_err()
@@ -378,29 +316,10 @@ mod tests {
         assert!(add_rms_norm(&mut x(), &fits, &six, 1e-5).is_err());
         assert!(layer_norm(x(), &six, &six, 1e-5).is_ok());
         assert!(layer_norm(x(), &six, &five, 1e-5).is_err() && layer_norm(x(), &five, &six, 1e-5).is_err());
-        assert!(embedding(&w, &Indices::host(&[0, 4])).is_err());
+        assert!(rms_norm_heads(x(), &five, 1e-5).is_err() && rms_norm_heads(x(), &vector(3), 1e-5).is_ok());
+        assert!(embedding(&w, &Indices::host(&[0, 4]), 1.0).is_err());
         assert!(add(x(), &fits).is_err());
         assert!(select_rows(&x(), &Indices::host(&[2])).is_err());
         assert!(Tensor::from_vec(vec![0.0; 11], 2, 6).is_err() && Vector::new(&w, &Device::CPU).is_err());
-    }
-
-    #[test]
-    fn keys_and_values_of_other_rows_or_no_layer_are_refused() {
-        let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
-        let context = Context { rows: 2, len: 2, blocks: &[0], mask: Mask::Causal };
-        let host = HostRows {
-            tokens: &[0, 0],
-            positions: &[0, 1],
-            slots: &[0, 1],
-            wanted: &[],
-            contexts: &[context],
-        };
-        let cache = KvCache::new(&Device::CPU, layout, ElementType::F32).unwrap();
-        let rows = Rows::new(&cache, host).unwrap();
-        let x = |n| Tensor::from_vec(vec![0.0; n * 6], n, 6).unwrap();
-        for (n, layer, fits) in [(2, 0, true), (1, 0, false), (2, 1, false)] {
-            assert_eq!(write_kv(layer, &rows, &x(n), &x(n)).is_ok(), fits);
-            assert_eq!(paged_attention(&x(n), layer, &rows).is_ok(), fits);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::cpu::KvStore;
 use super::rows::Query;
-use super::{ElementType, RopeTable, Weight};
+use super::{Activation, Attention, ElementType, RopeTable, Routing, Shares, Weight};
 
 /// Seeded values in -1..1 (splitmix64).
 pub(super) fn noise(n: usize, seed: u64) -> Vec<f32> {
@@ -75,21 +75,32 @@ fn normal_distribution(x: f64) -> f64 {
     0.5 + sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt()
 }
 
-pub(super) fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let silu = |x: f64| x / (1.0 + (-x).exp());
-    gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect()
+pub(super) fn gate_mul(activation: Activation, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let active = |x: f64| match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    };
+    gate.iter().zip(up).map(|(g, u)| (active(f64::from(*g)) * f64::from(*u)) as f32).collect()
+}
+
+pub(super) fn softcap(x: &[f32], cap: f32) -> Vec<f32> {
+    let cap = f64::from(cap);
+    x.iter().map(|x| (cap * (f64::from(*x) / cap).tanh()) as f32).collect()
 }
 
 /// Each pair is a complex number; turning it is a multiplication by a complex number.
-pub(super) fn rope(x: &[f32], positions: &[u32], table: &RopeTable) -> Vec<f32> {
+pub(super) fn rope(x: &[f32], positions: &[u32], table: &RopeTable, head_dim: usize) -> Vec<f32> {
     let half = table.frequencies.len();
-    let heads = x.len() / positions.len() / half / 2;
-    let mut out = vec![0.0; x.len()];
+    let heads = x.len() / positions.len() / head_dim;
+    let mut out = x.to_vec();
     for (r, position) in positions.iter().enumerate() {
         for h in 0..heads {
             for (i, frequency) in table.frequencies.iter().enumerate() {
                 let angle = f64::from(*position) * f64::from(*frequency);
-                let at = (r * heads + h) * 2 * half + i;
+                let at = (r * heads + h) * head_dim + i;
                 let (re, im) = (f64::from(x[at]), f64::from(x[at + half]));
                 let factor = f64::from(table.attention_factor);
                 let (c, s) = (angle.cos() * factor, angle.sin() * factor);
@@ -101,8 +112,45 @@ pub(super) fn rope(x: &[f32], positions: &[u32], table: &RopeTable) -> Vec<f32> 
     out
 }
 
+/// A mixture of experts, each `[gate, up, down]`: a row and one of its experts at a time.
+pub(super) fn mixture(
+    x: &[f32],
+    router: &Weight,
+    experts: &[[Weight; 3]],
+    routing: Routing,
+    activation: Activation,
+) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks_exact(router.cols()) {
+        let weights: Vec<f64> = linear(x, router).iter().map(|score| f64::from(*score).exp()).collect();
+        let mut order: Vec<usize> = (0..experts.len()).collect();
+        order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]));
+        order.truncate(routing.per_token);
+        let total: f64 = match routing.shares {
+            Shares::Normalised => order.iter().map(|e| weights[*e]).sum(),
+            Shares::OfAll => weights.iter().sum(),
+        };
+        let mut row = vec![0.0; router.cols()];
+        for e in order {
+            let [gate, up, down] = &experts[e];
+            let h = gate_mul(activation, &linear(x, gate), &linear(x, up));
+            for (sum, y) in row.iter_mut().zip(linear(&h, down)) {
+                *sum += weights[e] / total * f64::from(y);
+            }
+        }
+        out.extend(row.iter().map(|y| *y as f32));
+    }
+    out
+}
+
 /// The formula of Vaswani et al. (2017), a head and a row at a time, over gathered keys and values.
-pub(super) fn attend(q: &[f32], queries: &[Query<'_>], cache: &KvStore, layer: usize) -> Vec<f32> {
+pub(super) fn attend(
+    q: &[f32],
+    queries: &[Query<'_>],
+    cache: &KvStore,
+    layer: usize,
+    attention: Attention,
+) -> Vec<f32> {
     let layout = cache.layout();
     let dim = layout.head_dim;
     let heads = q.len() / queries.len() / dim;
@@ -116,15 +164,18 @@ pub(super) fn attend(q: &[f32], queries: &[Query<'_>], cache: &KvStore, layer: u
             let product = |a: &[f32], b: &[f32]| {
                 a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
             };
-            let weights: Vec<f64> = (0..query.visible)
-                .map(|t| (product(q, cache.key(layer, slot(t), kv_head)) / (dim as f64).sqrt()).exp())
-                .collect();
+            let first = attention.window.map_or(0, |window| query.visible.saturating_sub(window));
+            let score = |t: usize| {
+                let score = product(q, cache.key(layer, slot(t), kv_head)) * f64::from(attention.scale);
+                attention.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
+            };
+            let weights: Vec<f64> = (first..query.visible).map(|t| score(t).exp()).collect();
             let total: f64 = weights.iter().sum();
             for d in 0..dim {
                 let sum: f64 = weights
                     .iter()
-                    .enumerate()
-                    .map(|(t, w)| w * f64::from(cache.value(layer, slot(t), kv_head)[d]))
+                    .zip(first..)
+                    .map(|(w, t)| w * f64::from(cache.value(layer, slot(t), kv_head)[d]))
                     .sum();
                 out.push((sum / total) as f32);
             }

@@ -8,7 +8,7 @@ use super::rows::{Numbers, Rows};
 /// How far each pair of a head turns a position, and by what the result is scaled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeTable {
-    /// Radians a position, one for each of the `head_dim / 2` pairs.
+    /// Radians a position, one for each pair of a head that turns; at most `head_dim / 2`.
     pub frequencies: Vec<f32>,
     /// Multiplies sine and cosine; 1 but for scalings that sharpen attention.
     pub attention_factor: f32,
@@ -76,7 +76,8 @@ impl RopeTable {
 }
 
 impl RopeAngles {
-    pub(super) const fn head_dim(&self) -> usize {
+    /// Elements of a head that turn.
+    pub(super) const fn turned(&self) -> usize {
         2 * self.half
     }
 

@@ -297,13 +297,29 @@ impl Weight {
     }
 }
 
+/// How a stored gain or bias is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Added to each stored value: some models store a gain as what it is more than 1.
+    pub offset: f32,
+    /// What a GPU computes with it is in this type: that of the weights that it is multiplied with.
+    pub feeds: ElementType,
+}
+
+impl Reading {
+    /// As it is stored.
+    pub fn of(weight: &Weight) -> Self {
+        Self { offset: 0.0, feeds: weight.element() }
+    }
+}
+
 /// A gain or a bias: `f32` values on a device, whatever the checkpoint stored. Cloning it clones a pointer.
 #[derive(Clone)]
 pub struct Vector {
     values: Values,
     /// As it was stored: while somebody holds it, others find that it is loaded.
     source: Weight,
-    feeds: ElementType,
+    reading: Reading,
 }
 
 #[derive(Clone)]
@@ -314,14 +330,13 @@ pub(super) enum Values {
 }
 
 impl Vector {
-    /// The elements of a weight of one row, on a device. What a GPU computes with them is in the type that they were
-    /// stored in.
+    /// The elements of a weight of one row, on a device.
     pub fn new(weight: &Weight, device: &Device) -> Result<Self> {
-        Self::feeding(weight.element(), weight, device)
+        Self::read(weight, Reading::of(weight), device)
     }
 
-    /// The same, where what a GPU computes with them is in another type: that of the weights that it is multiplied with.
-    pub fn feeding(feeds: ElementType, weight: &Weight, device: &Device) -> Result<Self> {
+    /// The same, read otherwise.
+    pub fn read(weight: &Weight, reading: Reading, device: &Device) -> Result<Self> {
         let Encoding::Plain(element) = weight.encoding() else {
             return Err(TensorError::shape("vector", format!("{}, which is quantised", weight.encoding())));
         };
@@ -330,7 +345,12 @@ impl Vector {
             return Err(TensorError::shape("vector", what));
         }
         let staged = weight.copies().staged.upgrade();
-        let row = element.widen(staged.as_ref().map_or(weight.bytes(), |staged| staged.as_slice()));
+        let mut row = element.widen(staged.as_ref().map_or(weight.bytes(), |staged| staged.as_slice()));
+        if reading.offset != 0.0 {
+            for value in &mut row {
+                *value += reading.offset;
+            }
+        }
         let values = match &device.0 {
             Place::Cpu => Values::Host(row.into()),
             Place::Gpu(gpu) => {
@@ -338,7 +358,7 @@ impl Vector {
                 Values::Device(Arc::new(gpu.place(&bytes)?))
             }
         };
-        Ok(Self { values, source: weight.clone(), feeds })
+        Ok(Self { values, source: weight.clone(), reading })
     }
 
     /// How many values there are.
@@ -353,12 +373,12 @@ impl Vector {
 
     /// What a GPU computes with it is in this type.
     pub const fn feeds(&self) -> ElementType {
-        self.feeds
+        self.reading.feeds
     }
 
     /// The same values on another device.
     pub fn on(&self, device: &Device) -> Result<Self> {
-        Self::feeding(self.feeds, &self.source, device)
+        Self::read(&self.source, self.reading, device)
     }
 
     pub(super) const fn values(&self) -> &Values {

@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
-"""Make the golden models of tests/golden.rs: tiny random Llamas, with what Hugging Face computes for them.
+"""Make the golden models of tests/golden.rs: tiny random decoders, with what Hugging Face computes for them.
 
 usage: make_fixtures.py [OUT]           OUT: tests/fixtures/golden beside this folder
-needs: pip install torch transformers tokenizers safetensors numpy   (made with torch 2.15, transformers 5.23)
+needs: pip install torch transformers tokenizers safetensors numpy   (made with torch 2.15, transformers 5.24)
 
 Each OUT/<name>/ is a model in Hugging Face layout and `golden.safetensors`: the tokens of a prompt, the logits
 at each of its positions, and the greedy continuation. All is seeded: the same versions write the same bytes.
 """
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
+from families import FAMILIES
 from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 TEXT = [
     "Where is my order? It should have come on Monday, and today is Thursday.",
@@ -137,6 +140,23 @@ def write_config(path, config, layout, dtype):
     write_json(path, out)
 
 
+def write_family_config(path, written, layout, dtype):
+    """What transformers 5 writes of a config; or the same as version 4 had it, which said less of layers."""
+    dtype = str(dtype).removeprefix("torch.")
+    out = {k: v for k, v in written.items() if k not in ("transformers_version", "dtype")}
+    if layout == "transformers 5":
+        write_json(path, out | dict(dtype=dtype))
+        return
+    rope = dict(out.pop("rope_parameters"))
+    out.pop("layer_types", None)
+    out.pop("no_rope_layers", None)
+    out["rope_theta"] = rope.pop("rope_theta")
+    out["partial_rotary_factor"] = rope.pop("partial_rotary_factor", 1.0)
+    kind = rope.pop("rope_type")
+    out["rope_scaling"] = None if kind == "default" else dict(type=kind, **rope)
+    write_json(path, out | dict(torch_dtype=dtype))
+
+
 def write_weights(out, weights, shards):
     if shards == 1:
         save_torch(weights, out / "model.safetensors", metadata={"format": "pt"})
@@ -152,13 +172,16 @@ def write_weights(out, weights, shards):
 
 
 @torch.no_grad()
-def draw(model, ids, dtype, seed):
-    """Random weights; the logits over `ids` and the greedy continuation, or None if it would test little."""
+def draw(model, starts, gains, ids, dtype, seed):
+    """Random weights; the logits over `ids` and the greedy continuation, or None if it would test little. `starts` is
+    where each gain starts, and `gains` how far it is spread."""
     torch.manual_seed(seed)
     for name, p in model.named_parameters():
         # large enough that attention and the gate are far from linear, small enough that f32 stays exact to 1e-5
         noise = torch.randn_like(p)
-        p.copy_((1 + 0.3 * noise if "norm" in name else 0.2 * noise).to(dtype).float())
+        # a gain is stored as what it adds to 1 where it starts at 0
+        around = 1 if name.endswith("norm.weight") and starts[name] == 1 else 0
+        p.copy_((around + (gains if "norm" in name else 0.2) * noise).to(dtype).float())
     full = ids
     for _ in range(NEW_TOKENS):
         following = model(full).logits[0, -1]
@@ -171,31 +194,31 @@ def draw(model, ids, dtype, seed):
     return model(ids).logits[0], full
 
 
-def make(out, *, dtype, layout, tokenizer, config, shards=1):
+def make(out, *, dtype, layout, config, family="Llama", architecture=None, tokenizer=byte_level, gains=0.3, shards=1):
     out.mkdir(parents=True, exist_ok=True)
     tok, bos, eos = tokenizer()
     tok.save(str(out / "tokenizer.json"))
-    config = LlamaConfig(
-        num_hidden_layers=2,
-        vocab_size=tok.get_vocab_size(),
-        max_position_embeddings=128,
-        rms_norm_eps=1e-5,
-        bos_token_id=tok.token_to_id(bos),
-        eos_token_id=tok.token_to_id(eos),
-        attn_implementation="eager",
-        **config,
-    )
-    model = LlamaForCausalLM(config).eval()
+    sizes = dict(num_hidden_layers=2, vocab_size=tok.get_vocab_size(), max_position_embeddings=128, rms_norm_eps=1e-5)
+    marks = dict(bos_token_id=tok.token_to_id(bos), eos_token_id=tok.token_to_id(eos))
+    config = getattr(transformers, f"{family}Config")(**(sizes | marks | config), attn_implementation="eager")
+    model = getattr(transformers, f"{architecture or family}ForCausalLM")(config).eval()
     ids = torch.tensor([tok.encode(PROMPT).ids[:PROMPT_TOKENS]])
     assert ids.shape[1] == PROMPT_TOKENS, ids.shape
+    starts = {name: p.flatten()[0].item() for name, p in model.named_parameters() if name.endswith("norm.weight")}
     # the first seed with a varied continuation and no near tie, which rounding could decide either way
-    logits, full = next(run for run in (draw(model, ids, dtype, seed) for seed in range(1000)) if run is not None)
+    runs = (draw(model, starts, gains, ids, dtype, seed) for seed in range(1000))
+    logits, full = next(run for run in runs if run is not None)
 
-    weights = {k: v.detach().to(dtype).contiguous() for k, v in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
+    with tempfile.TemporaryDirectory() as saved:
+        # by the names that files on the Hub have, which are not always the model's own
+        model.save_pretrained(saved)
+        weights = {k: v.to(dtype).contiguous() for k, v in load_torch(Path(saved) / "model.safetensors").items()}
+        written = json.loads((Path(saved) / "config.json").read_text())
     write_weights(out, weights, shards)
-    write_config(out / "config.json", model.config, layout, dtype)
+    if family == "Llama":
+        write_config(out / "config.json", model.config, layout, dtype)
+    else:
+        write_family_config(out / "config.json", written, layout, dtype)
     write_json(
         out / "tokenizer_config.json",
         dict(tokenizer_class="PreTrainedTokenizerFast", bos_token=bos, eos_token=dict(content=eos), chat_template=CHAT_TEMPLATE),
@@ -205,7 +228,7 @@ def make(out, *, dtype, layout, tokenizer, config, shards=1):
         dict(eos_token_id=[config.eos_token_id], do_sample=True, temperature=0.7, top_k=0, top_p=0.9),
     )
     # what counts is what the files say: read back, they compute the same
-    again = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
+    again = type(model).from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         assert torch.equal(again(ids).logits[0], logits), f"{out} does not say what was computed"
     golden = dict(
@@ -219,5 +242,5 @@ def make(out, *, dtype, layout, tokenizer, config, shards=1):
 
 if __name__ == "__main__":
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "fixtures/golden"
-    for name, recipe in MODELS.items():
+    for name, recipe in (MODELS | FAMILIES).items():
         make(root / name, **recipe)

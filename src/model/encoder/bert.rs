@@ -5,8 +5,8 @@ use crate::model::error::ModelError;
 use crate::model::projection::{Bias, Projection};
 use crate::model::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, ElementType, HostRows, Indices, KvCache, KvLayout, Mask, Rows, Tensor, TensorError,
-    Vector, Weight, add, embedding, gelu, layer_norm, linear, paged_attention, write_kv,
+    Attention, Context, Device, ElementType, HostRows, Indices, KvCache, KvLayout, Mask, Rows, Tensor,
+    TensorError, Vector, Weight, add, embedding, gelu, layer_norm, linear, paged_attention, write_kv,
 };
 
 pub(super) struct Bert {
@@ -53,24 +53,24 @@ impl Bert {
             HostRows { tokens, positions: &positions, slots: &positions, wanted: &[], contexts: &whole_text };
         let rows = Rows::new(&cache, host)?;
 
-        let x = embedding(&self.words, rows.tokens())?;
-        let x = add(x, &embedding(&self.positions, rows.positions())?)?;
-        let x = add(x, &embedding(&self.token_types, &Indices::host(&[0]))?)?; // all of it is the first segment
+        let x = embedding(&self.words, rows.tokens(), 1.0)?;
+        let x = add(x, &embedding(&self.positions, rows.positions(), 1.0)?)?;
+        let x = add(x, &embedding(&self.token_types, &Indices::host(&[0]), 1.0)?)?; // all of it is the first segment
         let mut x = self.norm.forward(x)?; // [rows, hidden]
         for layer in &self.layers {
-            x = layer.forward(x, &rows)?;
+            x = layer.forward(x, &rows, Attention::of_heads(head_dim))?;
         }
         Ok(x)
     }
 }
 
 impl Layer {
-    fn forward(&self, x: Tensor, rows: &Rows<'_>) -> Result<Tensor, TensorError> {
+    fn forward(&self, x: Tensor, rows: &Rows<'_>, attention: Attention) -> Result<Tensor, TensorError> {
         let q = linear(&x, self.q.layer())?; // [rows, heads * head_dim]
         let k = linear(&x, self.k.layer())?;
         let v = linear(&x, self.v.layer())?;
         write_kv(0, rows, &k, &v)?;
-        let h = paged_attention(&q, 0, rows)?;
+        let h = paged_attention(&q, 0, rows, attention)?;
         let x = self.attention_norm.forward(add(linear(&h, self.o.layer())?, &x)?)?; // [rows, hidden]
 
         let h = gelu(linear(&x, self.up.layer())?)?; // [rows, intermediate]

@@ -30,7 +30,11 @@ impl Config {
         let Named { model_type } = read_json(path)?;
         if model_type.as_deref() != Some(SUPPORTED) {
             let found = model_type.unwrap_or_else(|| "(no model_type)".to_owned());
-            return Err(ModelError::Architecture { path: path.into(), found, supported: SUPPORTED });
+            return Err(ModelError::Architecture {
+                path: path.into(),
+                found,
+                supported: SUPPORTED.to_owned(),
+            });
         }
         let raw: Raw = read_json(path)?;
         raw.check().map_err(|what| ModelError::Config { path: path.into(), what })

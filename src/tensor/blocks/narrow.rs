@@ -201,7 +201,9 @@ mod tests {
                 let mut back = vec![f32::NAN; LARGE];
                 format.widen_into(&bytes, &mut back);
                 for (x, y) in values.iter().zip(&back) {
-                    assert!((x - y).abs() <= 0.04 * greatest(&values), "{format}: {x} came back as {y}");
+                    // what is below the scales of half precision is nothing
+                    let near = 0.04 * greatest(&values) + 4e-6;
+                    assert!((x - y).abs() <= near, "{format}: {x} came back as {y}");
                 }
             }
         }

@@ -9,6 +9,8 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
 use super::linear::Grid;
+use super::rowwise::Softcap;
+use crate::tensor::attention::Attention;
 use crate::tensor::encoding::ElementType;
 use crate::tensor::kv::KvLayout;
 use crate::tensor::rows::Query;
@@ -117,7 +119,7 @@ impl KvStore {
 
 /// Attention of each row of `q` `[rows, heads, head_dim]` over its own context: `[rows, heads, head_dim]`.
 /// Query heads are grouped over key-value heads (Ainslie et al., 2023). A head takes three passes in the order of
-/// its context: scores, their exponentials against the highest, the weighted sum of values.
+/// what it sees of its context: scores, their exponentials against the highest, the weighted sum of values.
 ///
 /// # Safety
 /// Nobody writes the blocks of the queries meanwhile.
@@ -128,8 +130,8 @@ pub(in crate::tensor) unsafe fn attend(
     level: Level,
     q: &[f32],
     queries: &[Query<'_>],
-    cache: &KvStore,
-    layer: usize,
+    (cache, layer): (&KvStore, usize),
+    attention: Attention,
 ) -> Vec<f32> {
     let KvLayout { kv_heads, head_dim, .. } = cache.layout;
     let mut out = vec![0.0; q.len()];
@@ -147,9 +149,10 @@ pub(in crate::tensor) unsafe fn attend(
     let task = |(i, (out, q)): (usize, (&mut [f32], &[f32]))| {
         let (query, kv_head) = (queries[i / kv_heads], i % kv_heads);
         let (keys, values) = (&cache.keys[layer], &cache.values[layer]);
-        dispatch(level, Group { q, out, query, kv_head, layout: cache.layout, keys, values });
+        dispatch(level, Group { q, out, query, kv_head, attention, layout: cache.layout, keys, values });
     };
-    let work: usize = queries.iter().map(|query| query.visible * width).sum();
+    let seen = |query: &Query<'_>| query.visible - first_seen(*query, attention);
+    let work: usize = queries.iter().map(|query| seen(query) * width).sum();
     if work < WORTH_A_THREAD {
         out.chunks_exact_mut(share).zip(q.chunks_exact(share)).enumerate().for_each(task);
     } else {
@@ -158,11 +161,17 @@ pub(in crate::tensor) unsafe fn attend(
     out
 }
 
+/// The first token that a row sees.
+fn first_seen(query: Query<'_>, attention: Attention) -> usize {
+    attention.window.map_or(0, |window| query.visible.saturating_sub(window))
+}
+
 struct Group<'a> {
     q: &'a [f32],
     out: &'a mut [f32],
     query: Query<'a>,
     kv_head: usize,
+    attention: Attention,
     layout: KvLayout,
     keys: &'a Floats,
     values: &'a Floats,
@@ -172,13 +181,17 @@ impl Kernel for Group<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let KvLayout { block_size, head_dim, .. } = self.layout;
-        let visible = self.query.visible;
+        let Attention { scale, softcap, .. } = self.attention;
         let heads = self.q.len() / head_dim;
         // the floats of this head in a block's first token; the next token's lie `stride` further
         let stride = self.layout.slot();
         let head = self.kv_head * head_dim;
-        let blocks = &self.query.blocks[..visible.div_ceil(block_size)];
-        let mut scores = vec![0.0; heads * visible];
+        // whole blocks, from that of the first token seen: what lies before that one is scored and left out
+        let first_seen = first_seen(self.query, self.attention);
+        let (first_block, hidden) = (first_seen / block_size, first_seen % block_size);
+        let tokens = self.query.visible - first_block * block_size;
+        let blocks = &self.query.blocks[first_block..self.query.visible.div_ceil(block_size)];
+        let mut scores = vec![0.0; heads * tokens];
         for (i, block) in blocks.iter().enumerate() {
             let first = i * block_size;
             // SAFETY: whoever attends promises that nobody writes the blocks meanwhile
@@ -191,22 +204,32 @@ impl Kernel for Group<'_> {
                 w_stride: stride,
                 width: head_dim,
                 y: scores[first..].as_mut_ptr(),
-                y_stride: visible,
+                y_stride: tokens,
             };
-            // SAFETY: `keys` is a whole block, and `scores` has `heads` rows of `visible`, this task's own
-            unsafe { grid.run::<I>(0..block_size.min(visible - first)) };
+            // SAFETY: `keys` is a whole block, and `scores` has `heads` rows of `tokens`, this task's own
+            unsafe { grid.run::<I>(0..block_size.min(tokens - first)) };
         }
-        let scale = (head_dim as f32).sqrt().recip();
-        for (out, scores) in self.out.chunks_exact_mut(head_dim).zip(scores.chunks_exact_mut(visible)) {
+        for (out, scores) in self.out.chunks_exact_mut(head_dim).zip(scores.chunks_exact_mut(tokens)) {
+            let seen = &mut scores[hidden..];
+            let scale = match softcap {
+                Some(cap) => {
+                    // SAFETY: the processor has `I`
+                    unsafe { Softcap { out: seen, scale, cap }.run::<I>() };
+                    1.0
+                }
+                None => scale,
+            };
             // SAFETY: the processor has `I`
-            let total = unsafe { exponentials::<I>(scores, scale) };
+            let total = unsafe { exponentials::<I>(seen, scale) };
+            let mut before = hidden;
             for (scores, block) in scores.chunks(block_size).zip(blocks) {
                 // SAFETY: as above; the processor has `I`
                 unsafe {
                     let block = *block as usize * block_size * stride;
                     let values = self.values.read(block, block_size * stride);
-                    add_weighted::<I>(out, scores, &values[head..], stride);
+                    add_weighted::<I>(out, &scores[before..], &values[before * stride + head..], stride);
                 }
+                before = 0;
             }
             for o in out {
                 *o /= total;
@@ -325,14 +348,20 @@ mod tests {
             let width = kv_heads * group * head_dim;
             let q = noise(18 * width, 7);
             let queries: Vec<Query<'_>> = (1..=18).map(|visible| Query { blocks: table, visible }).collect();
-            let exact = reference::attend(&q, &queries, &cache, 1);
-            for level in Level::available() {
+            let plain = Attention::of_heads(head_dim);
+            let capped = Attention { scale: 0.7, softcap: Some(0.5), window: None };
+            for (level, attention) in Level::available().iter().flat_map(|level| {
+                let windows = [1, 3, 8, 18].map(|window| Attention { window: Some(window), ..capped });
+                [plain, capped].into_iter().chain(windows).map(move |attention| (level, attention))
+            }) {
+                let exact = reference::attend(&q, &queries, &cache, 1, attention);
                 // SAFETY: nobody writes
-                let attend =
-                    |q: &[f32], queries: &[Query<'_>]| unsafe { attend(*level, q, queries, &cache, 1) };
+                let attend = |q: &[f32], queries: &[Query<'_>]| unsafe {
+                    attend(*level, q, queries, (&cache, 1), attention)
+                };
                 let all = attend(&q, &queries);
                 for (a, b) in all.iter().zip(&exact) {
-                    assert!((a - b).abs() < 1e-5, "{level:?}: {a} against {b}");
+                    assert!((a - b).abs() < 1e-5, "{level:?}, {attention:?}: {a} against {b}");
                 }
                 for (i, query) in queries.iter().enumerate() {
                     let row = i * width..(i + 1) * width;

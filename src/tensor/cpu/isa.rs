@@ -109,6 +109,22 @@ pub(super) unsafe fn exp<I: Isa>(x: I::V) -> I::V {
     }
 }
 
+/// `tanh(x)` by lane, to within 3e-7: `(e - 1) / (e + 1)` for `e = exp(2x)`.
+///
+/// # Safety
+/// The processor has `I`.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+pub(super) unsafe fn tanh<I: Isa>(x: I::V) -> I::V {
+    // SAFETY: beyond 40 the exponential would leave the floats, and tanh is 1; the rest is the caller's promise
+    unsafe {
+        let (zero, one) = (I::splat(0.0), I::splat(1.0));
+        let most = I::sub(zero, I::max(I::splat(-40.0), I::sub(zero, x)));
+        let e = exp::<I>(I::fma(most, I::splat(2.0), zero));
+        I::div(I::sub(e, one), I::fma(e, one, one))
+    }
+}
+
 /// Work that is compiled for each set.
 pub(super) trait Kernel {
     /// # Safety

@@ -6,6 +6,7 @@ mod choose;
 mod isa;
 mod linear;
 mod quantised;
+mod route;
 mod rowwise;
 
 pub(super) use attention::{KvStore, attend};
@@ -13,4 +14,5 @@ pub(super) use bandwidth::memory_bandwidth;
 pub(super) use choose::choose;
 pub(super) use isa::Level;
 pub(super) use linear::linear;
-pub(super) use rowwise::{add, embedding, gelu, layer_norm, rms_norm, rope, silu_mul};
+pub(super) use route::route;
+pub(super) use rowwise::{add, embedding, gate_mul, gelu, layer_norm, rms_norm, rope, softcap};

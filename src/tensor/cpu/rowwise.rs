@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
+use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp, tanh};
+use crate::tensor::ops::Activation;
 use crate::tensor::weight::Weight;
 
 /// Elements below which a second thread costs more than it brings.
@@ -61,14 +62,17 @@ fn sum_of(x: &[f32], gives: impl Fn(f32) -> f32) -> f32 {
     sums[0] + rest
 }
 
-/// Rows of `table` `[vocab, hidden]` for `tokens`: `[tokens, hidden]`.
+/// Rows of `table` `[vocab, hidden]` for `tokens`, times `scale`: `[tokens, hidden]`.
 ///
 /// # Panics
 /// If a token is not below the table's rows.
-pub(in crate::tensor) fn embedding(table: &Weight, tokens: &[u32]) -> Vec<f32> {
+pub(in crate::tensor) fn embedding(table: &Weight, tokens: &[u32], scale: f32) -> Vec<f32> {
     let mut out = vec![0.0; tokens.len() * table.cols()];
     for (row, token) in out.chunks_exact_mut(table.cols()).zip(tokens) {
         table.widen_row(*token as usize, row);
+        for x in row {
+            *x *= scale;
+        }
     }
     out
 }
@@ -80,9 +84,9 @@ pub(in crate::tensor) fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// `silu(gate) * up`, element by element, in the place of `gate`.
-pub(in crate::tensor) fn silu_mul(level: Level, gate: &mut [f32], up: &[f32]) {
-    let task = |(out, up): (&mut [f32], &[f32])| dispatch(level, SiluMul { out, up });
+/// `activation(gate) * up`, element by element, in the place of `gate`.
+pub(in crate::tensor) fn gate_mul(level: Level, activation: Activation, gate: &mut [f32], up: &[f32]) {
+    let task = |(out, up): (&mut [f32], &[f32])| dispatch(level, GateMul { activation, out, up });
     if gate.len() < WORTH_A_THREAD {
         task((gate, up));
     } else {
@@ -91,28 +95,74 @@ pub(in crate::tensor) fn silu_mul(level: Level, gate: &mut [f32], up: &[f32]) {
 }
 
 /// `out` is the gate before and the result after.
-struct SiluMul<'a> {
+struct GateMul<'a> {
+    activation: Activation,
     out: &'a mut [f32],
     up: &'a [f32],
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for GateMul<'_> {
+    /// Both activations are `x / (1 + exp(-z))`. For silu `z` is `x`; `1 + tanh(y)` is `2 / (1 + exp(-2y))`, so for gelu
+    /// it is `2 √(2/π) (x + 0.044715 x³)`.
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
+        const LINEAR: f32 = 1.595_769;
+        const CUBIC: f32 = 0.044_715 * LINEAR;
         for (out, up) in self.out.chunks_mut(I::LANES).zip(self.up.chunks(I::LANES)) {
             let (mut gates, mut ups) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
             gates[..out.len()].copy_from_slice(out);
             ups[..up.len()].copy_from_slice(up);
             // SAFETY: the processor has `I`, and each buffer holds a vector
             unsafe {
+                let (zero, one) = (I::splat(0.0), I::splat(1.0));
                 let gate = I::load(gates.as_ptr());
-                let one = I::splat(1.0);
-                // below -87 the exponential would leave the floats, and silu is 0 to within 1e-35
-                let negative = I::sub(I::splat(0.0), I::max(I::splat(-87.0), gate));
-                let silu = I::div(gate, I::fma(exp::<I>(negative), one, one));
-                I::store(gates.as_mut_ptr(), I::fma(silu, I::load(ups.as_ptr()), I::splat(0.0)));
+                let z = match self.activation {
+                    Activation::Silu => gate,
+                    Activation::GeluTanh => {
+                        let slope = I::fma(I::fma(gate, gate, zero), I::splat(CUBIC), I::splat(LINEAR));
+                        I::fma(gate, slope, zero)
+                    }
+                };
+                // below -87 the exponential would leave the floats, and the result is 0 to within 1e-35
+                let negative = I::sub(zero, I::max(I::splat(-87.0), z));
+                let active = I::div(gate, I::fma(exp::<I>(negative), one, one));
+                I::store(gates.as_mut_ptr(), I::fma(active, I::load(ups.as_ptr()), zero));
             }
             out.copy_from_slice(&gates[..out.len()]);
+        }
+    }
+}
+
+/// `cap * tanh(x / cap)`, element by element, in its place.
+pub(in crate::tensor) fn softcap(level: Level, x: &mut [f32], cap: f32) {
+    let task = |out: &mut [f32]| dispatch(level, Softcap { out, scale: 1.0, cap });
+    if x.len() < WORTH_A_THREAD {
+        task(x);
+    } else {
+        x.par_chunks_mut(WORTH_A_THREAD / 4).for_each(task);
+    }
+}
+
+/// `cap * tanh(scale * x / cap)`; `out` is `x` before and the result after.
+pub(super) struct Softcap<'a> {
+    pub(super) out: &'a mut [f32],
+    pub(super) scale: f32,
+    pub(super) cap: f32,
+}
+
+impl Kernel for Softcap<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        for out in self.out.chunks_mut(I::LANES) {
+            let mut xs = [0.0; MOST_LANES];
+            xs[..out.len()].copy_from_slice(out);
+            // SAFETY: the processor has `I`, and the buffer holds a vector
+            unsafe {
+                let (zero, cap) = (I::splat(0.0), I::splat(self.cap));
+                let scaled = I::fma(I::load(xs.as_ptr()), I::splat(self.scale / self.cap), zero);
+                I::store(xs.as_mut_ptr(), I::fma(tanh::<I>(scaled), cap, zero));
+            }
+            out.copy_from_slice(&xs[..out.len()]);
         }
     }
 }
@@ -166,16 +216,16 @@ impl Kernel for Gelu<'_> {
 }
 
 /// Rotary position embedding of halves, as Hugging Face's Llama rotates (Su et al., 2021): `x` is
-/// `[rows, heads, head_dim]`, and element `i` of a head turns with element `i + head_dim / 2` by pair `i` of its row's
-/// `turns` `[rows, half]`.
-pub(in crate::tensor) fn rope(x: &mut [f32], turns: &[(f32, f32)], half: usize) {
-    if x.is_empty() {
+/// `[rows, heads, head_dim]`. The first `2 * pairs` elements of a head turn, element `i` with element `i + pairs`, by pair
+/// `i` of its row's `turns` `[rows, pairs]`; the others stay.
+pub(in crate::tensor) fn rope(x: &mut [f32], turns: &[(f32, f32)], head_dim: usize, rows: usize) {
+    if x.is_empty() || turns.is_empty() {
         return;
     }
-    let width = x.len() * half / turns.len();
-    for (row, turns) in x.chunks_exact_mut(width).zip(turns.chunks_exact(half)) {
-        for head in row.chunks_exact_mut(2 * half) {
-            let (first, second) = head.split_at_mut(half);
+    let (width, pairs) = (x.len() / rows, turns.len() / rows);
+    for (row, turns) in x.chunks_exact_mut(width).zip(turns.chunks_exact(pairs)) {
+        for head in row.chunks_exact_mut(head_dim) {
+            let (first, second) = head[..2 * pairs].split_at_mut(pairs);
             for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
@@ -237,12 +287,27 @@ mod tests {
 
         let (gate, up) = (noise(40_000, 3), noise(40_000, 4));
         let gate: Vec<f32> = gate.iter().map(|g| g * 120.0).collect();
-        for level in Level::available() {
-            let silu_mul = |gate: &[f32], up: &[f32]| made(gate, |gate| silu_mul(*level, gate, up));
-            let both = silu_mul(&gate, &up);
-            near(&both, &reference::silu_mul(&gate, &up));
-            let some = silu_mul(&gate[77..99], &up[77..99]);
+        for (level, activation) in Level::available()
+            .iter()
+            .flat_map(|level| [Activation::Silu, Activation::GeluTanh].map(|activation| (*level, activation)))
+        {
+            let gate_mul =
+                |gate: &[f32], up: &[f32]| made(gate, |gate| gate_mul(level, activation, gate, up));
+            let both = gate_mul(&gate, &up);
+            near(&both, &reference::gate_mul(activation, &gate, &up));
+            let some = gate_mul(&gate[77..99], &up[77..99]);
             assert_eq!(some, both[77..99], "{level:?}: fewer elements, fewer threads, other lanes");
+            let far = gate_mul(&[1e30, -1e30, f32::NAN], &[1.0; 3]);
+            assert!(far[0] > 9e29 && far[1].abs() < 1e-5 && far[2].is_nan(), "{level:?}: {far:?}");
+        }
+
+        for level in Level::available() {
+            let softcap = |x: &[f32]| made(x, |x| softcap(*level, x, 3.0));
+            let all = softcap(&wide);
+            near(&all, &reference::softcap(&wide, 3.0));
+            assert_eq!(softcap(&wide[77..99]), all[77..99], "{level:?}: fewer elements, other lanes");
+            let far = softcap(&[1e30, -1e30, f32::NAN]);
+            assert!(far[..2] == [3.0, -3.0] && far[2].is_nan(), "{level:?}: {far:?}");
         }
 
         let sum = made(&[1.0, 2.0, 3.0, 4.0], |x| add(x, &[0.5, 0.25]));
@@ -251,16 +316,20 @@ mod tests {
 
         let table = RopeTable { frequencies: vec![1.0, 0.3, 0.01], attention_factor: 1.25 };
         let positions = [0, 5, 4095];
-        let x = noise(3 * 4 * 6, 5);
-        let turned = made(&x, |x| rope(x, &table.turns(&positions), 3));
-        let exact = reference::rope(&x, &positions, &table);
-        for (a, b) in turned.iter().zip(&exact) {
-            assert!(
-                (a - b).abs() < 1e-3,
-                "{a} against {b}: an angle of 4095 radians has an error of 2e-4 in f32"
-            );
+        // all of a head turns, or the first 6 of 8 elements
+        for head_dim in [6, 8] {
+            let x = noise(3 * 4 * head_dim, 5);
+            let turned = made(&x, |x| rope(x, &table.turns(&positions), head_dim, 3));
+            let exact = reference::rope(&x, &positions, &table, head_dim);
+            for (a, b) in turned.iter().zip(&exact) {
+                assert!(
+                    (a - b).abs() < 1e-3,
+                    "{a} against {b}: an angle of 4095 radians has an error of 2e-4 in f32"
+                );
+            }
+            let second = 4 * head_dim..8 * head_dim;
+            let alone = made(&x[second.clone()], |x| rope(x, &table.turns(&positions[1..2]), head_dim, 1));
+            assert_eq!(alone, turned[second]);
         }
-        let alone = made(&x[24..48], |x| rope(x, &table.turns(&positions[1..2]), 3));
-        assert_eq!(alone, turned[24..48]);
     }
 }

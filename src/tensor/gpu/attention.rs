@@ -10,6 +10,7 @@ use super::lists::Indices;
 use super::memory::Buffer;
 use super::ops::{Array, a_row, an_element, same_element, suffix};
 use super::rows::{Contexts, Tiling, upload};
+use crate::tensor::attention::Attention;
 use crate::tensor::encoding::ElementType;
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::kv::KvLayout;
@@ -22,7 +23,7 @@ const MOST_SPLITS: usize = 16;
 /// Tokens of one tile of prefill.cu, and the bytes by which its rows are padded.
 const TILE_TOKENS: usize = 64;
 const PADDING: usize = 16;
-/// What the kernels take for a model whose scores have no cap, and whose rows see their whole context.
+/// What the kernels take for a layer whose scores have no cap, and whose rows see their whole context.
 const NO_SOFTCAP: f32 = 0.0;
 const NO_WINDOW: usize = 0;
 /// Heads that prefill.cu is compiled for.
@@ -64,11 +65,12 @@ impl KvStore {
     }
 }
 
-/// Turns `q` in its place; turns `k` into the slots of layer `layer`, and copies `v` into its own.
+/// Turns `q` in its place; turns `k` into the slots of layer `layer`, and copies `v` into its own. `angles` are those of a
+/// pass, and how many elements of a head they turn.
 pub(in crate::tensor) fn rope_write_kv(
     [q, k, v]: [&Array; 3],
     heads: usize,
-    angles: &Buffer,
+    angles: Option<(&Buffer, usize)>,
     slots: &Indices,
     (store, layer): (&KvStore, usize),
 ) -> Result<()> {
@@ -78,11 +80,13 @@ pub(in crate::tensor) fn rope_write_kv(
     let KvLayout { kv_heads, head_dim, .. } = store.layout;
     let [keys, values] = &store.layers[layer];
     let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
-    let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer).buffer(angles);
+    let half = angles.map_or(0, |(_, turned)| turned / 2);
+    let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer);
+    let launch = launch.optional(angles.map(|(angles, _)| angles));
     let launch = launch.list(slots).buffer(&keys.buffer).buffer(&values.buffer);
-    let launch = launch.int(heads).int(kv_heads).int(head_dim);
-    // SAFETY: rope_write_kv(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim); the host knows the slots
-    // to be in the cache
+    let launch = launch.int(heads).int(kv_heads).int(head_dim).int(half);
+    // SAFETY: rope_write_kv(q, k, v, angles, slots, keys, values, heads, kv_heads, head_dim, half); the host knows the
+    // slots to be in the cache
     unsafe { launch.go(q.buffer.gpu(), a_row(slots.len())) }
 }
 
@@ -92,12 +96,14 @@ pub(in crate::tensor) fn paged_attention(
     [rows, heads]: [usize; 2],
     (store, layer): (&KvStore, usize),
     contexts: &Contexts,
+    attention: Attention,
 ) -> Result<Array> {
     same_element("paged-attention", q.element, store.element)?;
     let gpu = q.buffer.gpu();
     let KvLayout { block_size, kv_heads, head_dim, .. } = store.layout;
     let out = Array::new(gpu, rows * heads * head_dim, q.element)?;
-    let scale = (head_dim as f32).sqrt().recip();
+    let Attention { scale, softcap, window } = attention;
+    let (softcap, window) = (softcap.unwrap_or(NO_SOFTCAP), window.unwrap_or(NO_WINDOW));
     let [keys, values] = &store.layers[layer];
     let Contexts { tables, singles: [which, starts, visible], tiles, arrived } = contexts;
 
@@ -115,7 +121,7 @@ pub(in crate::tensor) fn paged_attention(
         let launch = launch.list(starts).list(visible);
         let launch = launch.buffer(&out.buffer).buffer(&partial).optional(arrived.get());
         let launch = launch.int(heads).int(kv_heads).int(head_dim).int(block_size);
-        let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
+        let launch = launch.float(scale).float(softcap).int(window);
         let grid = [packs as u32, which.len() as u32, MOST_SPLITS as u32];
         let shape = Shape { grid, block: THREADS as u32, shared: plan.shared(head_dim) };
         // SAFETY: paged_attention(q, keys, values, tables, which, starts, visible, out, partial, arrived, heads,
@@ -127,7 +133,7 @@ pub(in crate::tensor) fn paged_attention(
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
         let launch = launch.list(tables).list(tiles);
         let launch = launch.buffer(&out.buffer).int(heads).int(kv_heads).int(block_size);
-        let launch = launch.float(scale).float(NO_SOFTCAP).int(NO_WINDOW);
+        let launch = launch.float(scale).float(softcap).int(window);
         let shared = 2 * TILE_TOKENS * (head_dim * q.element.size() + PADDING);
         let grid = [heads as u32, (tiles.len() / 4) as u32, 1];
         // SAFETY: prefill_attention(q, keys, values, tables, tiles, out, heads, kv_heads, block_size, scale, softcap,

@@ -16,6 +16,7 @@ mod cuda;
 mod driver;
 #[cfg(test)]
 mod emulated;
+mod experts;
 mod gemm;
 mod graph;
 mod launch;
@@ -32,11 +33,13 @@ mod tests;
 pub(super) use attention::{KvStore, paged_attention, rope_write_kv};
 pub(super) use choose::choose;
 pub(super) use driver::Gpu;
+pub(super) use experts::{MixtureShape, mixture, table};
 pub(super) use graph::{Graph, Places};
 pub(super) use lists::Indices;
 pub(super) use memory::{Buffer, Pinned};
 pub(super) use ops::{
-    Array, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm, select_rows,
+    Array, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm, rms_norm_heads,
+    select_rows, softcap,
 };
 pub(super) use rows::Contexts;
 

@@ -14,11 +14,14 @@ use super::lists::Indices;
 use super::memory::Buffer;
 use crate::tensor::encoding::ElementType;
 use crate::tensor::error::{Result, TensorError};
+use crate::tensor::ops::Activation;
 
 /// Threads of the kernels of norm.cu, rope.cu and elementwise.cu.
 const THREADS: u32 = 256;
 /// Warps of linear.cu's blocks.
 const LINEAR_WARPS: usize = 4;
+/// Rows up to this width are normalised by a warp each.
+const WIDEST_HEAD: usize = 256;
 /// Rows up to which linear.cu is used: it reads each weight once for so many rows.
 const FEW_ROWS: usize = 8;
 
@@ -89,13 +92,21 @@ pub(super) fn same_element(operator: &'static str, found: ElementType, wanted: E
     Err(TensorError::shape(operator, what))
 }
 
-/// The rows `ids` of `table`, as `f32`.
-pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices) -> Result<Array> {
+/// As the kernels number them.
+pub(super) const fn activation_code(activation: Activation) -> usize {
+    match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
+    }
+}
+
+/// The rows `ids` of `table` times `scale`, as `f32`.
+pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices, scale: f32) -> Result<Array> {
     let gpu = ids.gpu();
     let out = Array::new(gpu, ids.len() * table.width, ElementType::F32)?;
     let launch = Launch::of(format!("embedding_{}", suffix(table.element)));
-    let launch = launch.buffer(table.weight).list(ids).buffer(&out.buffer).int(table.width);
-    // SAFETY: embedding(table, ids, out, width): the host knows the ids to be rows of the table
+    let launch = launch.buffer(table.weight).list(ids).buffer(&out.buffer).int(table.width).float(scale);
+    // SAFETY: embedding(table, ids, out, width, scale): the host knows the ids to be rows of the table
     unsafe { launch.go(gpu, a_row(ids.len()))? };
     Ok(out)
 }
@@ -148,6 +159,35 @@ pub(in crate::tensor) fn add_rms_norm(
     Ok(normed)
 }
 
+/// The norm of each of `heads` neighbours in a row, in their place.
+pub(in crate::tensor) fn rms_norm_heads(
+    x: &Array,
+    [heads, width]: [usize; 2],
+    gain: &Buffer,
+    eps: f32,
+) -> Result<()> {
+    let gpu = x.buffer.gpu();
+    let element = suffix(x.element);
+    if width > WIDEST_HEAD {
+        let launch = Launch::of(format!("rms_norm_rows_{element}"));
+        let launch = launch.buffer(&x.buffer).buffer(gain).int(width).float(eps);
+        // SAFETY: rms_norm_rows(x, gain, width, eps) of so many rows
+        return unsafe { launch.go(gpu, a_row(heads)) };
+    }
+    let launch = Launch::of(format!("rms_norm_heads_{element}"));
+    let launch = launch.buffer(&x.buffer).buffer(gain).int(heads).int(width).float(eps);
+    // SAFETY: rms_norm_heads(x, gain, heads, width, eps), a warp a head
+    unsafe { launch.go(gpu, an_element(heads * 32)) }
+}
+
+/// `cap * tanh(x / cap)` of `n` logits, in their place.
+pub(in crate::tensor) fn softcap(x: &Array, n: usize, cap: f32) -> Result<()> {
+    same_element("softcap", x.element, ElementType::F32)?;
+    let launch = Launch::of("softcap").buffer(&x.buffer).float(cap).size(n);
+    // SAFETY: softcap(x, cap, n)
+    unsafe { launch.go(x.buffer.gpu(), an_element(n)) }
+}
+
 /// `x Wᵀ + b` in the layer's element type.
 pub(in crate::tensor) fn linear(x: &Array, rows: usize, layer: Layer<'_>) -> Result<Array> {
     product("linear", x, rows, layer, layer.element)
@@ -187,19 +227,23 @@ fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: El
     Ok(y)
 }
 
-/// `silu(gate(x)) * up(x)`.
+/// `activation(gate(x)) * up(x)`.
 pub(in crate::tensor) fn gated_linear(
     x: &Array,
     rows: usize,
-    gate: Layer<'_>,
-    up: Layer<'_>,
+    [gate, up]: [Layer<'_>; 2],
+    activation: Activation,
 ) -> Result<Array> {
     same_element("gated-linear", up.element, gate.element)?;
     let (gpu, element) = (x.buffer.gpu(), gate.element);
     if rows <= FEW_ROWS {
         same_element("gated-linear", x.element, element)?;
         let y = Array::new(gpu, rows * gate.outs, element)?;
-        let launch = Launch::of(format!("gated_{}_{}", suffix(element), few(rows)));
+        let name = match activation {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu",
+        };
+        let launch = Launch::of(format!("gated_{name}_{}_{}", suffix(element), few(rows)));
         let launch = launch.buffer(&x.buffer).buffer(gate.weight).optional(gate.bias);
         let launch = launch.buffer(up.weight).optional(up.bias).buffer(&y.buffer);
         let launch = launch.int(rows).int(gate.outs).int(gate.width);
@@ -210,9 +254,9 @@ pub(in crate::tensor) fn gated_linear(
     }
     let n = rows * gate.outs;
     let (gate, up) = (linear(x, rows, gate)?, linear(x, rows, up)?);
-    let launch = Launch::of(format!("silu_mul_{}", suffix(element)));
-    let launch = launch.buffer(&gate.buffer).buffer(&up.buffer).size(n);
-    // SAFETY: silu_mul(gate, up, n), in the place of gate
+    let launch = Launch::of(format!("gate_mul_{}", suffix(element)));
+    let launch = launch.buffer(&gate.buffer).buffer(&up.buffer).size(n).int(activation_code(activation));
+    // SAFETY: gate_mul(gate, up, n, activation), in the place of gate
     unsafe { launch.go(gpu, an_element(n))? };
     Ok(gate)
 }

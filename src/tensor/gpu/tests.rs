@@ -8,9 +8,10 @@ use crate::tensor::array::Data;
 use crate::tensor::device::Place;
 use crate::tensor::reference::{self, noise, weight};
 use crate::tensor::{
-    Affine, Choice, Context, Device, Edit, ElementType, HostRows, Indices, KvCache, KvLayout, Mask, Rope,
-    RopeTable, Rows, Tensor, TensorError, Vector, Weight, add_rms_norm, choose, embedding, gated_linear,
-    linear, logits, paged_attention, rms_norm, rope_write_kv, select_rows,
+    Activation, Affine, Attention, Choice, Context, Device, Edit, ElementType, Experts, HostRows, Indices,
+    KvCache, KvLayout, Mask, Rope, RopeTable, Routing, Rows, Shares, Tensor, TensorError, Vector, Weight,
+    add_rms_norm, choose, embedding, gated_linear, linear, logits, mixture, paged_attention, rms_norm,
+    rms_norm_heads, rope_write_kv, select_rows, softcap,
 };
 
 const ELEMENTS: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
@@ -82,9 +83,10 @@ fn rows_are_looked_up_picked_and_normalised() {
             contexts: &[context],
         };
         let rows = Rows::new(&cache, rows).unwrap();
-        let mut x = embedding(&table, rows.tokens()).unwrap();
+        let mut x = embedding(&table, rows.tokens(), 1.5).unwrap();
         let picked = select_rows(&x, rows.wanted()).unwrap().into_vec().unwrap();
-        let looked_up = embedding(&host, &Indices::host(&[7, 49, 0, 7, 13])).unwrap().into_vec().unwrap();
+        let looked_up =
+            embedding(&host, &Indices::host(&[7, 49, 0, 7, 13]), 1.5).unwrap().into_vec().unwrap();
         assert_eq!(picked, [&looked_up[4 * width..], &looked_up[width..2 * width]].concat(), "{what}");
 
         let (gain, gains) = vector(&device, width, element, 2);
@@ -96,6 +98,53 @@ fn rows_are_looked_up_picked_and_normalised() {
         let sums: Vec<f32> = looked_up.iter().zip(&ys).map(|(x, y)| x + y).collect();
         near(&what, &normed, &reference::rms_norm(&sums, &gains, 1e-5), rounding(element));
         assert_eq!(x.into_vec().unwrap(), sums, "{what}: the residual stream");
+    }
+}
+
+/// Heads that a warp normalises each, and rows that take a block.
+#[test]
+fn heads_are_normalised_and_logits_capped() {
+    let device = roomy();
+    for (element, width) in ELEMENTS.into_iter().flat_map(|e| [(e, 12), (e, 80), (e, 300)]) {
+        let what = format!("{element:?} {width}");
+        let (gain, gains) = vector(&device, width, element, 2);
+        let (x, xs) = both(&device, [5, 3 * width], element, 1);
+        let normed = rms_norm_heads(x, &gain, 1e-5).unwrap().into_vec().unwrap();
+        near(&what, &normed, &reference::rms_norm(&xs, &gains, 1e-5), rounding(element));
+    }
+    let (x, xs) = both(&device, [3, 700], ElementType::F32, 3);
+    let capped = softcap(x, 0.4).unwrap().into_vec().unwrap();
+    near("softcap", &capped, &reference::softcap(&xs, 0.4), 1e-6);
+}
+
+#[test]
+fn a_mixture_of_experts_is_what_the_formula_says_and_a_row_is_computed_alone() {
+    let device = roomy();
+    // more experts than a warp has lanes; widths that 16 bytes divide, and ones that they do not
+    for (element, count, width, hidden) in
+        ELEMENTS.into_iter().flat_map(|e| [(e, 6, 10, 28), (e, 40, 24, 64)])
+    {
+        let experts: Vec<[Weight; 3]> = (0..count as u64)
+            .map(|e| {
+                let of = |shape: [usize; 2], seed| weight(&noise(width * hidden, seed), element, &shape);
+                [of([width, hidden], 3 * e), of([width, hidden], 3 * e + 1), of([hidden, width], 3 * e + 2)]
+            })
+            .collect();
+        let placed = Experts::new(experts.clone()).unwrap().on(&device).unwrap();
+        let [host_router, router] = weights(&device, &[count, hidden], element, 999);
+        for (per_token, shares) in [(2, Shares::Normalised), (5, Shares::OfAll)] {
+            let what = format!("{element:?}, {per_token} of {count}");
+            let routing = Routing { per_token, shares };
+            let (x, xs) = both(&device, [8, hidden], element, 7);
+            let run = |x: &Tensor| {
+                mixture(x, &router, &placed, routing, Activation::Silu).unwrap().into_vec().unwrap()
+            };
+            let all = run(&x);
+            let exact = reference::mixture(&xs, &host_router, &experts, routing, Activation::Silu);
+            near(&what, &all, &exact, 4.0 * rounding(element) + 1e-5);
+            let alone = run(&activations(&device, &xs[3 * hidden..4 * hidden], [1, hidden], element));
+            assert_eq!(alone, all[3 * hidden..4 * hidden], "{what}");
+        }
     }
 }
 
@@ -123,9 +172,11 @@ fn products_of_few_rows_and_of_many_are_what_the_formula_says() {
             let with_bias = linear(&x, Affine { bias: Some(&bias), ..layer }).unwrap();
             near(&what, &with_bias.into_vec().unwrap(), &biased, 2.0 * tolerance);
 
-            let exact = reference::silu_mul(&exact, &reference::linear(&xs, &host_up));
-            let gated = gated_linear(&x, layer, Affine { weight: &up, bias: None }).unwrap();
-            near(&what, &gated.into_vec().unwrap(), &exact, 4.0 * tolerance);
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let exact = reference::gate_mul(activation, &exact, &reference::linear(&xs, &host_up));
+                let gated = gated_linear(&x, layer, Affine { weight: &up, bias: None }, activation).unwrap();
+                near(&what, &gated.into_vec().unwrap(), &exact, 4.0 * tolerance);
+            }
         }
     }
 }
@@ -183,14 +234,18 @@ fn compare_attention(
         tables.push(table);
         rest = others;
     }
+    // all of a head turns, part of it, or nothing
+    let pairs = [head_dim / 2, head_dim / 2 - 2, 0][contexts.len() % 3];
     let table = RopeTable {
-        frequencies: (0..head_dim / 2).map(|i| 0.7_f32.powi(i as i32)).collect(),
-        attention_factor: 1.0,
+        frequencies: (0..pairs).map(|i| 0.7_f32.powi(i as i32)).collect(),
+        attention_factor: 1.1,
     };
+    let plain = Attention::of_heads(head_dim);
+    let narrow = Attention { window: Some(21), softcap: Some(0.3), scale: 2.0 * plain.scale };
     let mut attended = Vec::new();
     for device in [&Device::CPU, device] {
         let cache = KvCache::new(device, layout, element).unwrap();
-        let rope = Rope::new(table.clone(), device).unwrap();
+        let rope = (pairs > 0).then(|| Rope::new(table.clone(), device).unwrap());
         // first all tokens of all contexts, then their last rows once more, as queries
         for whole in [true, false] {
             let counts: Vec<usize> =
@@ -214,25 +269,30 @@ fn compare_attention(
                 contexts: &spans,
             };
             let rows = Rows::new(&cache, host).unwrap();
-            let angles = rope.angles(&rows).unwrap();
+            let angles = rope.as_ref().map(|rope| rope.angles(&rows).unwrap());
             // a token's keys and values are the same in both passes
             let of = |width: usize, seed: u64| {
                 let values = slots.iter().flat_map(|slot| noise(width, u64::from(*slot) * 8 + seed));
                 activations(device, &values.collect::<Vec<f32>>(), [n, width], element)
             };
             let (q, k, v) = (of(kv_heads * group * head_dim, 1), of(layout.slot(), 2), of(layout.slot(), 3));
-            let q = rope_write_kv(q, k, &v, &angles, 1, &rows).unwrap();
+            let q = rope_write_kv(q, k, &v, angles.as_ref(), 1, &rows).unwrap();
             if !whole {
-                let first = paged_attention(&q, 1, &rows).unwrap().into_vec().unwrap();
+                let attend =
+                    |attention| paged_attention(&q, 1, &rows, attention).unwrap().into_vec().unwrap();
+                let first = attend(plain);
+                let windowed = attend(narrow);
+                assert_ne!(first, windowed, "{what}");
                 // what one layer leaves behind is what the next finds
-                let again = paged_attention(&q, 1, &rows).unwrap().into_vec().unwrap();
-                assert_eq!(first, again, "{what}");
-                attended.push(first);
+                assert_eq!(first, attend(plain), "{what}");
+                attended.push([first, windowed]);
             }
         }
     }
     // queries, keys, values, shares and the result are each rounded once
-    near(what, &attended[1], &attended[0], 4.0 * rounding(element) + 1e-5);
+    for (found, exact) in attended[1].iter().zip(&attended[0]) {
+        near(what, found, exact, 4.0 * rounding(element) + 1e-5);
+    }
 }
 
 /// Activations with these values, on a device.

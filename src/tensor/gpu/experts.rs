@@ -1,0 +1,76 @@
+//! Mixtures of experts on a device: rows are routed there, so that a recorded pass needs nothing of the host.
+
+#![allow(unsafe_code)]
+
+use super::driver::{Gpu, Shape};
+use super::launch::Launch;
+use super::memory::Buffer;
+use super::ops::{Array, Layer, activation_code, same_element, suffix};
+use crate::tensor::encoding::ElementType;
+use crate::tensor::error::Result;
+use crate::tensor::experts::{Routing, Shares};
+use crate::tensor::ops::Activation;
+
+/// Warps of the blocks of experts.cu, each of which takes one output.
+const WARPS: usize = 4;
+
+/// The sizes of a mixture.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::tensor) struct MixtureShape {
+    pub(in crate::tensor) rows: usize,
+    pub(in crate::tensor) hidden: usize,
+    /// Of one expert.
+    pub(in crate::tensor) width: usize,
+    pub(in crate::tensor) experts: usize,
+    pub(in crate::tensor) element: ElementType,
+}
+
+/// Where weights lie, as kernels find them.
+pub(in crate::tensor) fn table(gpu: &Gpu, layers: &[Layer<'_>]) -> Result<Buffer> {
+    if let Some(first) = layers.first() {
+        layers.iter().try_for_each(|layer| same_element("experts", layer.element, first.element))?;
+    }
+    let bytes: Vec<u8> = layers.iter().flat_map(|layer| layer.weight.address().to_le_bytes()).collect();
+    gpu.place(&bytes)
+}
+
+/// `scores` are `f32` `[rows, experts]`.
+pub(in crate::tensor) fn mixture(
+    x: &Array,
+    scores: &Array,
+    table: &Buffer,
+    shape: MixtureShape,
+    (routing, activation): (Routing, Activation),
+) -> Result<Array> {
+    let MixtureShape { rows, hidden, width, experts, element } = shape;
+    same_element("mixture", x.element, element)?;
+    let (gpu, per_token) = (x.buffer.gpu(), routing.per_token);
+    let picks = rows * per_token;
+    let picked = gpu.scratch(picks * size_of::<u32>())?;
+    let shares = gpu.scratch(picks * size_of::<f32>())?;
+    let normalised = usize::from(routing.shares == Shares::Normalised);
+    let launch = Launch::of("route").buffer(&scores.buffer).buffer(&picked).buffer(&shares);
+    let launch = launch.int(experts).int(per_token).int(normalised);
+    // SAFETY: route(scores, picked, shares, experts, per_token, normalised), a warp a row
+    unsafe { launch.go(gpu, Shape { grid: [rows as u32, 1, 1], block: 32, shared: 0 })? };
+
+    let h = Array::new(gpu, picks * width, element)?;
+    let launch = Launch::of(format!("experts_gated_{}", suffix(element)));
+    let launch = launch.buffer(&x.buffer).buffer(table).buffer(&picked).buffer(&h.buffer);
+    let launch = launch.int(per_token).int(experts).int(width).int(hidden).int(activation_code(activation));
+    // SAFETY: experts_gated(x, table, picked, h, per_token, experts, outs, width, activation)
+    unsafe { launch.go(gpu, an_output(width, picks))? };
+
+    let y = Array::new(gpu, rows * hidden, element)?;
+    let launch = Launch::of(format!("experts_down_{}", suffix(element)));
+    let launch = launch.buffer(&h.buffer).buffer(table).buffer(&picked).buffer(&shares).buffer(&y.buffer);
+    let launch = launch.int(per_token).int(experts).int(hidden).int(width);
+    // SAFETY: experts_down(h, table, picked, shares, y, per_token, experts, outs, width)
+    unsafe { launch.go(gpu, an_output(hidden, rows))? };
+    Ok(y)
+}
+
+/// A warp for each output of each row.
+fn an_output(outs: usize, rows: usize) -> Shape {
+    Shape { grid: [rows as u32, outs.div_ceil(WARPS) as u32, 1], block: 32 * WARPS as u32, shared: 0 }
+}
