@@ -1,7 +1,7 @@
-// The choice of a token from a row of logits: edits, temperature, min_p, top_k, top_p, one draw. src/tensor/choice.rs has
+// The choice of a token from a row of logits: what is allowed, edits, temperature, min_p, top_k, top_p, one draw. src/tensor/choice.rs has
 // the rules, which the host follows, too.
 //
-// Layout: logits f32 [rows, vocab], which the edits change; of choice i the row it is of, and its settings; chosen u32
+// Layout: logits f32 [rows, vocab], which masks and edits change; of choice i the row it is of, and its settings; chosen u32
 // [choices]. One block a choice. Only the chosen ids go back to the host.
 //
 // A filter keeps a prefix of the tokens ordered by weight, and of equal ones by id: all above a threshold, and of those
@@ -109,6 +109,16 @@ __device__ Kept threshold(const Weights& weights, int first, int last, u64 wante
     __syncthreads();
   }
   return {prefix, wanted};
+}
+
+// masks u32 [rows, ceil(vocab / 32)]: a bit for each token that is allowed. What spoils a row is left to be found.
+KERNEL(mask_logits, SAMPLING_THREADS, (float* logits, const u32* rows, const u32* masks, int vocab)) {
+  float* row = logits + size_t(rows[blockIdx.x]) * vocab;
+  const u32* mask = masks + size_t(blockIdx.x) * ((vocab + 31) / 32);
+  for (int token = threadIdx.x; token < vocab; token += SAMPLING_THREADS) {
+    const bool allowed = mask[token / 32] >> (token % 32) & 1;
+    if (!allowed && row[token] <= 3.40282347e38f) row[token] = -INFINITY;
+  }
 }
 
 KERNEL(edit_logits, SAMPLING_THREADS,

@@ -62,6 +62,7 @@ async fn answer(served: &Served, prompt: &[u32]) -> Answer {
         min_tokens: 0,
         logprobs: None,
         prompt_logprobs: None,
+        constraint: None,
         special_text: SpecialText::Skip,
         priority: Priority::Foreground,
     };

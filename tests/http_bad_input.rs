@@ -151,7 +151,7 @@ fn chat_cases() -> Vec<Case> {
         c(json!({"store": true}), "unsupported_parameter", "store"),
         c(json!({"prompt_cache_key": 7}), "unsupported_parameter", "prompt_cache_key"),
         c(json!({"reasoning_effort": "low"}), "unsupported_parameter", "reasoning_effort"),
-        c(json!({"response_format": {"type": "json_object"}}), "unsupported_parameter", "response_format"),
+        c(json!({"response_format": "json_object"}), "invalid_type", "response_format"),
         c(json!({"echo": true}), "unsupported_parameter", "echo"),
         c(json!({"temprature": 1}), "unknown_parameter", "temprature"),
         c(

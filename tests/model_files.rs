@@ -349,7 +349,7 @@ fn progress_grows_to_the_whole() {
     let seen = RefCell::new(Vec::new());
     let dir = copy("tied");
     let model = load(dir.path(), Quantize::AsStored, &WeightPool::new(), &|done, total| {
-        seen.borrow_mut().push((done, total))
+        seen.borrow_mut().push((done, total));
     })
     .unwrap();
     let (seen, total) = (seen.into_inner(), model.info.weight_bytes);

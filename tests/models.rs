@@ -99,6 +99,7 @@ async fn answer(engine: &Engine, prompt: Vec<u32>, eos: &[u32]) -> String {
         min_tokens: 0,
         logprobs: None,
         prompt_logprobs: None,
+        constraint: None,
         special_text: SpecialText::Skip,
         priority: Priority::Foreground,
     };

@@ -185,6 +185,7 @@ impl From<GatewayError> for ApiError {
                 retry_after: Some(Duration::from_secs(1)),
                 ..server(StatusCode::SERVICE_UNAVAILABLE, SERVER, "answer_cut_off")
             },
+            GatewayError::Grammar { .. } => Self::request(StatusCode::BAD_REQUEST, "grammar_failed", message),
             GatewayError::Engine(_) => server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed"),
             GatewayError::Internal { .. } => {
                 server(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error")

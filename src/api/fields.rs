@@ -69,14 +69,19 @@ const DECODING: &[&str] = &[
     "logprobs",
 ];
 
-/// What vLLM takes on chat and on completions.
+/// What the answer is to look like.
+const STRUCTURE: &[&str] = &[
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "guided_whitespace_pattern",
+];
+
+/// What vLLM takes on chat and on completions, and we do not.
 const VLLM: &[Unsupported] = &[
-    Unsupported { name: "response_format", harmless: |v| v["type"] == "text" },
-    never("guided_json"),
-    never("guided_regex"),
-    never("guided_choice"),
-    never("guided_grammar"),
-    never("structured_outputs"),
     never("prompt_logprobs"),
     never("use_beam_search"),
     never("length_penalty"),
@@ -95,6 +100,7 @@ pub(super) const CHAT: Fields = Fields {
     what: PARAMETER,
     taken: &[
         DECODING,
+        STRUCTURE,
         &[
             "messages",
             "max_completion_tokens",
@@ -141,7 +147,7 @@ pub(super) const CHAT: Fields = Fields {
 /// Parameters of POST /v1/completions.
 pub(super) const COMPLETION: Fields = Fields {
     what: PARAMETER,
-    taken: &[DECODING, &["prompt", "echo", "best_of"]],
+    taken: &[DECODING, STRUCTURE, &["prompt", "echo", "best_of"]],
     unsupported: &[
         VLLM,
         &[

@@ -4,7 +4,7 @@ use utoipa::openapi::schema::{AllOfBuilder, Schema};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::openai::{self, ChatBody, CompletionBody, DecodingBody};
+use super::openai::{self, ChatBody, CompletionBody, DecodingBody, StructuredBody};
 use super::{admin, feedback, ops};
 
 /// The public listener.
@@ -66,6 +66,7 @@ macro_rules! both {
             fn schema() -> RefOr<Schema> {
                 AllOfBuilder::new()
                     .item(Ref::from_schema_name(DecodingBody::name()))
+                    .item(Ref::from_schema_name(StructuredBody::name()))
                     .item(Ref::from_schema_name(<$own>::name()))
                     .into()
             }
@@ -78,11 +79,13 @@ macro_rules! both {
             fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
                 for (name, schema) in [
                     (DecodingBody::name(), DecodingBody::schema()),
+                    (StructuredBody::name(), StructuredBody::schema()),
                     (<$own>::name(), <$own>::schema()),
                 ] {
                     schemas.push((name.into(), schema));
                 }
                 DecodingBody::schemas(schemas);
+                StructuredBody::schemas(schemas);
                 <$own>::schemas(schemas);
             }
         }

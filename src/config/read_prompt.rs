@@ -39,8 +39,8 @@ const KNOWN: &[&str] = &[
 
 /// Keys that people bring from elsewhere: what is wrong with each, and what would do.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
-    ("response_format", "response_format is not supported by the engine yet", SAY_THE_SHAPE),
-    ("output", "the shape of answers is not supported by the engine yet", SAY_THE_SHAPE),
+    ("response_format", "a prompt asks for no response_format: clients do", SAY_THE_SHAPE),
+    ("output", "a prompt does not set the shape of answers", SAY_THE_SHAPE),
     ("tools", "tools are not supported by the engine yet", "remove them"),
     ("tool_choice", "tools are not supported by the engine yet", "remove it"),
     ("functions", "functions are not supported by the engine yet", "remove them"),

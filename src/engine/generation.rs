@@ -53,6 +53,9 @@ pub enum Failure {
     /// The caller asked for what makes no sense.
     #[error("the request makes no sense: {0}")]
     Invalid(String),
+    /// The answer cannot go on within its grammar.
+    #[error("the answer cannot go on within its grammar: {0}")]
+    Constraint(String),
     /// Nothing can be chosen from what the model gave.
     #[error(transparent)]
     Unusable(#[from] Unusable),

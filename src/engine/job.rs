@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::constraint::{Guide, JumpAhead};
 use super::detokenizer::{Detokenizer, Piece, Search};
 use super::generation::{Event, FinishReason, Outbox, TokenEvent, TokenLogprob, Usage};
 use super::logprobs::Score;
@@ -31,6 +32,8 @@ pub(super) struct Job {
     pub(super) logprobs: Option<u8>,
     pub(super) prompt_logprobs: Option<u8>,
     special_text: SpecialText,
+    /// Where the answer is in its grammar, if it has one.
+    pub(super) guide: Option<Guide>,
     detokenizer: Detokenizer,
     first_token: Option<u32>,
     prompt_scores: Vec<TokenLogprob>,
@@ -45,6 +48,26 @@ pub(super) enum Progress {
     Ended,
 }
 
+/// Why a token is an answer's last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is one that ends a text.
+    StopToken,
+    /// The answer's grammar has no more to say.
+    Complete,
+    /// The answer has its most tokens.
+    Length,
+}
+
+impl End {
+    fn reason(self) -> FinishReason {
+        match self {
+            Self::StopToken | Self::Complete => FinishReason::Stop,
+            Self::Length => FinishReason::Length,
+        }
+    }
+}
+
 /// A chosen token with its score, if asked for.
 pub(super) type Chosen = (u32, Option<Score>);
 
@@ -56,6 +79,8 @@ impl Job {
         (tenant, place): (Arc<Tenant>, Place),
         turns: &Turns,
     ) -> (Self, Vec<u32>) {
+        // a token that is not computed has no score
+        let jump_ahead = if request.logprobs.is_some() { JumpAhead::No } else { JumpAhead::Yes };
         let job = Self {
             tenant,
             place: Some(place),
@@ -71,6 +96,7 @@ impl Job {
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
             special_text: request.special_text,
+            guide: request.constraint.as_ref().map(|constraint| Guide::new(constraint, jump_ahead)),
             detokenizer: Detokenizer::new(request.stop.strings, request.stop.include_stop),
             first_token: request.prompt.first().copied(),
             prompt_scores: Vec::new(),
@@ -84,7 +110,8 @@ impl Job {
     pub(super) fn choice(&self) -> Choice {
         let index = self.usage.completion_tokens;
         let banned: &[u32] = if index < self.min_tokens { &self.stop_tokens } else { &[] };
-        choice(&self.sampling, self.history.as_ref(), index, banned)
+        let allowed = self.guide.as_ref().and_then(Guide::allowed);
+        choice(&self.sampling, self.history.as_ref(), index, allowed, banned)
     }
 
     /// Scores of prompt tokens, in order.
@@ -107,16 +134,16 @@ impl Job {
     }
 
     /// Adds a token to the answer: all that the choice of the next one depends on. Why the answer is over, if the token
-    /// itself ends it; its text may end it, too.
-    pub(super) fn accept(&mut self, token: u32) -> Option<FinishReason> {
+    /// itself ends it; its text and its grammar may end it, too.
+    pub(super) fn accept(&mut self, token: u32) -> Option<End> {
         self.usage.completion_tokens += 1;
         if let Some(history) = &mut self.history {
             history.push(token);
         }
         if self.stop_tokens.contains(&token) {
-            return Some(FinishReason::Stop);
+            return Some(End::StopToken);
         }
-        (self.usage.completion_tokens == self.max_tokens).then_some(FinishReason::Length)
+        (self.usage.completion_tokens == self.max_tokens).then_some(End::Length)
     }
 
     /// Whether its text may end the answer.
@@ -128,17 +155,16 @@ impl Job {
     pub(super) fn tell(
         &mut self,
         (token, score): Chosen,
-        end: Option<FinishReason>,
+        end: Option<End>,
         tokenizer: &Tokenizer,
     ) -> Progress {
-        let stops = end == Some(FinishReason::Stop);
-        let hidden = stops && self.inclusion == StopInclusion::Exclude;
+        let hidden = end == Some(End::StopToken) && self.inclusion == StopInclusion::Exclude;
         let unseen = hidden || (self.special_text == SpecialText::Skip && tokenizer.is_special(token));
         let bytes = if unseen { Vec::new() } else { tokenizer.token_bytes(token).unwrap_or_default() };
         let enough = self.usage.completion_tokens >= self.min_tokens;
         let search = if enough { Search::Stops } else { Search::Nothing };
         let (text, end) = match self.detokenizer.push(&bytes, search) {
-            Piece::More(text) => (text, end),
+            Piece::More(text) => (text, end.map(End::reason)),
             Piece::Stopped(text) => (text, Some(FinishReason::Stop)),
         };
         let logprob = if hidden { None } else { score.map(|score| token_logprob(score, tokenizer)) };

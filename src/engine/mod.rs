@@ -13,15 +13,18 @@
 //! - A generation that is dropped frees its blocks before the next step.
 //! - Work in the background never holds up work in the foreground for longer than one short step, on all engines of a
 //!   [`Turns`].
+//! - A request with a [`Constraint`] gets an answer of its grammar, cut short at most by its own limits.
 //! - A model that fails or panics fails its requests and ends the engine; [`Engine::is_alive`] says so first.
 //!
 //! Knows no versions, routes or HTTP.
 
 mod block_pool;
 mod config;
+mod constraint;
 mod detokenizer;
 mod error;
 mod generation;
+mod guided;
 mod handle;
 mod job;
 mod kv_memory;
@@ -44,6 +47,7 @@ mod testing;
 mod tests;
 
 pub use config::{EngineConfig, PrefixCache};
+pub use constraint::{Constraint, ConstraintError, Grammar, GrammarCompiler};
 pub use error::{EngineError, SubmitError};
 pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
 pub use handle::{DrainOutcome, Engine, EngineLimits};

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::generation::Unusable;
+use super::generation::{Failure, Unusable};
 use super::job::{Chosen, Job};
 use super::logprobs::{Score, score};
 use super::scheduler::{Part, Plan, Scheduler};
@@ -28,13 +28,13 @@ struct Draw<'l> {
     scored: Option<(Cow<'l, [f32]>, u8)>,
 }
 
-/// One for each step of a plan.
+/// One for each part of a plan.
 pub(super) fn outcomes(
     jobs: &HashMap<SequenceId, Job>,
     scheduler: &Scheduler,
     plan: &Plan,
     logits: &Logits,
-) -> Result<Vec<Result<Outcome, Unusable>>, ModelError> {
+) -> Result<Vec<Result<Outcome, Failure>>, ModelError> {
     // before the choices, which may spend their rows
     let scores = plan.parts.par_iter().map(|part| prompt_scores(jobs, scheduler, part, logits));
     let scores: Vec<Result<Vec<Score>, Unusable>> = scores.collect::<Result<_, _>>()?;

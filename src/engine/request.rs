@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use super::constraint::Constraint;
 use super::turns::Priority;
 use crate::model::SpecialText;
 
@@ -22,6 +23,9 @@ pub struct GenerateRequest {
     pub logprobs: Option<u8>,
     /// The same for the prompt's tokens. Such a request reads nothing from the prefix cache.
     pub prompt_logprobs: Option<u8>,
+    /// A grammar that the answer keeps to. Where it allows the end of the text and nothing else, the answer ends,
+    /// whatever `min_tokens` says; where it does not, end-of-text is not chosen.
+    pub constraint: Option<Constraint>,
     /// Whether special tokens show in the text.
     pub special_text: SpecialText,
     /// Who waits for the answer.
@@ -127,6 +131,13 @@ impl GenerateRequest {
         let s = &self.sampling;
         if self.prompt.is_empty() {
             return Err("the prompt has no tokens".into());
+        }
+        if let Some(tokens) =
+            self.constraint.as_ref().map(Constraint::vocab).filter(|tokens| *tokens != vocab)
+        {
+            return Err(format!(
+                "the constraint is for a vocabulary of {tokens} tokens, and this one has {vocab}"
+            ));
         }
         if self.max_tokens == 0 {
             return Err("max_tokens is 0: ask for at least 1".into());

@@ -12,21 +12,25 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::penalties::History;
 use super::request::SamplingParams;
-use crate::model::{Choice, Edit};
+use crate::model::{Choice, Edit, TokenMask};
 
-/// The choice of the token after `index` generated ones. `banned` may not be chosen now.
+/// The choice of the token after `index` generated ones. `banned` may not be chosen now, unless nothing else of what is
+/// allowed is left.
 pub(super) fn choice(
     params: &SamplingParams,
     history: Option<&History>,
     index: usize,
+    allowed: Option<&TokenMask>,
     banned: &[u32],
 ) -> Choice {
+    let banned = if allowed.is_none_or(|allowed| allowed.holds_others_than(banned)) { banned } else { &[] };
     Choice {
         temperature: params.temperature,
         top_k: params.top_k.map_or(0, std::num::NonZero::get),
         top_p: params.top_p,
         min_p: params.min_p,
         random: random(params.seed, index),
+        allowed: allowed.cloned(),
         edits: edits(params, history, banned),
     }
 }
@@ -76,7 +80,7 @@ mod tests {
         let mut history = History::of(&[0, 1], &params).unwrap();
         history.push(1);
         history.push(1);
-        let choice = choice(&params, Some(&history), 0, &[7]);
+        let choice = choice(&params, Some(&history), 0, None, &[7]);
         assert_eq!(
             choice.edits,
             [
@@ -86,13 +90,23 @@ mod tests {
             ]
         );
         assert!(History::of(&[0], &SamplingParams::default()).is_none());
-        assert!(self::choice(&SamplingParams::default(), None, 0, &[]).edits.is_empty());
+        assert!(self::choice(&SamplingParams::default(), None, 0, None, &[]).edits.is_empty());
+    }
+
+    #[test]
+    fn a_ban_gives_way_where_nothing_else_is_allowed() {
+        let edits = |allowed: &[u32]| {
+            let mask = TokenMask::of(allowed.iter().copied(), 64);
+            choice(&SamplingParams::default(), None, 0, Some(&mask), &[40]).edits
+        };
+        assert_eq!(edits(&[3, 40]), [Edit { minus: f32::INFINITY, ..Edit::none(40) }]);
+        assert!(edits(&[40]).is_empty());
     }
 
     #[test]
     fn a_draw_is_of_its_seed_and_its_position() {
         let at = |seed, index| {
-            choice(&SamplingParams { seed, ..SamplingParams::default() }, None, index, &[]).random
+            choice(&SamplingParams { seed, ..SamplingParams::default() }, None, index, None, &[]).random
         };
         assert_eq!(at(5, 3), at(5, 3));
         assert!(at(5, 3) != at(5, 4) && at(5, 3) != at(6, 3));

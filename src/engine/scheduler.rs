@@ -1,7 +1,7 @@
 //! Decides what the next forward pass computes. Pure: no clock, no channel, no model.
 //!
 //! First come, first served. Every sequence that is ready for its next token gets it in every step; what is left of the
-//! step's budget goes to prompts, in chunks. When the blocks run out, the youngest is set aside and computed anew
+//! step's budget goes to prompts, in chunks, and to tokens that a grammar forced after one that was chosen. When the blocks run out, the youngest is set aside and computed anew
 //! later. Every running sequence is older than every waiting one, and the oldest can always have all the blocks, so
 //! each step makes progress.
 //!
@@ -128,7 +128,7 @@ impl Scheduler {
         }
     }
 
-    /// Gives a running sequence its next token.
+    /// Gives a running sequence its next token; several before it is computed again where they are known at once.
     pub(super) fn append(&mut self, id: SequenceId, token: u32) {
         if let Some(sequence) = self.get_mut(id) {
             sequence.tokens.push(token);
@@ -175,7 +175,7 @@ impl Scheduler {
     pub(super) fn need(&self, priority: Priority) -> Need {
         let Limits { block_size, max_running, max_step_tokens, .. } = self.limits;
         let lane = self.lane(priority);
-        let growing = lane.running.iter().filter(|s| s.has_outgrown(block_size)).count();
+        let growing: usize = lane.running.iter().map(|s| s.lacks(block_size)).sum();
         let places = max_running.saturating_sub(lane.running.len());
         let mut waiting = lane.waiting.iter().take(places);
         let first = waiting.next();
@@ -192,7 +192,8 @@ impl Scheduler {
         let own = self.pool.available() + self.yields_to(priority);
         let must = if growing > own {
             // the rest comes from those of the lane that are younger
-            lane.running.iter().find(|s| s.has_outgrown(block_size)).map(|oldest| (oldest.id, 1))
+            let oldest = lane.running.iter().find(|s| s.has_outgrown(block_size));
+            oldest.map(|oldest| (oldest.id, oldest.lacks(block_size)))
         } else if growing + to_admit > own {
             first.map(|first| (first.id, (growing + self.to_admit(first, lane)).saturating_sub(own)))
         } else {
@@ -268,13 +269,14 @@ impl Scheduler {
         };
         let block_size = self.limits.block_size;
         let lane = self.lane(priority);
-        let ready = lane.running.iter().filter(|s| s.remaining() == 1).count();
+        let ready = lane.running.iter().filter(|s| s.decodes()).count();
         // Prompts go on even where the tokens of running sequences fill the budget.
         let mut budget = Budget { rows: most.saturating_sub(ready).max(1), scored: MOST_SCORED_ROWS };
         for sequence in lane.running.iter().filter(|s| !s.has_outgrown(block_size)) {
-            let rows = match sequence.remaining() {
-                1 => 1,
-                _ => budget.spend(sequence),
+            let rows = if sequence.decodes() {
+                1 + budget.spend_on(sequence.remaining() - 1)
+            } else {
+                budget.spend(sequence)
             };
             plan.push(sequence, rows, block_size);
         }
@@ -418,11 +420,17 @@ struct Budget {
 impl Budget {
     /// How many rows of this sequence's prompt the step computes; they are taken from the budget.
     fn spend(&mut self, sequence: &Sequence) -> usize {
-        let mut rows = sequence.remaining().min(self.rows);
-        if sequence.wants_scores() {
-            rows = rows.min(self.scored);
-            self.scored -= rows;
+        if !sequence.wants_scores() {
+            return self.spend_on(sequence.remaining());
         }
+        let rows = self.spend_on(sequence.remaining().min(self.scored));
+        self.scored -= rows;
+        rows
+    }
+
+    /// As many of so many rows as there are left.
+    fn spend_on(&mut self, rows: usize) -> usize {
+        let rows = rows.min(self.rows);
         self.rows -= rows;
         rows
     }

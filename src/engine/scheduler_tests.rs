@@ -110,8 +110,10 @@ proptest! {
             }
             let distinct: HashSet<_> = plan.batch.slots.iter().collect();
             prop_assert_eq!(distinct.len(), plan.batch.slots.len(), "one slot, two writers");
-            let prefill: usize = plan.parts.iter().map(|s| s.positions.len()).filter(|n| *n > 1).sum();
-            prop_assert!(prefill <= limits.max_step_tokens.max(1));
+            // a row for each that decodes, and whatever else is in the budget, which is never nothing
+            let decode = |part: &&Part| scheduler.get(part.id).is_some_and(Sequence::decodes);
+            let decoding = plan.parts.iter().filter(decode).count();
+            prop_assert!(plan.batch.tokens.len() <= limits.max_step_tokens.max(decoding + 1));
 
             // The model's part: write all, then read each context back through its table.
             for (part, span) in plan.parts.iter().zip(&plan.batch.spans) {
@@ -134,8 +136,16 @@ proptest! {
             for part in plan.parts.iter().filter(|p| p.sample.is_some()) {
                 let sequence = scheduler.get(part.id).unwrap();
                 prop_assert_eq!(part.positions.end, sequence.tokens.len());
-                let (token, wish) = (next(&sequence.tokens), open[&part.id]);
-                scheduler.append(part.id, token);
+                let (wish, mut left) = (open[&part.id], open[&part.id].generate - sequence.generated().len());
+                // some bring others with them, as where a grammar forces them
+                loop {
+                    let token = next(&scheduler.get(part.id).unwrap().tokens);
+                    scheduler.append(part.id, token);
+                    left -= 1;
+                    if left == 0 || !token.is_multiple_of(3) {
+                        break;
+                    }
+                }
                 let sequence = scheduler.get(part.id).unwrap();
                 if sequence.generated().len() == wish.generate {
                     let mut alone = wish.prompt.clone();

@@ -85,10 +85,22 @@ impl Sequence {
 
     /// Whether it runs and its blocks have no room for all its tokens.
     pub(super) fn has_outgrown(&self, block_size: usize) -> bool {
+        self.lacks(block_size) > 0
+    }
+
+    /// How many blocks it needs for its tokens beside those it holds, while it runs.
+    pub(super) fn lacks(&self, block_size: usize) -> usize {
         match &self.state {
-            State::Waiting => false,
-            State::Running { blocks, .. } => blocks.len() < self.tokens.len().div_ceil(block_size),
+            State::Waiting => 0,
+            State::Running { blocks, .. } => {
+                self.tokens.len().div_ceil(block_size).saturating_sub(blocks.len())
+            }
         }
+    }
+
+    /// Whether only generated tokens are left to be computed: the last one, and where a grammar forced some, those.
+    pub(super) fn decodes(&self) -> bool {
+        self.remaining() == 1 || self.computed() >= self.prompt_len
     }
 
     /// Takes a block on. One that waits has none, and nobody gives it one.

@@ -36,6 +36,7 @@ pub(super) fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
         min_tokens: 0,
         logprobs: None,
         prompt_logprobs: None,
+        constraint: None,
         special_text: SpecialText::Skip,
         priority: Priority::Foreground,
     }
@@ -52,9 +53,9 @@ pub(super) fn prompts() -> Vec<Vec<u32>> {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Told {
     pub(super) tokens: Vec<u32>,
-    text: String,
+    pub(super) text: String,
     prompt: Vec<TokenLogprob>,
-    logprobs: Vec<TokenLogprob>,
+    pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) end: Option<Result<(FinishReason, Usage), String>>,
 }
 

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::generation::{Event, Failure, FinishReason, Unusable};
-use super::job::{Chosen, Job, Progress};
+use super::constraint::{Advance, Then};
+use super::generation::{Event, Failure, FinishReason};
+use super::guided;
+use super::job::{Chosen, End, Job, Progress};
 use super::kv_memory::Share;
 use super::outcomes::{Outcome, outcomes};
 use super::scheduler::{Part, Scheduler};
@@ -46,7 +48,7 @@ pub(super) enum Untold {
     /// The answer goes on.
     More(SequenceId, Chosen),
     /// The last of an answer.
-    Last(Box<Job>, Chosen, FinishReason),
+    Last(Box<Job>, Chosen, End),
 }
 
 /// How an attempt at a step went.
@@ -288,10 +290,14 @@ impl Worker {
         // while a device computes
         self.tell();
         self.scheduler.computed(&plan);
+        for (id, why) in guided::wait(&mut self.jobs, &plan) {
+            self.end(id, why);
+        }
         let outcomes =
             outcomes(&self.jobs, &self.scheduler, &plan, &logits).map_err(|error| error.to_string())?;
-        for (part, outcome) in plan.parts.iter().zip(outcomes) {
-            self.apply(part, outcome);
+        let advances = guided::advance(&mut self.jobs, &plan, &outcomes);
+        for ((part, outcome), advance) in plan.parts.iter().zip(outcomes).zip(advances) {
+            self.apply(part, outcome, advance);
         }
         if !self.lm.computes_apart() {
             self.tell();
@@ -313,48 +319,85 @@ impl Worker {
         }
     }
 
-    /// Gives a sequence what the step brought. Its client is told later, unless the sequence's end hangs on the text.
-    fn apply(&mut self, part: &Part, outcome: Result<Outcome, Unusable>) {
+    /// Gives a sequence what the step brought.
+    fn apply(&mut self, part: &Part, outcome: Result<Outcome, Failure>, advance: Option<Advance>) {
         let Some((job, sequence)) = self.jobs.get_mut(&part.id).zip(self.scheduler.get(part.id)) else {
             return;
         };
-        let tenant = Arc::clone(&job.tenant);
-        let mut last = None;
-        let progress = match outcome {
-            Err(unusable) => {
-                job.outbox.send(Event::Failed(unusable.into()));
-                Progress::Ended
-            }
-            Ok(Outcome { scores, chosen }) => {
-                job.add_prompt_scores(scores, &self.tokenizer);
-                let Some(chosen) = chosen else { return };
-                let cached = sequence.cached.unwrap_or(0);
-                if job.start(cached, &self.tokenizer) {
-                    tenant.prefix_hit_tokens.fetch_add(cached as u64, Ordering::Relaxed);
-                    tenant.prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
-                }
-                tenant.generated_tokens.fetch_add(1, Ordering::Relaxed);
-                self.scheduler.append(part.id, chosen.0);
-                let end = job.accept(chosen.0);
-                if job.stops_by_text() {
-                    job.tell(chosen, end, &self.tokenizer)
-                } else if let Some(end) = end {
-                    last = Some((chosen, end));
-                    Progress::Ended
-                } else {
-                    self.untold.push(Untold::More(part.id, chosen));
-                    Progress::GoesOn
-                }
-            }
+        let Outcome { scores, chosen } = match outcome {
+            Ok(outcome) => outcome,
+            Err(why) => return self.end(part.id, why),
         };
-        if progress == Progress::Ended {
-            self.shared.ended_requests.fetch_add(1, Ordering::Relaxed);
-            self.scheduler.remove(part.id);
-            let job = self.jobs.remove(&part.id);
-            if let Some((job, (chosen, end))) = job.zip(last) {
-                self.untold.push(Untold::Last(Box::new(job), chosen, end));
-            }
+        job.add_prompt_scores(scores, &self.tokenizer);
+        let Some(chosen) = chosen else { return };
+        let cached = sequence.cached.unwrap_or(0);
+        if job.start(cached, &self.tokenizer) {
+            let Tenant { prefix_hit_tokens, prompt_tokens, .. } = &*job.tenant;
+            prefix_hit_tokens.fetch_add(cached as u64, Ordering::Relaxed);
+            prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
         }
+        let Advance { forced, then } = advance.unwrap_or(Advance { forced: Vec::new(), then: Then::Choice });
+        let mut left = forced.len();
+        let tokens = std::iter::once(chosen).chain(forced.into_iter().map(|token| (token, None)));
+        for chosen in tokens {
+            let completes = left == 0 && then == Then::Complete;
+            if self.accept(part.id, chosen, completes.then_some(End::Complete)) == Progress::Ended {
+                return;
+            }
+            left = left.saturating_sub(1);
+        }
+        if let Then::Stuck(why) = then {
+            return self.end(part.id, Failure::Constraint(why));
+        }
+        if let Some(guide) = self.jobs.get_mut(&part.id).and_then(|job| job.guide.as_mut()) {
+            guide.prepare();
+        }
+    }
+
+    /// Gives a sequence its next token, with which it may be over. Its client is told later, unless the sequence's end hangs
+    /// on the text.
+    fn accept(&mut self, id: SequenceId, chosen: Chosen, end: Option<End>) -> Progress {
+        let Some(job) = self.jobs.get_mut(&id) else { return Progress::Ended };
+        job.tenant.generated_tokens.fetch_add(1, Ordering::Relaxed);
+        self.scheduler.append(id, chosen.0);
+        let end = match (job.accept(chosen.0), end) {
+            (Some(End::StopToken), _) => Some(End::StopToken),
+            (own, of_grammar) => of_grammar.or(own),
+        };
+        if job.stops_by_text() {
+            let progress = job.tell(chosen, end, &self.tokenizer);
+            if progress == Progress::Ended {
+                self.take_out(id);
+            }
+            return progress;
+        }
+        let Some(end) = end else {
+            self.untold.push(Untold::More(id, chosen));
+            return Progress::GoesOn;
+        };
+        // tokens before it that were accepted in the same step go with the job
+        if self.untold.iter().any(|untold| matches!(untold, Untold::More(other, _) if *other == id)) {
+            self.tell();
+        }
+        if let Some(job) = self.take_out(id) {
+            self.untold.push(Untold::Last(Box::new(job), chosen, end));
+        }
+        Progress::Ended
+    }
+
+    /// Ends one request, and no other.
+    fn end(&mut self, id: SequenceId, why: Failure) {
+        // its client is owed what came before
+        self.tell();
+        if let Some(mut job) = self.take_out(id) {
+            job.outbox.send(Event::Failed(why));
+        }
+    }
+
+    fn take_out(&mut self, id: SequenceId) -> Option<Job> {
+        self.shared.ended_requests.fetch_add(1, Ordering::Relaxed);
+        self.scheduler.remove(id);
+        self.jobs.remove(&id)
     }
 }
 

@@ -227,6 +227,9 @@ impl AnswerStream {
                 let reason = if self.keep_tokens { reason } else { FinishReason::Length };
                 Some(Ok(Delta::Finished { choice, reason }))
             }
+            Event::Failed(Failure::Constraint(why)) => {
+                Some(self.fail(Outcome::Invalid, GatewayError::Grammar { why }))
+            }
             Event::Failed(why) => Some(self.fail(Outcome::Failed, GatewayError::Engine(why))),
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::identity::Identity;
+use super::structured::Structures;
 use crate::engine::Engine;
 use crate::ids::{Digest, Quantize, VersionRef};
 use crate::model::{LoadedModel, ModelInfo, StagedModel, Tokenizer};
@@ -23,6 +24,8 @@ pub struct Prepared {
     pub image_bytes: u64,
     pub(super) model: LoadedModel,
     pub(super) template: Option<ChatTemplate>,
+    /// Grammars that were compiled for it.
+    pub(super) structures: Structures,
 }
 
 /// A warm version: its weights lie where a device gets them fastest.

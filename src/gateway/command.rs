@@ -2,10 +2,12 @@
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
 use super::GatewayError;
+use super::structured::Structure;
 use crate::config::PromptSampling;
 use crate::config::sampling::TopK;
 use crate::ids::{ModelName, VersionRef};
@@ -112,6 +114,8 @@ pub struct Decoding {
     pub min_tokens: usize,
     /// Whether special tokens show in the text.
     pub special_text: SpecialText,
+    /// What the answer is to look like.
+    pub structure: Option<Arc<Structure>>,
     /// How many answers to each prompt.
     pub choices: NonZeroUsize,
     /// Report the log-probability of each token, and of this many of the likeliest.
@@ -138,6 +142,7 @@ impl Default for Decoding {
             max_tokens: None,
             min_tokens: 0,
             special_text: SpecialText::Skip,
+            structure: None,
             choices: NonZeroUsize::MIN,
             logprobs: None,
         }

@@ -86,6 +86,12 @@ pub enum GatewayError {
         "the answer was cut off: its version was being stopped, and the drain deadline passed; ask again"
     )]
     CutOff,
+    /// The answer could not be finished within the shape that was asked for.
+    #[error("the answer was given up: {why}; simplify the schema, pattern or grammar")]
+    Grammar {
+        /// What the grammar's reader says.
+        why: String,
+    },
     /// The engine failed under the request.
     #[error("the engine failed: {0}")]
     Engine(Failure),
@@ -115,6 +121,7 @@ impl GatewayError {
             | Self::NotEnabled { .. }
             | Self::Invalid { .. }
             | Self::Variable { .. }
+            | Self::Grammar { .. }
             | Self::TooLong { .. } => Outcome::Invalid,
         }
     }

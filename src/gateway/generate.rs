@@ -11,7 +11,7 @@ use super::backend::Backend;
 use super::checked::saw_refusal;
 use super::command::{Address, ChatCommand, CompletionCommand, Target};
 use super::mirror::Copy;
-use super::requests::requests;
+use super::requests::{constraint, requests};
 use super::resolve::Chosen;
 use super::start::random_u128;
 use super::work::{Work, prompts};
@@ -59,7 +59,9 @@ impl Gateway {
             let refused =
                 |error: &GatewayError| saw_refusal(self.watch(&backend, work, way, at), error, admitted);
             let prompts = prompts(&backend, work).await.inspect_err(refused)?;
-            let requests = requests(&backend, work, &prompts, seed, Priority::Foreground);
+            let constraint = constraint(&backend, work).await.inspect_err(refused)?;
+            let requests =
+                requests(&backend, work, &prompts, constraint.as_ref(), seed, Priority::Foreground);
             let requests = requests.inspect_err(refused)?;
             // All choices or none: a generation that is dropped here is cancelled.
             let submitted: Result<Vec<Generation>, SubmitError> =

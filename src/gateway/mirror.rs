@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::GatewayError;
 use super::backend::Backend;
 use super::checked::{CheckedAnswer, saw_refusal};
-use super::requests::requests;
+use super::requests::{constraint, requests};
 use super::residency::Residency;
 use super::work::{Work, prompts};
 use crate::engine::{Event, FinishReason, GenerateRequest, Generation, Priority};
@@ -151,7 +151,9 @@ async fn first(
     seed: u64,
 ) -> Result<Option<GenerateRequest>, GatewayError> {
     let prompts = prompts(backend, work).await?;
-    Ok(requests(backend, work, &prompts, seed, Priority::Background)?.into_iter().next())
+    let constraint = constraint(backend, work).await?;
+    let requests = requests(backend, work, &prompts, constraint.as_ref(), seed, Priority::Background)?;
+    Ok(requests.into_iter().next())
 }
 
 /// Reads an answer to its end.

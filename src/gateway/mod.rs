@@ -34,6 +34,7 @@ mod rollouts;
 mod shutdown;
 mod start;
 mod state;
+mod structured;
 mod tokens;
 mod watching;
 mod webhooks;
@@ -55,6 +56,7 @@ pub use rehearsal::Rehearsal;
 pub use residency::{LoadTo, Residency, UnloadTo};
 pub use start::{Gateway, Pace, StartError, random_u64};
 pub use state::{Progress, ResidencyError, State};
+pub use structured::{Calls, Shape, Structure, Tool, ToolSyntax};
 pub use tokens::TokenizeInput;
 
 pub use crate::engine::{FinishReason, TokenLogprob, Usage};

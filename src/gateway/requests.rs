@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
 use super::GatewayError;
-use super::backend::Backend;
+use super::backend::{Backend, Prepared};
 use super::command::{Decoding, Echo, EndOfText, StopText};
 use super::tokens::in_vocabulary;
 use super::work::{PromptTokens, Work};
 use crate::config::sampling::TopK;
-use crate::engine::{EosPolicy, GenerateRequest, Priority, SamplingParams, StopInclusion, StopParams};
+use crate::engine::{
+    Constraint, EosPolicy, GenerateRequest, Priority, SamplingParams, StopInclusion, StopParams,
+};
 
 /// How to decode on this version: the client's word, and in a conversation then the prompt's. A completion's text is
 /// all the client's own, and a prompt has no say in it.
@@ -41,6 +43,7 @@ pub(super) fn requests(
     backend: &Backend,
     work: &Work,
     prompts: &[PromptTokens],
+    constraint: Option<&Constraint>,
     seed: u64,
     priority: Priority,
 ) -> Result<Vec<GenerateRequest>, GatewayError> {
@@ -78,6 +81,7 @@ pub(super) fn requests(
                 min_tokens: decoding.min_tokens.min(max_tokens),
                 logprobs: decoding.logprobs,
                 prompt_logprobs: if work.echo() == Echo::Repeat { decoding.logprobs } else { None },
+                constraint: constraint.cloned(),
                 special_text: decoding.special_text,
                 priority,
             });
@@ -107,11 +111,14 @@ fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams
 }
 
 fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
+    let eos = || EosPolicy::Stop(backend.prepared.model.eos.clone());
     StopParams {
         strings: decoding.stop.clone().unwrap_or_default(),
         token_ids: decoding.stop_token_ids.clone(),
+        // where a grammar says where the end is, there it is
         eos: match decoding.end_of_text {
-            EndOfText::Obey => EosPolicy::Stop(backend.prepared.model.eos.clone()),
+            EndOfText::Ignore if decoding.structure.is_some() => eos(),
+            EndOfText::Obey => eos(),
             EndOfText::Ignore => EosPolicy::Ignore,
         },
         include_stop: match decoding.stop_text {
@@ -119,4 +126,11 @@ fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
             StopText::Include => StopInclusion::Include,
         },
     }
+}
+
+/// What keeps answers to the shape that was asked for, if one was.
+pub(super) async fn constraint(backend: &Backend, work: &Work) -> Result<Option<Constraint>, GatewayError> {
+    let Some(structure) = &work.decoding().structure else { return Ok(None) };
+    let Prepared { structures, model, .. } = &*backend.prepared;
+    structures.constraint(model, structure).await.map(Some)
 }

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::backend::{Backend, Prepared, Warm};
 use super::kv::{Expected, KvMemories, KvPlan, Later};
 use super::state::{Progress, ResidencyError, State};
+use super::structured::Structures;
 use crate::config::{ImageRef, PromptRef};
 use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
 use crate::ids::{Digest, Quantize, VersionRef};
@@ -312,7 +313,8 @@ impl Residency {
             .transpose()
             .map_err(|e| e.to_string())?;
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
-        Ok(Prepared { version, digest, quantize: plan.quantize, prompt, image_bytes, model, template })
+        let (quantize, structures) = (plan.quantize, Structures::default());
+        Ok(Prepared { version, digest, quantize, prompt, image_bytes, model, template, structures })
     }
 
     /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.

@@ -36,11 +36,12 @@ pub use footprint::Footprint;
 pub use load::{GenerationDefaults, LoadedModel, ModelInfo, StagedModel, load};
 pub use pool::WeightPool;
 pub use templates::{ChatTemplateSources, SpecialTokenText};
-pub use tokenizer::{SpecialText, SpecialTokens, Tokenizer};
+pub use tokenizer::{SpecialText, SpecialTokens, Spelling, Tokenizer};
 
 #[cfg(test)]
 pub(crate) use crate::tensor::watched_device;
 /// What models compute on, and how tokens are chosen there, for those who may not know how.
 pub use crate::tensor::{
-    Choice, Device, Edit, ElementType, GpuInfo, KvCache, KvLayout, KvPool, TensorError, by_rank, greatest,
+    Choice, Device, Edit, ElementType, GpuInfo, KvCache, KvLayout, KvPool, TensorError, TokenMask, by_rank,
+    greatest,
 };

@@ -146,8 +146,8 @@ mod tests {
         TokenizerWords::read(dir.path()).map_err(|e| e.to_string())
     }
 
-    fn sources(default: &str, tool_use: Option<&str>) -> Option<ChatTemplateSources> {
-        Some(ChatTemplateSources { default: default.to_owned(), tool_use: tool_use.map(str::to_owned) })
+    fn sources(default: &str, tool_use: Option<&str>) -> ChatTemplateSources {
+        ChatTemplateSources { default: default.to_owned(), tool_use: tool_use.map(str::to_owned) }
     }
 
     #[test]
@@ -157,10 +157,10 @@ mod tests {
         let tools = ("additional_chat_templates/tool_use.jinja", "a file for tools");
         for (config, files, expected) in [
             (json!({}), &[][..], None),
-            (json!({"chat_template": "one"}), &[], sources("one", None)),
-            (named(&["default", "tool_use", "rag"]), &[], sources("default", Some("tool_use"))),
-            (json!({"chat_template": "one"}), &[file], sources("a file", None)),
-            (json!({}), &[file, tools], sources("a file", Some("a file for tools"))),
+            (json!({"chat_template": "one"}), &[], Some(sources("one", None))),
+            (named(&["default", "tool_use", "rag"]), &[], Some(sources("default", Some("tool_use")))),
+            (json!({"chat_template": "one"}), &[file], Some(sources("a file", None))),
+            (json!({}), &[file, tools], Some(sources("a file", Some("a file for tools")))),
         ] {
             assert_eq!(read(&config, files).unwrap().templates, expected, "{config}");
         }

@@ -43,7 +43,7 @@ struct Inner {
 
 /// How a token's text spells its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spelling {
+pub enum Spelling {
     /// Each byte is one printable character (GPT-2).
     ByteLevel,
     /// A space is `▁`, and a byte without a token of its own is `<0xAB>` (`SentencePiece`).
@@ -121,6 +121,11 @@ impl Tokenizer {
     /// The highest token and one; a token between may still be missing.
     pub fn vocab_size(&self) -> usize {
         self.0.size
+    }
+
+    /// How its tokens spell bytes.
+    pub fn spelling(&self) -> Spelling {
+        self.0.spelling
     }
 
     /// The token that a text is as a whole.

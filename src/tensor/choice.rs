@@ -1,11 +1,12 @@
 //! The choice of one token from a row of logits: what it depends on, and the order in which it is made.
 //!
-//! In the order of `vLLM`: edits, temperature, `min_p`, `top_k`, `top_p`, then one draw. Host and GPU follow the same
+//! In the order of `vLLM`: what is allowed, edits, temperature, `min_p`, `top_k`, `top_p`, then one draw. Host and GPU follow the same
 //! rules to the bit where the exponentials agree: weights are `exp((logit - greatest) / temperature)`; of equal ones the
 //! lower id comes first; shares of the whole are counted in whole numbers of [`UNIT`]s, so that no order of additions has
 //! a part in them; and the draw goes through what is left by id.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 /// How a token is chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,9 +21,16 @@ pub struct Choice {
     pub min_p: f32,
     /// The draw: a number out of 2^64, all of them alike.
     pub random: u64,
-    /// What is changed before all else; a token at most once.
+    /// Which tokens there are to choose from; nothing for all.
+    pub allowed: Option<TokenMask>,
+    /// What is changed before all that follows; a token at most once.
     pub edits: Vec<Edit>,
 }
+
+/// A set of tokens: token `t` is bit `t % 32` of word `t / 32`. The logits of those that are not in it count as minus
+/// infinity, but one that is no number or plus infinity still spoils its row. Cloning it clones a pointer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMask(Arc<[u32]>);
 
 /// What becomes of one token's logit: `bias` is added; then it is divided by `repetition` where it is above 0, and
 /// multiplied where it is not; then `minus` is taken away. Infinite, that forbids the token.
@@ -59,6 +67,50 @@ pub(super) const GREEDY: f32 = 1e-5;
 
 /// The weight of the likeliest, in units. A vocabulary of 2^23 such weights is still counted without a loss.
 pub(super) const UNIT: f32 = (1_u64 << 40) as f32;
+
+impl TokenMask {
+    /// The set of these words. Tokens beyond them are not in it.
+    pub fn new(words: impl Into<Arc<[u32]>>) -> Self {
+        Self(words.into())
+    }
+
+    /// The set of these tokens, all below `vocab`.
+    pub fn of(tokens: impl IntoIterator<Item = u32>, vocab: usize) -> Self {
+        let mut words = vec![0; vocab.div_ceil(32)];
+        for token in tokens {
+            words[token as usize / 32] |= 1 << (token % 32);
+        }
+        Self::new(words)
+    }
+
+    /// Whether it holds a token.
+    pub fn holds(&self, token: u32) -> bool {
+        self.0.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+    }
+
+    /// Whether it holds a token beside these.
+    pub fn holds_others_than(&self, tokens: &[u32]) -> bool {
+        let others = |(i, word): (usize, &u32)| {
+            let taken = tokens.iter().filter(|token| **token as usize / 32 == i);
+            word & !taken.fold(0, |bits, token| bits | 1 << (token % 32)) != 0
+        };
+        self.0.iter().enumerate().filter(|(_, word)| **word != 0).any(others)
+    }
+
+    /// Its words.
+    pub(super) fn words(&self) -> &[u32] {
+        &self.0
+    }
+
+    /// Forbids all tokens of a row that it does not hold.
+    pub(super) fn apply(&self, logits: &mut [f32]) {
+        for (token, logit) in (0_u32..).zip(logits) {
+            if !self.holds(token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
 
 impl Edit {
     /// An edit that does nothing.

@@ -34,7 +34,7 @@ mod weight;
 pub use array::Tensor;
 pub use attention::{Attention, paged_attention, rope_write_kv, write_kv};
 pub use blocks::BlockFormat;
-pub use choice::{Choice, Edit, by_rank, greatest};
+pub use choice::{Choice, Edit, TokenMask, by_rank, greatest};
 pub use device::{Device, GpuInfo};
 pub use encoding::{ElementType, Encoding};
 pub use error::TensorError;

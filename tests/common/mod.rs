@@ -5,6 +5,7 @@ pub mod customers;
 pub mod desk;
 mod model;
 pub mod process;
+pub mod schemas;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use utoipa::ToSchema;
 
 use super::decoding::{DecodingBody, Delivery, logprob_count, token_count};
+use super::structured::structure;
 use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::{CHAT, MESSAGE, PART};
@@ -135,7 +136,7 @@ impl ChatRequest {
         };
         Ok(Self {
             conversation,
-            decoding: shared.decoding(max_tokens, logprobs)?,
+            decoding: Decoding { structure: structure(map)?, ..shared.decoding(max_tokens, logprobs)? },
             delivery: shared.delivery()?,
             shared,
         })

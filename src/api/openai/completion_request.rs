@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
 use super::decoding::{DecodingBody, Delivery, MAX_CHOICES, logprob_count, token_count};
+use super::structured::structure;
 use crate::api::body::typed;
 use crate::api::error::ApiError;
 use crate::api::fields::COMPLETION;
@@ -176,7 +177,8 @@ impl CompletionRequest {
         // With `echo`, no new tokens at all is a fair wish: the prompt's own log-probabilities.
         let least = i64::from(echo == Echo::Omit);
         let max_tokens = token_count("max_tokens", shared.max_tokens, least)?.unwrap_or(DEFAULT_MAX_TOKENS);
-        let decoding = shared.decoding(Some(max_tokens), logprobs)?;
+        let decoding =
+            Decoding { structure: structure(map)?, ..shared.decoding(Some(max_tokens), logprobs)? };
         if let Some(best_of) =
             body.best_of.filter(|best| usize::try_from(*best) != Ok(decoding.choices.get()))
         {

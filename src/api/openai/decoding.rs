@@ -226,6 +226,7 @@ impl DecodingBody {
             } else {
                 SpecialText::Skip
             },
+            structure: None,
             choices: NonZeroUsize::new(choices).unwrap_or(NonZeroUsize::MIN),
             logprobs,
         })

@@ -11,6 +11,7 @@ mod completion_response;
 mod decoding;
 mod models;
 mod stream;
+mod structured;
 mod tokens;
 
 pub(super) use chat::__path_chat_completions;
@@ -29,4 +30,5 @@ pub use completion_response::{Completion, CompletionChoice, CompletionLogprobs};
 pub use decoding::{DecodingBody, Stop, StreamOptions};
 pub use models::{ModelCard, ModelList};
 pub use stream::{PromptDetails, UsageBody};
+pub use structured::{NamedSchema, ResponseFormat, StructuredBody, StructuredOutputs};
 pub use tokens::{DetokenizeBody, Detokenized, TokenizeBody, Tokenized};

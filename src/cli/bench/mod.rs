@@ -11,6 +11,7 @@ mod mirror;
 mod routing;
 mod scheduler;
 mod stream;
+mod structured;
 mod switch;
 mod throughput;
 
@@ -36,6 +37,8 @@ enum What {
     Mirror(mirror::Args),
     /// What an engine's bookkeeping costs a step, with a model that computes nothing
     Scheduler(scheduler::Args),
+    /// What answers of a schema cost in throughput
+    Structured(structured::Args),
     /// Prefill and decode tokens a second of one engine, by batch size, beside the memory roofline
     Throughput(throughput::Args),
 }
@@ -47,6 +50,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         What::Routing(args) => routing::run(args).await,
         What::Mirror(args) => mirror::run(args).await,
         What::Scheduler(args) => scheduler::run(args).await,
+        What::Structured(args) => structured::run(args).await,
         What::Throughput(args) => throughput::run(args).await,
     }
 }

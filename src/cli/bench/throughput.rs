@@ -169,6 +169,7 @@ pub(super) fn request(prompt: Vec<u32>, output: usize) -> GenerateRequest {
         min_tokens: output,
         logprobs: None,
         prompt_logprobs: None,
+        constraint: None,
         special_text: SpecialText::Skip,
         priority: Priority::Foreground,
     }

@@ -23,11 +23,14 @@ pub(in crate::tensor) fn choose(rows: &[&[f32]], choices: &[Choice]) -> Vec<Opti
 fn choose_one(logits: &[f32], choice: &Choice, scratch: &mut Scratch) -> Option<u32> {
     let max = greatest(logits)?;
     let Scratch { logits: copy, candidates } = scratch;
-    if choice.edits.is_empty() {
+    if choice.edits.is_empty() && choice.allowed.is_none() {
         return filter_and_draw(logits, max, choice, candidates);
     }
     copy.clear();
     copy.extend_from_slice(logits);
+    if let Some(allowed) = &choice.allowed {
+        allowed.apply(copy);
+    }
     for edit in &choice.edits {
         if let Some(logit) = copy.get_mut(edit.token as usize) {
             *logit = edit.of(*logit);
@@ -117,10 +120,18 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::tensor::Edit;
+    use crate::tensor::{Edit, TokenMask};
 
     fn hot() -> Choice {
-        Choice { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, random: 0, edits: Vec::new() }
+        Choice {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            random: 0,
+            allowed: None,
+            edits: Vec::new(),
+        }
     }
 
     /// Random numbers that cover their range evenly.
@@ -152,6 +163,32 @@ mod tests {
         let edits = vec![Edit { bias: 100.0, ..Edit::none(3) }];
         assert_eq!(drawn(&logits, &Choice { edits, ..hot() }), BTreeSet::from([3]));
         assert_eq!(drawn(&[0.0; 5], &Choice { top_k: 2, ..hot() }), BTreeSet::from([0, 1]), "of equals");
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_chosen_whatever_is_likelier_or_favoured() {
+        let mut logits = vec![9.0; 70];
+        (logits[2], logits[33], logits[69]) = (0.0, 1.0, -1.0);
+        let allowed = Some(TokenMask::of([2, 33, 69], 70));
+        let hot = Choice { allowed, ..hot() };
+        assert_eq!(drawn(&logits, &hot), BTreeSet::from([2, 33, 69]));
+        assert_eq!(drawn(&logits, &Choice { temperature: 0.0, ..hot.clone() }), BTreeSet::from([33]));
+        // the likeliest are those of what is allowed
+        assert_eq!(drawn(&logits, &Choice { top_k: 2, ..hot.clone() }), BTreeSet::from([2, 33]));
+        let edits = vec![Edit { bias: 100.0, ..Edit::none(5) }, Edit { bias: 100.0, ..Edit::none(69) }];
+        assert_eq!(drawn(&logits, &Choice { edits, ..hot.clone() }), BTreeSet::from([69]));
+        let nothing = Choice { allowed: Some(TokenMask::new([0; 3])), ..hot.clone() };
+        assert_eq!(choose(&[&logits], &[nothing]), [None]);
+        logits[0] = f32::NAN;
+        assert_eq!(choose(&[&logits], &[hot]), [None], "no token hides a row that is broken");
+    }
+
+    #[test]
+    fn a_mask_knows_whether_anything_is_left_beside_some_tokens() {
+        let mask = TokenMask::of([3, 40], 64);
+        assert!(mask.holds(3) && mask.holds(40) && !mask.holds(4) && !mask.holds(1000));
+        assert!(mask.holds_others_than(&[]) && mask.holds_others_than(&[3, 4]));
+        assert!(!mask.holds_others_than(&[40, 3]));
     }
 
     #[test]

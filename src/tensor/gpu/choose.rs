@@ -6,7 +6,7 @@ use super::driver::{Gpu, Shape};
 use super::launch::Launch;
 use super::lists::{Indices, Lists};
 use super::ops::{Array, same_element};
-use crate::tensor::choice::Choice;
+use crate::tensor::choice::{Choice, TokenMask};
 use crate::tensor::encoding::ElementType;
 use crate::tensor::error::Result;
 
@@ -15,7 +15,7 @@ const THREADS: u32 = 512;
 /// What they say of a row that nothing can be chosen from.
 const UNUSABLE: u32 = u32::MAX;
 
-/// A token of `rows[i]` of `logits` for `choices[i]`. Edits change the row.
+/// A token of `rows[i]` of `logits` for `choices[i]`. What is allowed and edits change the row.
 pub(in crate::tensor) fn choose(
     logits: &Array,
     vocab: usize,
@@ -25,6 +25,7 @@ pub(in crate::tensor) fn choose(
     same_element("choose", logits.element, ElementType::F32)?;
     let gpu = logits.buffer.gpu();
     let shape = Shape { grid: [choices.len() as u32, 1, 1], block: THREADS, shared: 0 };
+    mask(gpu, logits, vocab, rows, choices)?;
     edit(gpu, logits, vocab, rows, choices)?;
 
     let mut lists = Lists::default();
@@ -45,6 +46,28 @@ pub(in crate::tensor) fn choose(
     gpu.read(&chosen, &mut bytes)?;
     let ids = bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
     Ok(ids.map(|id| (id != UNUSABLE).then_some(id)).collect())
+}
+
+/// Forbids what is not allowed, in those rows where not all is.
+fn mask(gpu: &Gpu, logits: &Array, vocab: usize, rows: &[u32], choices: &[Choice]) -> Result<()> {
+    let masks: Vec<(u32, &TokenMask)> =
+        rows.iter().zip(choices).filter_map(|(row, choice)| Some((*row, choice.allowed.as_ref()?))).collect();
+    if masks.is_empty() {
+        return Ok(());
+    }
+    let words = vocab.div_ceil(32);
+    let mut lists = Lists::default();
+    lists.add(masks.iter().map(|(row, _)| *row));
+    // a mask may have fewer words than the vocabulary, or more
+    let padded =
+        |mask: &TokenMask| (0..words).map(|i| mask.words().get(i).copied().unwrap_or(0)).collect::<Vec<_>>();
+    lists.add(masks.iter().flat_map(|(_, mask)| padded(mask)));
+    let lists: [Indices; 2] = lists.upload(gpu)?;
+    let launch = Launch::of("mask_logits").buffer(&logits.buffer);
+    let launch = lists.iter().fold(launch, Launch::list).int(vocab);
+    let shape = Shape { grid: [masks.len() as u32, 1, 1], block: THREADS, shared: 0 };
+    // SAFETY: mask_logits(logits, rows, masks, vocab), with as many words of each mask as the vocabulary needs
+    unsafe { launch.go(gpu, shape) }
 }
 
 fn edit(gpu: &Gpu, logits: &Array, vocab: usize, rows: &[u32], choices: &[Choice]) -> Result<()> {

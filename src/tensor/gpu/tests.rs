@@ -9,9 +9,9 @@ use crate::tensor::device::Place;
 use crate::tensor::reference::{self, noise, weight};
 use crate::tensor::{
     Activation, Affine, Attention, Choice, Context, Device, Edit, ElementType, Experts, HostRows, Indices,
-    KvCache, KvLayout, Mask, Rope, RopeTable, Routing, Rows, Shares, Tensor, TensorError, Vector, Weight,
-    add_rms_norm, choose, embedding, gated_linear, linear, logits, mixture, paged_attention, rms_norm,
-    rms_norm_heads, rope_write_kv, select_rows, softcap,
+    KvCache, KvLayout, Mask, Rope, RopeTable, Routing, Rows, Shares, Tensor, TensorError, TokenMask, Vector,
+    Weight, add_rms_norm, choose, embedding, gated_linear, linear, logits, mixture, paged_attention,
+    rms_norm, rms_norm_heads, rope_write_kv, select_rows, softcap,
 };
 
 const ELEMENTS: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
@@ -357,7 +357,15 @@ fn a_cache_that_does_not_fit_leaves_nothing_behind() {
 #[test]
 fn tokens_are_chosen_as_on_the_host() {
     let (device, vocab) = (roomy(), 1531);
-    let plain = Choice { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, random: 0, edits: Vec::new() };
+    let plain = Choice {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        random: 0,
+        allowed: None,
+        edits: Vec::new(),
+    };
     let edits = (0..40).map(|i| Edit {
         token: i * 31,
         bias: i as f32 / 20.0 - 1.0,
@@ -374,7 +382,16 @@ fn tokens_are_chosen_as_on_the_host() {
         Choice { top_p: 0.9, ..plain.clone() },
         Choice { temperature: 0.7, top_k: 20, top_p: 0.8, min_p: 0.01, ..plain.clone() },
         Choice { top_p: 1e-9, ..plain.clone() },
-        Choice { edits: edits.collect(), ..plain.clone() },
+        Choice { edits: edits.clone().collect(), ..plain.clone() },
+        Choice { allowed: Some(TokenMask::of((0..1531).step_by(13), vocab)), ..plain.clone() },
+        // the last word of the vocabulary's is not a whole one, and a mask may stop before it
+        Choice { allowed: Some(TokenMask::of([1530], vocab)), top_k: 9, ..plain.clone() },
+        Choice {
+            temperature: 0.0,
+            allowed: Some(TokenMask::of([0, 31, 32, 930], 931)),
+            edits: edits.collect(),
+            ..plain.clone()
+        },
     ];
     let mut choices = Vec::new();
     for i in 0..6_u64 {
@@ -390,13 +407,16 @@ fn tokens_are_chosen_as_on_the_host() {
     values[5 * vocab + 3] = f32::NAN;
     values[6 * vocab + 700] = f32::INFINITY;
     values[7 * vocab..8 * vocab].fill(f32::NEG_INFINITY);
+    // of these, such a number is no token that is allowed
+    values[vocab + 3] = f32::INFINITY;
+    values[2 * vocab + 1] = f32::NAN;
     let rows: Vec<u32> = (0..choices.len() as u32).rev().collect();
     let shape = [choices.len(), vocab];
     let host = Tensor::from_vec(values.clone(), shape[0], shape[1]).unwrap();
     let placed = activations(&device, &values, shape, ElementType::F32);
     let expected = choose(&host, &rows, &choices).unwrap();
     assert_eq!(choose(&placed, &rows, &choices).unwrap(), expected);
-    assert_eq!(expected.iter().filter(|token| token.is_none()).count(), 3);
+    assert_eq!(expected.iter().filter(|token| token.is_none()).count(), 5);
     let different: std::collections::BTreeSet<_> = expected.iter().collect();
     assert!(different.len() > 30, "{different:?}");
 }
