@@ -338,7 +338,8 @@ impl fmt::Display for ResponseId {
 impl FromStr for ResponseId {
     type Err = IdError;
     fn from_str(s: &str) -> Result<Self, IdError> {
-        let digits = s.strip_prefix("chatcmpl-").or_else(|| s.strip_prefix("cmpl-"));
+        let digits =
+            ["chatcmpl-", "cmpl-", "resp_", "msg_"].into_iter().find_map(|prefix| s.strip_prefix(prefix));
         let digits = digits.filter(|d| d.len() == 32 && d.bytes().all(|b| b.is_ascii_hexdigit()));
         let number = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok());
         number.map(Self).ok_or_else(|| IdError::Response { found: s.chars().take(80).collect() })
@@ -426,7 +427,7 @@ mod tests {
     #[test]
     fn an_answer_is_found_by_the_id_that_it_came_with() {
         let id = ResponseId::new(0x0123);
-        for prefix in ["chatcmpl-", "cmpl-"] {
+        for prefix in ["chatcmpl-", "cmpl-", "resp_", "msg_"] {
             assert_eq!(format!("{prefix}{id}").parse(), Ok(id));
         }
         for bad in [

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod dialect;
 pub mod engine;
 pub mod gateway;
 pub mod ids;

@@ -16,8 +16,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("config", &[]),
     ("demo", &[]),
+    ("dialect", &[]),
     ("engine", &["model"]),
-    ("gateway", &["release", "quality", "notify", "engine", "prompt", "image", "model", "config", "store"]),
+    (
+        "gateway",
+        &["release", "quality", "notify", "engine", "prompt", "dialect", "image", "model", "config", "store"],
+    ),
     ("ids", &[]),
     ("image", &["config"]),
     ("model", &["tensor"]),

@@ -64,6 +64,7 @@ async fn answer(served: &Served, prompt: &[u32]) -> Answer {
         prompt_logprobs: None,
         constraint: None,
         special_text: SpecialText::Skip,
+        shown: Vec::new(),
         priority: Priority::Foreground,
     };
     let mut events = served.engine.submit(request).unwrap();

@@ -16,6 +16,8 @@ const TEXT: &str = "/v1/completions";
 type Case = (&'static str, Value, u16, &'static str, Option<&'static str>);
 
 fn chat_cases() -> Vec<Case> {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let nested = (0..40).fold(json!({}), |inner, _| json!({"properties": inner}));
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
     let c = |members: Value, code, param| (CHAT, with(chat(), members), 400, code, Some(param));
     let said = |message: Value, code, param| {
@@ -42,7 +44,11 @@ fn chat_cases() -> Vec<Case> {
         said(json!({"content": "hi"}), "missing_required_parameter", "messages[0].role"),
         said(json!({"role": 1, "content": "hi"}), "invalid_type", "messages[0].role"),
         said(json!({"role": "king", "content": "hi"}), "invalid_value", "messages[0].role"),
-        said(json!({"role": "tool", "content": "hi"}), "unsupported_parameter", "messages[0].role"),
+        said(
+            json!({"role": "tool", "content": "hi"}),
+            "missing_required_parameter",
+            "messages[0].tool_call_id",
+        ),
         said(json!({"role": "user"}), "missing_required_parameter", "messages[0].content"),
         said(json!({"role": "user", "content": 5}), "invalid_type", "messages[0].content"),
         said(
@@ -62,7 +68,14 @@ fn chat_cases() -> Vec<Case> {
         ),
         said(
             json!({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function"}]}),
-            "unsupported_parameter",
+            "missing_required_parameter",
+            "messages[0].tool_calls[0].function",
+        ),
+        said(
+            json!({"role": "user", "content": "x", "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            ]}),
+            "invalid_value",
             "messages[0].tool_calls",
         ),
         said(
@@ -71,8 +84,8 @@ fn chat_cases() -> Vec<Case> {
             "messages[0].function_call",
         ),
         said(
-            json!({"role": "assistant", "content": "x", "reasoning_content": "hm"}),
-            "unsupported_parameter",
+            json!({"role": "user", "content": "x", "reasoning_content": "hm"}),
+            "invalid_value",
             "messages[0].reasoning_content",
         ),
         said(
@@ -143,10 +156,31 @@ fn chat_cases() -> Vec<Case> {
             "unknown_parameter",
             "stream_options.usage",
         ),
-        c(json!({"tools": [{"type": "function"}]}), "unsupported_parameter", "tools"),
+        c(json!({"tools": [{"type": "function"}]}), "missing_required_parameter", "tools[0].function"),
+        c(json!({"tools": ["f"]}), "invalid_type", "tools[0]"),
+        c(json!({"tools": [tool("f")]}), "invalid_value", "tools"),
+        c(json!({"tools": [tool("no name")]}), "invalid_value", "tools[0].function.name"),
+        c(json!({"tools": [tool("f"), tool("f")]}), "invalid_value", "tools[1].function.name"),
+        c(json!({"tools": vec![tool("f"); 129]}), "array_above_max_length", "tools"),
+        c(
+            json!({"tools": [{"type": "web_search", "function": {"name": "f"}}]}),
+            "unsupported_parameter",
+            "tools[0].type",
+        ),
+        c(
+            json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": nested}}]}),
+            "invalid_value",
+            "tools[0].function.parameters",
+        ),
+        c(
+            json!({"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+            "invalid_value",
+            "tool_choice.function.name",
+        ),
+        c(json!({"tools": [tool("f")], "tool_choice": "maybe"}), "invalid_value", "tool_choice"),
         c(json!({"functions": [{"name": "f"}]}), "unsupported_parameter", "functions"),
-        c(json!({"tool_choice": "required"}), "unsupported_parameter", "tool_choice"),
-        c(json!({"parallel_tool_calls": "yes"}), "unsupported_parameter", "parallel_tool_calls"),
+        c(json!({"tool_choice": "required"}), "invalid_value", "tool_choice"),
+        c(json!({"parallel_tool_calls": "yes"}), "invalid_type", "parallel_tool_calls"),
         c(json!({"metadata": {"run": "7"}}), "unsupported_parameter", "metadata"),
         c(json!({"store": true}), "unsupported_parameter", "store"),
         c(json!({"prompt_cache_key": 7}), "unsupported_parameter", "prompt_cache_key"),
@@ -180,11 +214,16 @@ fn other_cases() -> Vec<Case> {
         c(json!({"prompt": ["a", [1], 2]}), "invalid_type", "prompt[1]"),
         c(json!({"prompt": vec!["a"; 200]}), "array_above_max_length", "prompt"),
         c(json!({"suffix": "x"}), "unsupported_parameter", "suffix"),
-        c(json!({"best_of": 3}), "unsupported_parameter", "best_of"),
+        c(json!({"best_of": 1, "n": 2}), "invalid_value", "best_of"),
+        c(json!({"best_of": 129}), "integer_above_max_value", "best_of"),
+        c(json!({"best_of": 2, "stream": true}), "invalid_value", "best_of"),
+        c(json!({"best_of": 65, "prompt": ["a", "b"]}), "array_above_max_length", "prompt"),
         c(json!({"logprobs": true}), "invalid_type", "logprobs"),
         c(json!({"logprobs": 50}), "integer_above_max_value", "logprobs"),
         c(json!({"messages": []}), "unknown_parameter", "messages"),
         c(json!({"max_tokens": 9999}), "context_length_exceeded", "prompt"),
+        whole("/v1/embeddings", json!({"model": "desk"}), "missing_required_parameter", "input"),
+        whole("/v1/embeddings", json!({"model": "desk", "input": "x"}), "model_of_another_kind", "model"),
         whole("/tokenize", json!({"model": "desk"}), "missing_required_parameter", "prompt"),
         whole("/tokenize", json!({"prompt": "x", "messages": []}), "invalid_value", "messages"),
         whole(

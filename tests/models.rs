@@ -101,6 +101,7 @@ async fn answer(engine: &Engine, prompt: Vec<u32>, eos: &[u32]) -> String {
         prompt_logprobs: None,
         constraint: None,
         special_text: SpecialText::Skip,
+        shown: Vec::new(),
         priority: Priority::Foreground,
     };
     let mut events = engine.submit(request).unwrap();

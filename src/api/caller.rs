@@ -62,7 +62,9 @@ pub(super) async fn authenticate(
     let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let key =
         given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let key = key.map(|(_, key)| key.trim()).filter(|key| !key.is_empty());
+    // Anthropic's clients have a header of their own
+    let own = request.headers().get("x-api-key").and_then(|v| v.to_str().ok());
+    let key = key.map(|(_, key)| key).or(own).map(str::trim).filter(|key| !key.is_empty());
     match key {
         Some(key) if state.keys.allow(key) => {
             let admitted = AdmittedKey(key.into());

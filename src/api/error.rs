@@ -106,10 +106,34 @@ impl ApiError {
     /// No API key, or one that is not known: 401.
     pub fn wrong_key(fault: KeyFault) -> Self {
         let message = match fault {
-            KeyFault::Missing => "no API key was given: send the header `Authorization: Bearer <key>`",
+            KeyFault::Missing => {
+                "no API key was given: send the header `Authorization: Bearer <key>`, or `x-api-key`"
+            }
             KeyFault::Unknown => "this API key is not one of the server's `server.api_keys`",
         };
         Self::request(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    }
+
+    /// The same about a request whose parameters have other names: each of `names` is (here, there).
+    pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        let Some(param) = &self.param else { return self };
+        let within = |name: &str| {
+            let rest = param.strip_prefix(name)?;
+            (rest.is_empty() || rest.starts_with(['.', '['])).then(|| rest.to_owned())
+        };
+        let Some((here, there, rest)) =
+            names.iter().find_map(|(here, there)| Some((here, there, within(here)?)))
+        else {
+            return self;
+        };
+        self.message = self.message.replace(&format!("`{here}"), &format!("`{there}"));
+        self.param = Some(format!("{there}{rest}"));
+        self
+    }
+
+    /// What happened, in words.
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     /// The status of the answer.
@@ -157,6 +181,7 @@ impl From<GatewayError> for ApiError {
                 ..server(StatusCode::FORBIDDEN, "permission_error", "not_enabled")
             },
             GatewayError::Invalid { param, .. } => Self::parameter("invalid_value", param, message),
+            GatewayError::WrongKind { .. } => Self::parameter("model_of_another_kind", "model", message),
             GatewayError::Variable { name, fault, .. } => {
                 let code = match fault {
                     VariableFault::Missing(_) => "missing_required_parameter",
@@ -205,6 +230,8 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // for endpoints whose errors have another body
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -108,23 +108,22 @@ pub(super) const CHAT: Fields = Fields {
             "add_generation_prompt",
             "chat_template_kwargs",
             "prompt_variables",
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
         ],
     ],
     unsupported: &[
         VLLM,
         &[
-            Unsupported { name: "tool_choice", harmless: |v| v == "none" },
             Unsupported { name: "store", harmless: |v| v == false },
             Unsupported {
                 name: "modalities",
                 harmless: |v| v.as_array().is_some_and(|a| a.iter().all(|m| m == "text")),
             },
             Unsupported { name: "service_tier", harmless: |v| v == "auto" || v == "default" },
-            unless_empty("tools"),
             unless_empty("functions"),
             Unsupported { name: "function_call", harmless: |v| v == "none" },
-            // It speaks of tools, and there are none: any that are given are refused.
-            Unsupported { name: "parallel_tool_calls", harmless: Json::is_boolean },
             never("audio"),
             unless_empty("metadata"),
             never("prediction"),
@@ -178,6 +177,85 @@ pub(super) const TOKENIZE: Fields = Fields {
 pub(super) const DETOKENIZE: Fields =
     Fields { what: PARAMETER, taken: &[&["model", "tokens"]], unsupported: &[] };
 
+/// What would need a memory of former answers: this server keeps none.
+const STATELESS: &[Unsupported] = &[
+    Unsupported { name: "store", harmless: |v| v == false },
+    never("previous_response_id"),
+    never("conversation"),
+    Unsupported { name: "background", harmless: |v| v == false },
+];
+
+/// Parameters of POST /v1/responses.
+pub(super) const RESPONSES: Fields = Fields {
+    what: PARAMETER,
+    taken: &[&[
+        "model",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "temperature",
+        "top_p",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "text",
+        "reasoning",
+        "metadata",
+        "stream",
+        "stream_options",
+        "user",
+        "safety_identifier",
+    ]],
+    unsupported: &[
+        STATELESS,
+        &[
+            unless_empty("include"),
+            never("max_tool_calls"),
+            never("prompt"),
+            Unsupported { name: "prompt_cache_key", harmless: Json::is_string },
+            never("prompt_cache_retention"),
+            Unsupported { name: "service_tier", harmless: |v| v == "auto" || v == "default" },
+            Unsupported { name: "top_logprobs", harmless: |v| v == 0 },
+            Unsupported { name: "truncation", harmless: |v| v == "disabled" },
+        ],
+    ],
+};
+
+/// Parameters of POST /v1/messages.
+pub(super) const MESSAGES: Fields = Fields {
+    what: PARAMETER,
+    taken: &[&[
+        "model",
+        "messages",
+        "max_tokens",
+        "system",
+        "stop_sequences",
+        "temperature",
+        "top_p",
+        "top_k",
+        "stream",
+        "tools",
+        "tool_choice",
+        "metadata",
+        "thinking",
+    ]],
+    unsupported: &[&[
+        never("container"),
+        never("context_management"),
+        unless_empty("mcp_servers"),
+        never("output_config"),
+        never("output_format"),
+        Unsupported { name: "service_tier", harmless: |v| v == "auto" || v == "standard_only" },
+    ]],
+};
+
+/// Parameters of POST /v1/embeddings.
+pub(super) const EMBEDDINGS: Fields = Fields {
+    what: PARAMETER,
+    taken: &[&["model", "input", "encoding_format", "dimensions", "truncate_prompt_tokens", "user"]],
+    unsupported: &[&[never("priority"), never("add_special_tokens"), never("normalize"), never("messages")]],
+};
+
 /// Parameters of POST /v1/feedback.
 pub(super) const FEEDBACK: Fields =
     Fields { what: PARAMETER, taken: &[&["response_id", "score"]], unsupported: &[] };
@@ -190,12 +268,9 @@ pub(super) const MESSAGE: Fields = Fields {
     unsupported: &[&[
         unless_empty("refusal"),
         unless_empty("annotations"),
-        unless_empty("tool_calls"),
-        unless_empty("reasoning_content"),
         unless_empty("reasoning"),
         never("audio"),
         never("function_call"),
-        never("tool_call_id"),
     ]],
 };
 
@@ -214,6 +289,11 @@ impl Fields {
         map.iter().try_for_each(|(name, value)| self.check_one(name, value, place))
     }
 
+    /// Whether the endpoint is one whose model elsewhere remembers its answers.
+    fn keeps_nothing(&self) -> bool {
+        self.unsupported.iter().copied().flatten().any(|u| u.name == "previous_response_id")
+    }
+
     fn check_one(&self, name: &str, value: &Json, place: &str) -> Result<(), ApiError> {
         if self.taken.iter().any(|group| group.contains(&name)) {
             return Ok(());
@@ -222,6 +302,12 @@ impl Fields {
             Some(u) if value.is_null() || (u.harmless)(value) => Ok(()),
             Some(u) => {
                 let param = format!("{place}{}", u.name);
+                if STATELESS.iter().any(|other| other.name == u.name) && self.keeps_nothing() {
+                    let message = format!(
+                        "this server is stateless, so that `{param}` cannot have this value: send the whole conversation in `input`"
+                    );
+                    return Err(ApiError::parameter("unsupported_parameter", param, message));
+                }
                 let message = format!("this server does not support this value of `{param}`; leave it out");
                 Err(ApiError::parameter("unsupported_parameter", param, message))
             }

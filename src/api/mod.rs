@@ -3,11 +3,15 @@
 //! In: HTTP requests. Out: HTTP answers, OpenAI's error body for every one that fails.
 //! May import: `gateway`, `config`, `telemetry`. Decides nothing about versions.
 //!
+//! Endpoints of other shapes (`responses`, `anthropic`) translate a body into chat's and its deltas back; they share its
+//! handler from there on.
+//!
 //! Invariants: no request is answered with a 500 for what a client did; no parameter is ignored in silence; a client
 //! that leaves cancels its generation; `/metrics`, `/health` and `/ready` need no key; every answer is counted.
 
 mod access;
 mod admin;
+mod anthropic;
 mod app;
 mod body;
 mod caller;
@@ -20,6 +24,7 @@ mod openai;
 mod openapi;
 mod ops;
 mod public;
+mod responses;
 
 #[cfg(test)]
 mod dead_canary_tests;
@@ -32,9 +37,11 @@ pub use admin::{
     RouteAnswer, RouteBody, UnloadAnswer, UnloadBody, UnloadTarget, VersionAnswer, WebhookAnswer,
     WebhooksAnswer, admin_router,
 };
+pub use anthropic::{AnthropicError, AnthropicErrorDetail, MessagesBody, TokenCount};
 pub use app::{App, AppError, RunningApp};
 pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};
 pub use feedback::{FeedbackAnswer, FeedbackBody};
 pub use openai::*;
 pub use ops::{HealthAnswer, ReadyAnswer};
 pub use public::public_router;
+pub use responses::ResponsesBody;

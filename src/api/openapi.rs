@@ -4,8 +4,8 @@ use utoipa::openapi::schema::{AllOfBuilder, Schema};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::openai::{self, ChatBody, CompletionBody, DecodingBody, StructuredBody};
-use super::{admin, feedback, ops};
+use super::openai::{self, ChatBody, CompletionBody, DecodingBody, StructuredBody, ToolsBody};
+use super::{admin, anthropic, feedback, ops, responses};
 
 /// The public listener.
 #[derive(OpenApi)]
@@ -14,6 +14,10 @@ use super::{admin, feedback, ops};
     paths(
         openai::chat_completions,
         openai::completions,
+        openai::embeddings,
+        responses::responses,
+        anthropic::messages,
+        anthropic::count_tokens,
         openai::list_models,
         openai::retrieve_model,
         openai::tokenize,
@@ -57,18 +61,14 @@ pub(super) struct PublicApi;
 )]
 pub(super) struct AdminApi;
 
-macro_rules! both {
-    ($(#[$doc:meta])* $name:ident, $own:ty, $title:literal) => {
+macro_rules! together {
+    ($(#[$doc:meta])* $name:ident, $title:literal, $($part:ty),+) => {
         $(#[$doc])*
         pub(super) struct $name;
 
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
-                AllOfBuilder::new()
-                    .item(Ref::from_schema_name(DecodingBody::name()))
-                    .item(Ref::from_schema_name(StructuredBody::name()))
-                    .item(Ref::from_schema_name(<$own>::name()))
-                    .into()
+                AllOfBuilder::new()$(.item(Ref::from_schema_name(<$part>::name())))+.into()
             }
         }
 
@@ -77,26 +77,20 @@ macro_rules! both {
                 $title.into()
             }
             fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-                for (name, schema) in [
-                    (DecodingBody::name(), DecodingBody::schema()),
-                    (StructuredBody::name(), StructuredBody::schema()),
-                    (<$own>::name(), <$own>::schema()),
-                ] {
-                    schemas.push((name.into(), schema));
-                }
-                DecodingBody::schemas(schemas);
-                StructuredBody::schemas(schemas);
-                <$own>::schemas(schemas);
+                $(
+                    schemas.push((<$part>::name().into(), <$part>::schema()));
+                    <$part>::schemas(schemas);
+                )+
             }
         }
     };
 }
 
-both!(
-    /// The body of a chat request: its own parameters and the shared ones, in one object.
-    ChatRequestSchema, ChatBody, "ChatRequest"
+together!(
+    /// The body of a chat request: its own parameters, those of tools and the shared ones, in one object.
+    ChatRequestSchema, "ChatRequest", DecodingBody, StructuredBody, ChatBody, ToolsBody
 );
-both!(
+together!(
     /// The body of a completion request: its own parameters and the shared ones, in one object.
-    CompletionRequestSchema, CompletionBody, "CompletionRequest"
+    CompletionRequestSchema, "CompletionRequest", DecodingBody, StructuredBody, CompletionBody
 );

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::access;
 use super::caller::{ApiKeys, authenticate};
 use super::error::ApiError;
-use super::{feedback, openai, ops};
+use super::{anthropic, feedback, openai, ops, responses};
 use crate::config::{ApiKey, ServerConfig};
 use crate::gateway::Gateway;
 
@@ -40,6 +40,8 @@ pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
     let keyed = Router::new()
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/completions", post(openai::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{model}", get(openai::retrieve_model))
         .route("/v1/feedback", post(feedback::feedback))
@@ -47,13 +49,19 @@ pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/detokenize", post(openai::detokenize))
         .method_not_allowed_fallback(wrong_method)
         .route_layer(from_fn_with_state(state.clone(), authenticate));
+    let anthropic = Router::new()
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .method_not_allowed_fallback(wrong_method)
+        .route_layer(from_fn_with_state(state.clone(), authenticate))
+        .route_layer(map_response(anthropic::in_anthropics_words));
     let open = Router::new()
         .route("/health", get(ops::health))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))
         .route("/openapi.json", get(ops::openapi))
         .method_not_allowed_fallback(wrong_method);
-    framed(keyed.merge(open), &state.gateway).with_state(state)
+    framed(keyed.merge(anthropic).merge(open), &state.gateway).with_state(state)
 }
 
 /// What both routers share: our error body for what is not there and for a panic, and a record of every answer.

@@ -11,7 +11,7 @@ use super::models::prompt_name;
 use super::table::{Table, bytes};
 use crate::api::{App, RunningApp};
 use crate::config::{Config, ModelConfig};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Prepared};
 use crate::ids::{ModelName, VersionName, VersionRef};
 use crate::{config, telemetry};
 
@@ -101,14 +101,14 @@ fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
         }
         let digest = version.digest.map(|d| d.short()).unwrap_or_default();
         let mark = if unpinned.contains(&version.version) { " (unpinned)" } else { "" };
-        let info = version.state.prepared().map(|prepared| prepared.info().clone());
+        let prepared = version.state.prepared();
         let size = |n: Option<u64>| n.map(bytes).unwrap_or_default();
         table.row([
             version.version.to_string(),
             version.state.name().to_owned(),
             format!("{} %", version.weight),
-            size(info.as_ref().map(|i| i.weight_bytes)),
-            size(info.as_ref().map(|i| i.shared_bytes)),
+            size(prepared.map(Prepared::weight_bytes)),
+            size(prepared.map(Prepared::shared_bytes)),
             format!("{digest}{mark}").trim_start().to_owned(),
             version
                 .prompt

@@ -63,7 +63,8 @@ pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
     ApiKey, Commit, Config, DeviceChoice, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError,
-    KvTokens, Mode, ModelConfig, Pinning, PromptRef, Residency, ServerConfig, VersionConfig,
+    KvTokens, Mode, ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, ServerConfig, ToolParser,
+    VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

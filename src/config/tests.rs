@@ -343,3 +343,24 @@ fn a_model_names_a_policy_that_there_is() {
         assert!(told.contains("/etc/sb.yaml:1: models.desk.policy: ") && told.contains(found), "{told}");
     }
 }
+
+#[test]
+fn a_version_says_how_it_writes_calls_and_thoughts() {
+    let version = |more: &str| {
+        format!("server: {{ mode: dev }}\nmodels: {{ m: {{ versions: {{ v1: {{ image: a{more} }} }} }} }}")
+    };
+    let read = |more: &str| {
+        let config = read(&version(more)).unwrap();
+        let version = config.models.into_values().next().unwrap().versions.into_values().next().unwrap();
+        (version.tool_parser, version.reasoning_parser)
+    };
+    assert_eq!(read(""), (None, ReasoningParser::None));
+    let qwen = read(", tool_parser: hermes, reasoning_parser: qwen3");
+    assert_eq!(qwen, (Some(ToolParser::Hermes), ReasoningParser::ThinkTags));
+    let told = errors(&version(", tool_parser: herms, reasoning_parser: 7"));
+    assert!(
+        told.contains("tool_parser: found \"herms\"; write hermes or llama3_json or mistral or none"),
+        "{told}"
+    );
+    assert!(told.contains("reasoning_parser: found the number 7"), "{told}");
+}

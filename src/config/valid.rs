@@ -170,6 +170,10 @@ pub struct VersionConfig {
     pub residency: Residency,
     /// The most tokens of the model's key-value memory that it holds; at least one block. All of it, if there is none.
     pub kv_tokens: Option<usize>,
+    /// How it writes calls of tools; if nothing is said, its chat template may tell.
+    pub tool_parser: Option<ToolParser>,
+    /// How it writes what it thinks.
+    pub reasoning_parser: ReasoningParser,
     /// The gate over the version, until an operator sets another.
     pub flag: Option<Flag>,
 }
@@ -225,6 +229,29 @@ impl VersionConfig {
         let prompt_may_change = self.prompt.as_ref().is_some_and(|prompt| prompt.digest.is_none());
         if prompt_may_change { Pinning::Unpinned } else { Pinning::of(&self.image, self.digest) }
     }
+}
+
+/// How a version writes calls of tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolParser {
+    /// `<tool_call>{..}</tool_call>`, as Hermes and Qwen do.
+    Hermes,
+    /// A JSON object and nothing else, as Llama 3 does.
+    Llama3Json,
+    /// `[TOOL_CALLS]`, as Mistral does.
+    Mistral,
+    /// Not at all.
+    None,
+}
+
+/// How a version writes what it thinks before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReasoningParser {
+    /// Between `<think>` and `</think>`, as `DeepSeek` R1 and Qwen3 do.
+    ThinkTags,
+    /// It is not told from the answer.
+    #[default]
+    None,
 }
 
 /// Where a version is once the server is up.

@@ -23,7 +23,7 @@ use super::valid::{
 };
 use super::values::{
     MOST_KV_TOKENS, address, device, digest, duration, folder, header_name, kv_tokens, percentage, quantize,
-    size, word,
+    reasoning_parser, size, tool_parser, word,
 };
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
@@ -47,8 +47,18 @@ const ENGINE: &[&str] =
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
 
-const VERSION: &[&str] =
-    &["image", "digest", "prompt", "prompt_digest", "quantize", "residency", "kv_tokens", "flag"];
+const VERSION: &[&str] = &[
+    "image",
+    "digest",
+    "prompt",
+    "prompt_digest",
+    "quantize",
+    "residency",
+    "kv_tokens",
+    "tool_parser",
+    "reasoning_parser",
+    "flag",
+];
 
 const MODEL: &[&str] =
     &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
@@ -343,7 +353,20 @@ fn read_version(
     let flag = read_flag(r, &s, &declared, Some(&key.name));
     let residency = residency.unwrap_or(Residency::Hot);
     let kv_tokens = read_part(r, &s, &engine);
-    Some(VersionConfig { image: image?, digest, quantize, prompt, residency, kv_tokens, flag })
+    let tool_parser = r.field(&s, "tool_parser", tool_parser);
+    let reasoning_parser = r.field(&s, "reasoning_parser", reasoning_parser).unwrap_or_default();
+    let image = image?;
+    Some(VersionConfig {
+        image,
+        digest,
+        quantize,
+        prompt,
+        residency,
+        kv_tokens,
+        tool_parser,
+        reasoning_parser,
+        flag,
+    })
 }
 
 /// `image` and `digest`: which files, and what they must be.

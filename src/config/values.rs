@@ -9,7 +9,7 @@ use super::policy::Chance;
 use super::raw::Value;
 use super::reader::{Problem, count, text};
 use super::units;
-use super::valid::{DeviceChoice, KvTokens};
+use super::valid::{DeviceChoice, KvTokens, ReasoningParser, ToolParser};
 use crate::ids::{Digest, Quantize, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
@@ -93,6 +93,27 @@ pub(super) fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Pro
         let known: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
         Problem::new(format!("found {}", value.describe()), format!("write {}", known.join(" or ")))
     })
+}
+
+/// How a version writes calls of tools.
+pub(super) fn tool_parser(value: &Value) -> Result<ToolParser, Problem> {
+    let words = [
+        ("hermes", ToolParser::Hermes),
+        ("llama3_json", ToolParser::Llama3Json),
+        ("mistral", ToolParser::Mistral),
+        ("none", ToolParser::None),
+    ];
+    word(value, &words)
+}
+
+/// How a version writes what it thinks. Two families do it alike.
+pub(super) fn reasoning_parser(value: &Value) -> Result<ReasoningParser, Problem> {
+    let words = [
+        ("deepseek_r1", ReasoningParser::ThinkTags),
+        ("qwen3", ReasoningParser::ThinkTags),
+        ("none", ReasoningParser::None),
+    ];
+    word(value, &words)
 }
 
 pub(super) fn device(value: &Value) -> Result<DeviceChoice, Problem> {

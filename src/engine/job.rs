@@ -34,6 +34,7 @@ pub(super) struct Job {
     special_text: SpecialText,
     /// Where the answer is in its grammar, if it has one.
     pub(super) guide: Option<Guide>,
+    shown: Vec<u32>,
     detokenizer: Detokenizer,
     first_token: Option<u32>,
     prompt_scores: Vec<TokenLogprob>,
@@ -97,6 +98,7 @@ impl Job {
             prompt_logprobs: request.prompt_logprobs,
             special_text: request.special_text,
             guide: request.constraint.as_ref().map(|constraint| Guide::new(constraint, jump_ahead)),
+            shown: request.shown,
             detokenizer: Detokenizer::new(request.stop.strings, request.stop.include_stop),
             first_token: request.prompt.first().copied(),
             prompt_scores: Vec::new(),
@@ -159,7 +161,10 @@ impl Job {
         tokenizer: &Tokenizer,
     ) -> Progress {
         let hidden = end == Some(End::StopToken) && self.inclusion == StopInclusion::Exclude;
-        let unseen = hidden || (self.special_text == SpecialText::Skip && tokenizer.is_special(token));
+        let structure = self.special_text == SpecialText::Skip
+            && tokenizer.is_special(token)
+            && !self.shown.contains(&token);
+        let unseen = hidden || structure;
         let bytes = if unseen { Vec::new() } else { tokenizer.token_bytes(token).unwrap_or_default() };
         let enough = self.usage.completion_tokens >= self.min_tokens;
         let search = if enough { Search::Stops } else { Search::Nothing };

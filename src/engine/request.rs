@@ -28,6 +28,8 @@ pub struct GenerateRequest {
     pub constraint: Option<Constraint>,
     /// Whether special tokens show in the text.
     pub special_text: SpecialText,
+    /// Special tokens that show even where others do not.
+    pub shown: Vec<u32>,
     /// Who waits for the answer.
     pub priority: Priority,
 }

@@ -3,7 +3,8 @@
 //! First come, first served. Every sequence that is ready for its next token gets it in every step; what is left of the
 //! step's budget goes to prompts, in chunks, and to tokens that a grammar forced after one that was chosen. When the blocks run out, the youngest is set aside and computed anew
 //! later. Every running sequence is older than every waiting one, and the oldest can always have all the blocks, so
-//! each step makes progress.
+//! each step makes progress. What two prompts have in common is computed once, even where they come together: the second
+//! waits for it.
 //!
 //! That holds in each of two lanes, one a [`Priority`]. A step is of one lane. The other keeps its blocks meanwhile, but
 //! the foreground takes them from the background where it needs them.
@@ -91,6 +92,17 @@ impl Lane {
     /// The place of a running sequence.
     fn find(&self, id: SequenceId) -> Option<usize> {
         self.running.binary_search_by_key(&id, |s| s.id).ok()
+    }
+
+    /// Whether the first `end` tokens of one that waits are those of a prompt that is being read, and not read so far: a step
+    /// later the cache has them, and who is let in now would compute them, too.
+    fn is_computing(&self, waiting: &Sequence, end: usize) -> bool {
+        if waiting.wants_scores() || end >= waiting.tokens.len() {
+            return false;
+        }
+        let is_reading = |s: &&Sequence| s.remaining() > 1 && s.computed() < end;
+        let beginning = Some(&waiting.tokens[..end]);
+        self.running.iter().filter(is_reading).any(|s| s.tokens.get(..end) == beginning)
     }
 }
 
@@ -338,7 +350,8 @@ impl Scheduler {
         set_aside
     }
 
-    /// The oldest waiting sequence of a lane with blocks for all its tokens, if there is room beside those that run.
+    /// The oldest waiting sequence of a lane with blocks for all its tokens, if there is room beside those that run and none
+    /// of them is about to compute what it begins with.
     fn admit(&mut self, priority: Priority) -> Option<Sequence> {
         let size = self.limits.block_size;
         let prefix_cache = self.limits.prefix_cache;
@@ -354,6 +367,10 @@ impl Scheduler {
             }
         }
         let hit = blocks.len() * size;
+        if prefix_cache == PrefixCache::On && lane.is_computing(sequence, hit + size) {
+            pool.release(blocks);
+            return None;
+        }
         let missing = sequence.tokens.len().div_ceil(size) - blocks.len();
         // Each running sequence soon needs another block: without this reserve, who is let in is soon put out.
         let reserve = lane.running.len();

@@ -203,6 +203,36 @@ fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
 }
 
 #[test]
+fn of_requests_with_one_prompt_that_come_together_the_first_computes_it() {
+    let mut scheduler = stocked(limits(32, 8, 64, PrefixCache::On));
+    let prompt: Vec<u32> = (0..14).collect();
+    let other = Sequence::new(SequenceId(3), vec![9; 6], PromptScores::Skip);
+    for id in 0..3 {
+        let choice = Sequence::new(SequenceId(id), prompt.clone(), PromptScores::Skip);
+        scheduler.add(choice, Priority::Foreground);
+    }
+    scheduler.add(other, Priority::Foreground);
+    let rows = |plan: &Plan| plan.parts.iter().map(|s| s.positions.clone()).collect::<Vec<_>>();
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
+    assert_eq!((plan.parts.len(), plan.parts[0].positions.clone()), (1, 0..14));
+    scheduler.computed(&plan);
+    scheduler.append(SequenceId(0), 3);
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
+    assert_eq!(rows(&plan), [14..15, 12..14, 12..14, 0..6]);
+}
+
+#[test]
+fn without_a_prefix_cache_or_where_scores_are_wanted_nobody_waits_for_another_prompt() {
+    for (cache, scores) in [(PrefixCache::Off, PromptScores::Skip), (PrefixCache::On, PromptScores::Want)] {
+        let mut scheduler = stocked(limits(32, 8, 64, cache));
+        for id in 0..2 {
+            scheduler.add(Sequence::new(SequenceId(id), vec![1; 14], scores), Priority::Foreground);
+        }
+        assert_eq!(scheduler.plan(Priority::Foreground, Lacking::SetAside).parts.len(), 2);
+    }
+}
+
+#[test]
 fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
     let mut scheduler = stocked(limits(4, 8, 64, PrefixCache::Off));
     scheduler.add(Sequence::new(SequenceId(0), vec![1; 12], PromptScores::Skip), Priority::Background);

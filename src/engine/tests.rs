@@ -38,6 +38,7 @@ pub(super) fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
         prompt_logprobs: None,
         constraint: None,
         special_text: SpecialText::Skip,
+        shown: Vec::new(),
         priority: Priority::Foreground,
     }
 }

@@ -1,5 +1,6 @@
 //! An answer as it comes: the deltas of all its choices in one stream, within one deadline, counted once.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,9 +13,11 @@ use tokio::time::Sleep;
 use super::GatewayError;
 use super::backend::Backend;
 use super::checked::CheckedAnswer;
+use super::speech::{Reading, call_id};
+use crate::dialect::{Piece, Pieces};
 use crate::engine::{Event, Failure, FinishReason, Generation, TokenLogprob, Usage};
 use crate::ids::{ResponseId, VersionRef};
-use crate::quality::Watch;
+use crate::quality::{Tool, Watch};
 use crate::telemetry::{Metrics, Outcome, RequestSample};
 
 /// An admitted request.
@@ -67,10 +70,57 @@ pub enum Delta {
         /// Which choice.
         choice: usize,
         /// Why.
-        reason: FinishReason,
+        reason: Ending,
+    },
+    /// More of what a choice thinks before it answers.
+    Reasoning {
+        /// Which choice.
+        choice: usize,
+        /// The text.
+        text: String,
+    },
+    /// A choice begins to call a tool.
+    Call {
+        /// Which choice.
+        choice: usize,
+        /// Which of its calls, from 0.
+        call: usize,
+        /// Names the call.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments of the call that a choice made last.
+    Arguments {
+        /// Which choice.
+        choice: usize,
+        /// Which of its calls.
+        call: usize,
+        /// JSON, if the model kept to it.
+        text: String,
     },
     /// All choices have ended; nothing follows.
-    Done(Usage),
+    Done(Totals),
+}
+
+/// Why a choice ended, as its client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, or at a stop text.
+    Stop,
+    /// At its most tokens.
+    Length,
+    /// By itself, after it called tools.
+    ToolCalls,
+}
+
+/// What all choices took together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Tokens.
+    pub usage: Usage,
+    /// Of the tokens generated, those of reasoning; none where that is not told from the answer.
+    pub reasoning_tokens: Option<usize>,
 }
 
 /// The deltas of an answer. Ends after [`Delta::Done`] or after an error.
@@ -78,6 +128,13 @@ pub struct AnswerStream {
     running: SelectAll<BoxStream<'static, (usize, Option<Event>)>>,
     /// Which choices have not ended.
     open: Vec<bool>,
+    /// How each choice is read.
+    readings: Vec<Reading>,
+    /// What is to be told next.
+    ready: VecDeque<Delta>,
+    /// Calls of each choice that its client was told of.
+    called: Vec<usize>,
+    id: ResponseId,
     /// A request for no tokens at all: the engine makes one, and it is thrown away.
     keep_tokens: bool,
     deadline: Pin<Box<Sleep>>,
@@ -127,7 +184,12 @@ impl Drop for Record {
 /// What a stream is made from.
 pub(super) struct Admission {
     pub(super) backend: Arc<Backend>,
+    pub(super) id: ResponseId,
     pub(super) generations: Vec<Generation>,
+    /// One for each of them.
+    pub(super) readings: Vec<Reading>,
+    /// The tools that the request offered.
+    pub(super) offered: Arc<[Tool]>,
     pub(super) choices_per_prompt: usize,
     pub(super) prompt_tokens: usize,
     pub(super) keep_tokens: bool,
@@ -139,11 +201,13 @@ pub(super) struct Admission {
 
 impl AnswerStream {
     pub(super) fn new(admission: Admission) -> Self {
-        let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, watch, .. } =
+        let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, .. } =
             admission;
         metrics.request_started();
-        let open = vec![true; generations.len()];
-        let checked = watch.map(|watch| CheckedAnswer::new(watch, admitted, generations.len()));
+        let (open, called) = (vec![true; generations.len()], vec![0; generations.len()]);
+        let offered = admission.offered;
+        let checked =
+            admission.watch.map(|watch| CheckedAnswer::new(watch, admitted, generations.len(), offered));
         let tagged = generations.into_iter().enumerate().map(|(choice, generation)| {
             let end = futures::stream::once(async move { (choice, None) });
             generation.map(move |event| (choice, Some(event))).chain(end).boxed()
@@ -151,6 +215,10 @@ impl AnswerStream {
         Self {
             running: tagged.collect(),
             open,
+            readings: admission.readings,
+            ready: VecDeque::new(),
+            called,
+            id: admission.id,
             keep_tokens: admission.keep_tokens,
             deadline: Box::pin(tokio::time::sleep_until((admitted + allowed).into())),
             allowed,
@@ -174,72 +242,105 @@ impl AnswerStream {
 
     fn end(&mut self, outcome: Outcome) {
         self.ended = true;
+        self.ready.clear();
         self.record.outcome = outcome;
         // Dropping the generations cancels those that still run.
         self.running.clear();
     }
 
-    fn fail(&mut self, outcome: Outcome, error: GatewayError) -> Result<Delta, GatewayError> {
+    fn fail(&mut self, outcome: Outcome, error: GatewayError) -> GatewayError {
         self.end(outcome);
-        Err(error)
+        error
     }
 
-    /// The delta of one event; none where the event has nothing for the client.
-    fn on_event(&mut self, choice: usize, event: Event) -> Option<Result<Delta, GatewayError>> {
+    /// Makes ready what an event has for the client.
+    fn on_event(&mut self, choice: usize, event: Event) -> Result<(), GatewayError> {
         match event {
             Event::Started { prompt, cached_tokens } => {
                 if choice.is_multiple_of(self.choices_per_prompt) {
                     self.record.cached_tokens += cached_tokens as u64;
                 }
-                (!prompt.is_empty()).then_some(Ok(Delta::Prompt { choice, tokens: prompt }))
-            }
-            Event::Token(token) => {
-                if !self.keep_tokens {
-                    return None;
+                if !prompt.is_empty() {
+                    self.ready.push_back(Delta::Prompt { choice, tokens: prompt });
                 }
+            }
+            Event::Token(_) | Event::Text(_) if !self.keep_tokens => {}
+            Event::Token(token) => {
                 self.record.generated_tokens += 1;
                 let admitted = self.record.admitted;
                 self.record.first_token.get_or_insert_with(|| admitted.elapsed());
                 if let Some(checked) = &mut self.record.checked {
-                    checked.token(choice, &token.text);
+                    checked.token(choice);
                 }
-                let nothing = token.text.is_empty() && token.logprob.is_none();
-                (!nothing).then_some(Ok(Delta::Text { choice, text: token.text, logprob: token.logprob }))
+                let pieces = self.readings[choice].token(&token.text);
+                self.tell(choice, pieces, token.logprob);
             }
-            Event::Text(text) if self.keep_tokens && !text.is_empty() => {
-                if let Some(checked) = &mut self.record.checked {
-                    checked.text(choice, &text);
-                }
-                Some(Ok(Delta::Text { choice, text, logprob: None }))
+            Event::Text(text) => {
+                let pieces = self.readings[choice].text(&text);
+                self.tell(choice, pieces, None);
             }
-            Event::Text(_) => None,
             Event::Finished { reason, usage } => {
                 self.open[choice] = false;
                 if self.keep_tokens {
                     self.completed += usage.completion_tokens;
                 }
-                if reason == FinishReason::Cancelled {
-                    return Some(self.fail(Outcome::Unavailable, GatewayError::CutOff));
-                }
+                let pieces = self.readings[choice].end();
+                self.tell(choice, pieces, None);
                 if let Some(checked) = &mut self.record.checked {
                     checked.finished(choice, reason, usage.completion_tokens);
                 }
-                let reason = if self.keep_tokens { reason } else { FinishReason::Length };
-                Some(Ok(Delta::Finished { choice, reason }))
+                let reason = match reason {
+                    FinishReason::Cancelled => {
+                        return Err(self.fail(Outcome::Unavailable, GatewayError::CutOff));
+                    }
+                    _ if !self.keep_tokens => Ending::Length,
+                    FinishReason::Length => Ending::Length,
+                    FinishReason::Stop if self.readings[choice].calls() > 0 => Ending::ToolCalls,
+                    FinishReason::Stop => Ending::Stop,
+                };
+                self.ready.push_back(Delta::Finished { choice, reason });
             }
             Event::Failed(Failure::Constraint(why)) => {
-                Some(self.fail(Outcome::Invalid, GatewayError::Grammar { why }))
+                return Err(self.fail(Outcome::Invalid, GatewayError::Grammar { why }));
             }
-            Event::Failed(why) => Some(self.fail(Outcome::Failed, GatewayError::Engine(why))),
+            Event::Failed(why) => return Err(self.fail(Outcome::Failed, GatewayError::Engine(why))),
+        }
+        Ok(())
+    }
+
+    /// Makes pieces of a choice ready. A log-probability goes with the first text, or with an empty one.
+    fn tell(&mut self, choice: usize, pieces: Pieces, mut logprob: Option<TokenLogprob>) {
+        for piece in pieces {
+            if let Some(checked) = &mut self.record.checked {
+                checked.piece(choice, &piece);
+            }
+            let delta = match piece {
+                Piece::Text(text) => Delta::Text { choice, text, logprob: logprob.take() },
+                Piece::Reasoning(text) => Delta::Reasoning { choice, text },
+                Piece::Call(name) => {
+                    let call = self.called[choice];
+                    self.called[choice] += 1;
+                    Delta::Call { choice, call, id: call_id(self.id, choice, call), name }
+                }
+                Piece::Arguments(text) => {
+                    Delta::Arguments { choice, call: self.called[choice].saturating_sub(1), text }
+                }
+            };
+            self.ready.push_back(delta);
+        }
+        if logprob.is_some() {
+            self.ready.push_back(Delta::Text { choice, text: String::new(), logprob });
         }
     }
 
-    fn usage(&self) -> Usage {
-        Usage {
+    fn totals(&self) -> Totals {
+        let usage = Usage {
             prompt_tokens: self.record.prompt_tokens as usize,
             completion_tokens: self.completed,
             cached_tokens: self.record.cached_tokens as usize,
-        }
+        };
+        let told = self.readings.iter().filter_map(Reading::reasoning_tokens);
+        Totals { usage, reasoning_tokens: told.reduce(|sum, more| sum + more) }
     }
 }
 
@@ -247,29 +348,35 @@ impl Stream for AnswerStream {
     type Item = Result<Delta, GatewayError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(delta) = self.ready.pop_front() {
+            return Poll::Ready(Some(Ok(delta)));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
         if self.deadline.poll_unpin(cx).is_ready() {
             let after = self.allowed;
-            return Poll::Ready(Some(self.fail(Outcome::Timeout, GatewayError::Deadline { after })));
+            return Poll::Ready(Some(Err(self.fail(Outcome::Timeout, GatewayError::Deadline { after }))));
         }
         loop {
             match self.running.poll_next_unpin(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {
-                    let usage = self.usage();
+                    let totals = self.totals();
                     self.end(Outcome::Ok);
-                    return Poll::Ready(Some(Ok(Delta::Done(usage))));
+                    return Poll::Ready(Some(Ok(Delta::Done(totals))));
                 }
                 Poll::Ready(Some((choice, Some(event)))) => {
-                    if let Some(item) = self.on_event(choice, event) {
-                        return Poll::Ready(Some(item));
+                    if let Err(error) = self.on_event(choice, event) {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    if let Some(delta) = self.ready.pop_front() {
+                        return Poll::Ready(Some(Ok(delta)));
                     }
                 }
                 Poll::Ready(Some((choice, None))) if self.open[choice] => {
                     let error = GatewayError::Engine(Failure::Ended);
-                    return Poll::Ready(Some(self.fail(Outcome::Failed, error)));
+                    return Poll::Ready(Some(Err(self.fail(Outcome::Failed, error))));
                 }
                 Poll::Ready(Some((_, None))) => {}
             }

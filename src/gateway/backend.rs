@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::GatewayError;
+use super::encoders::EncoderQueue;
 use super::identity::Identity;
+use super::speech::Formats;
 use super::structured::Structures;
-use crate::engine::Engine;
+use crate::engine::{DrainOutcome, Engine};
 use crate::ids::{Digest, Quantize, VersionRef};
-use crate::model::{LoadedModel, ModelInfo, StagedModel, Tokenizer};
+use crate::model::{Encoder, LoadedModel, StagedModel, Tokenizer};
 use crate::prompt::{ChatTemplate, Prompt};
 
-/// What the host's memory holds of a version: all that it takes to answer, but an engine. Immutable.
+/// What the host's memory holds of a version: all that it takes to answer, but what computes. Immutable.
 pub struct Prepared {
     /// Which version this is.
     pub version: VersionRef,
@@ -22,30 +26,61 @@ pub struct Prepared {
     pub(super) prompt: Option<Prompt>,
     /// The size of its image on disk.
     pub image_bytes: u64,
+    pub(super) body: Body,
+}
+
+/// What an image is.
+pub(super) enum Body {
+    /// It goes on with texts.
+    Decoder(Box<Decoder>),
+    /// It turns texts into vectors.
+    Encoder(Arc<Encoder>),
+}
+
+/// A model that goes on with texts, and how it speaks.
+pub(super) struct Decoder {
     pub(super) model: LoadedModel,
     pub(super) template: Option<ChatTemplate>,
     /// Grammars that were compiled for it.
     pub(super) structures: Structures,
+    pub(super) formats: Formats,
 }
 
 /// A warm version: its weights lie where a device gets them fastest.
 #[derive(Debug)]
 pub struct Warm {
     pub(super) prepared: Arc<Prepared>,
-    /// Held, not read.
-    pub(super) _staged: StagedModel,
+    /// Held, not read. An encoder computes where its weights are.
+    pub(super) _staged: Option<StagedModel>,
 }
 
 /// A hot version. Immutable; requests share it by `Arc`.
 pub struct Backend {
     pub(super) prepared: Arc<Prepared>,
-    pub(super) engine: Engine,
+    pub(super) runner: Runner,
+}
+
+/// What computes.
+pub(super) enum Runner {
+    Engine(Engine),
+    Encoder(EncoderQueue),
 }
 
 impl Prepared {
-    /// What was loaded.
-    pub const fn info(&self) -> &ModelInfo {
-        &self.model.info
+    /// Bytes of its weights.
+    pub fn weight_bytes(&self) -> u64 {
+        match &self.body {
+            Body::Decoder(decoder) => decoder.model.info.weight_bytes,
+            Body::Encoder(encoder) => encoder.weight_bytes(),
+        }
+    }
+
+    /// Of these, bytes that another version had loaded before.
+    pub fn shared_bytes(&self) -> u64 {
+        match &self.body {
+            Body::Decoder(decoder) => decoder.model.info.shared_bytes,
+            Body::Encoder(encoder) => encoder.shared_bytes(),
+        }
     }
 
     /// `system_fingerprint`: names what decides the answers, so it changes with the version and with nothing else.
@@ -61,17 +96,48 @@ impl Prepared {
 
     /// The text of each token by itself.
     pub fn token_texts(&self, tokens: &[u32]) -> Vec<String> {
-        let text = |token: &u32| self.model.tokenizer.token_bytes(*token).unwrap_or_default();
+        let text = |token: &u32| self.tokenizer().token_bytes(*token).unwrap_or_default();
         tokens.iter().map(|token| String::from_utf8_lossy(&text(token)).into_owned()).collect()
     }
 
     /// A count of the vocabulary: tokens are below it.
     pub fn vocab_size(&self) -> usize {
-        self.model.info.vocab_size
+        match &self.body {
+            Body::Decoder(decoder) => decoder.model.info.vocab_size,
+            Body::Encoder(encoder) => encoder.vocab_size(),
+        }
     }
 
     pub(super) fn tokenizer(&self) -> &Tokenizer {
-        &self.model.tokenizer
+        match &self.body {
+            Body::Decoder(decoder) => &decoder.model.tokenizer,
+            Body::Encoder(encoder) => encoder.tokenizer(),
+        }
+    }
+
+    /// The version as one that goes on with texts.
+    pub(super) fn decoder(&self) -> Result<&Decoder, GatewayError> {
+        match &self.body {
+            Body::Decoder(decoder) => Ok(decoder),
+            Body::Encoder(_) => Err(self.is_an_encoder()),
+        }
+    }
+
+    /// The version as one that turns texts into vectors.
+    pub(super) fn encoder(&self) -> Result<&Arc<Encoder>, GatewayError> {
+        match &self.body {
+            Body::Encoder(encoder) => Ok(encoder),
+            Body::Decoder(_) => Err(GatewayError::WrongKind {
+                version: self.version.clone(),
+                is: "a model that writes texts",
+                answers: "/v1/chat/completions, /v1/completions, /v1/responses and /v1/messages",
+            }),
+        }
+    }
+
+    fn is_an_encoder(&self) -> GatewayError {
+        let (version, is) = (self.version.clone(), "an encoder, which turns texts into vectors");
+        GatewayError::WrongKind { version, is, answers: "/v1/embeddings" }
     }
 }
 
@@ -81,14 +147,37 @@ impl Backend {
         &self.prepared.version
     }
 
-    /// The most tokens of a prompt and its answer together.
+    /// The most tokens of a prompt and its answer together; of an encoder, of a text.
     pub fn max_context(&self) -> usize {
-        self.engine.limits().max_context
+        match (&self.runner, &self.prepared.body) {
+            (Runner::Engine(engine), _) => engine.limits().max_context,
+            (Runner::Encoder(_), Body::Encoder(encoder)) => encoder.max_tokens(),
+            (Runner::Encoder(_), Body::Decoder(_)) => 0,
+        }
     }
 
-    /// Whether the engine's thread is alive.
+    /// Whether what computes is alive.
     pub fn is_alive(&self) -> bool {
-        self.engine.is_alive()
+        match &self.runner {
+            Runner::Engine(engine) => engine.is_alive(),
+            Runner::Encoder(_) => true,
+        }
+    }
+
+    /// What goes on with texts.
+    pub(super) fn engine(&self) -> Result<&Engine, GatewayError> {
+        match &self.runner {
+            Runner::Engine(engine) => Ok(engine),
+            Runner::Encoder(_) => Err(self.prepared.is_an_encoder()),
+        }
+    }
+
+    /// Takes no more requests, lets those it has finish, and cuts off what is left at the deadline.
+    pub(super) async fn drain(&self, deadline: Duration) -> DrainOutcome {
+        match &self.runner {
+            Runner::Engine(engine) => engine.drain(deadline).await,
+            Runner::Encoder(queue) => queue.drain(deadline).await,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! An answer's choices on their way to the checks: their texts, gathered as they stream by.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::GatewayError;
+use crate::dialect::Piece;
 use crate::engine::FinishReason;
-use crate::quality::{self, CutShort, Response, Watch};
+use crate::quality::{self, CutShort, Response, Tool, ToolCall, Watch};
 use crate::telemetry::Outcome;
 
 /// The choices of one answer that is to be checked.
@@ -13,34 +15,46 @@ pub(super) struct CheckedAnswer {
     admitted: Instant,
     /// None once the choice has been handed over.
     choices: Vec<Option<Choice>>,
+    /// The tools that the request offered.
+    offered: Arc<[Tool]>,
 }
 
 #[derive(Default)]
 struct Choice {
     text: String,
+    calls: Vec<ToolCall>,
     tokens: usize,
     first_token: Option<Duration>,
 }
 
 impl CheckedAnswer {
-    pub(super) fn new(watch: Watch, admitted: Instant, choices: usize) -> Self {
-        Self { watch, admitted, choices: (0..choices).map(|_| Some(Choice::default())).collect() }
+    pub(super) fn new(watch: Watch, admitted: Instant, choices: usize, offered: Arc<[Tool]>) -> Self {
+        Self { watch, admitted, choices: (0..choices).map(|_| Some(Choice::default())).collect(), offered }
     }
 
     /// A token came.
-    pub(super) fn token(&mut self, choice: usize, text: &str) {
+    pub(super) fn token(&mut self, choice: usize) {
         let admitted = self.admitted;
         if let Some(choice) = &mut self.choices[choice] {
             choice.tokens += 1;
             choice.first_token.get_or_insert_with(|| admitted.elapsed());
-            choice.text.push_str(text);
         }
     }
 
-    /// Text came that had been held back.
-    pub(super) fn text(&mut self, choice: usize, text: &str) {
-        if let Some(choice) = &mut self.choices[choice] {
-            choice.text.push_str(text);
+    /// A piece of the answer. What the model thinks is not judged.
+    pub(super) fn piece(&mut self, choice: usize, piece: &Piece) {
+        let Some(choice) = &mut self.choices[choice] else { return };
+        match piece {
+            Piece::Text(text) => choice.text.push_str(text),
+            Piece::Reasoning(_) => {}
+            Piece::Call(name) => {
+                choice.calls.push(ToolCall { name: name.clone(), arguments: String::new() });
+            }
+            Piece::Arguments(text) => {
+                if let Some(call) = choice.calls.last_mut() {
+                    call.arguments.push_str(text);
+                }
+            }
         }
     }
 
@@ -48,14 +62,16 @@ impl CheckedAnswer {
     pub(super) fn finished(&mut self, choice: usize, reason: FinishReason, tokens: usize) {
         let Some(finish_reason) = public_reason(reason) else { return };
         if let Some(choice) = self.choices[choice].take() {
+            let called = finish_reason == quality::FinishReason::Stop && !choice.calls.is_empty();
+            let finish_reason = if called { quality::FinishReason::ToolCalls } else { finish_reason };
             self.watch.finished(Response {
                 text: choice.text,
                 finish_reason,
                 output_tokens: tokens,
                 time_to_first_token: choice.first_token,
                 elapsed: self.admitted.elapsed(),
-                tool_calls: Vec::new(),
-                tools: Vec::new(),
+                tool_calls: choice.calls,
+                tools: self.offered.to_vec(),
             });
         }
     }
@@ -122,11 +138,13 @@ mod tests {
     fn finished_choices_are_judged_by_their_whole_text_and_open_ones_are_only_counted() {
         let (queue, seen) = queue();
         let watch = queue.watch(&version(), Way::Routed, jiff::Timestamp::UNIX_EPOCH, || 7).unwrap();
-        let mut answer = CheckedAnswer::new(watch, Instant::now(), 3);
+        let mut answer = CheckedAnswer::new(watch, Instant::now(), 3, Arc::default());
         for (choice, text) in [(0, "{\"a\""), (1, "{"), (0, ""), (0, ": 1")] {
-            answer.token(choice, text);
+            answer.token(choice);
+            answer.piece(choice, &Piece::Text(text.to_owned()));
         }
-        answer.text(0, "}");
+        answer.piece(0, &Piece::Reasoning("not JSON".into()));
+        answer.piece(0, &Piece::Text("}".into()));
         answer.finished(0, FinishReason::Stop, 4);
         // What the engine cut off is no finished answer.
         answer.finished(1, FinishReason::Cancelled, 1);

@@ -180,6 +180,59 @@ pub struct Conversation {
     pub generation: GenerationPrompt,
 }
 
+/// A tool that an answer may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSpec {
+    /// Its name.
+    pub name: String,
+    /// The JSON schema of its arguments.
+    pub parameters: Json,
+    /// Whether its arguments must keep to the schema.
+    pub adherence: Adherence,
+}
+
+/// How a call's arguments keep to their schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Adherence {
+    /// As the model does by itself.
+    #[default]
+    Free,
+    /// Always.
+    Strict,
+}
+
+/// Whether tools are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As the model likes.
+    Auto,
+    /// One at least.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+/// How many calls an answer may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MostCalls {
+    /// As many as the model makes.
+    #[default]
+    Any,
+    /// The first; what comes after it is left out.
+    One,
+}
+
+/// Tools, and what may be done with them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolUse {
+    /// The tools; at least one.
+    pub tools: Vec<ToolSpec>,
+    /// Whether they are called.
+    pub choice: ToolChoice,
+    /// How many calls there may be.
+    pub most: MostCalls,
+}
+
 /// A conversation to go on with.
 #[derive(Debug, Clone)]
 pub struct ChatCommand {
@@ -187,6 +240,8 @@ pub struct ChatCommand {
     pub address: Address,
     /// What is said so far.
     pub conversation: Conversation,
+    /// The tools that the answer may call, if there are any. The template reads them from the conversation.
+    pub tools: Option<ToolUse>,
     /// How to answer.
     pub decoding: Decoding,
 }

@@ -36,6 +36,16 @@ pub enum GatewayError {
         /// What is wrong with it.
         message: String,
     },
+    /// A version that does another kind of work.
+    #[error("`{version}` is {is}: it answers {answers}")]
+    WrongKind {
+        /// The version.
+        version: VersionRef,
+        /// What it is.
+        is: &'static str,
+        /// The endpoints that it serves.
+        answers: &'static str,
+    },
     /// A variable of the version's prompt that is missing, unknown or of another kind.
     #[error("`prompt_variables.{name}`: {fault} (`{version}`)")]
     Variable {
@@ -120,6 +130,7 @@ impl GatewayError {
             | Self::UnknownVersion { .. }
             | Self::NotEnabled { .. }
             | Self::Invalid { .. }
+            | Self::WrongKind { .. }
             | Self::Variable { .. }
             | Self::Grammar { .. }
             | Self::TooLong { .. } => Outcome::Invalid,

@@ -63,11 +63,18 @@ impl Gateway {
             let requests =
                 requests(&backend, work, &prompts, constraint.as_ref(), seed, Priority::Foreground);
             let requests = requests.inspect_err(refused)?;
+            let engine = backend.engine().inspect_err(refused)?;
             // All choices or none: a generation that is dropped here is cancelled.
             let submitted: Result<Vec<Generation>, SubmitError> =
-                requests.into_iter().map(|request| backend.engine.submit(request)).collect();
+                requests.into_iter().map(|request| engine.submit(request)).collect();
             match submitted {
                 Ok(generations) => {
+                    let choices = decoding.choices.get();
+                    let readings = prompts
+                        .iter()
+                        .flat_map(|p| std::iter::repeat_with(|| p.speech.reading()).take(choices));
+                    let readings = readings.collect();
+                    let offered = prompts.first().map(|p| Arc::clone(&p.speech.offered)).unwrap_or_default();
                     let prompt_tokens = prompts.iter().map(|p| p.tokens.len()).sum();
                     let watch = self.watch(&backend, work, way, at);
                     self.mirror(&backend, work, way, seed, at);
@@ -77,15 +84,18 @@ impl Gateway {
                         id,
                         version: backend.version().clone(),
                         fingerprint: backend.prepared.fingerprint(),
-                        choices_per_prompt: decoding.choices.get(),
+                        choices_per_prompt: choices,
                         prompts: prompts
                             .into_iter()
                             .map(|p| PromptEcho { tokens: p.tokens.len(), text: p.text })
                             .collect(),
                         stream: AnswerStream::new(Admission {
                             backend,
+                            id,
                             generations,
-                            choices_per_prompt: decoding.choices.get(),
+                            readings,
+                            offered,
+                            choices_per_prompt: choices,
                             prompt_tokens,
                             keep_tokens: decoding.max_tokens != Some(0),
                             admitted,
@@ -169,7 +179,7 @@ impl Gateway {
         });
     }
 
-    fn count_refusal(&self, address: &Address, error: &GatewayError) {
+    pub(super) fn count_refusal(&self, address: &Address, error: &GatewayError) {
         let model = address.target.model();
         let known = self.inner().models.contains_key(model);
         self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", error.outcome());

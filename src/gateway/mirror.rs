@@ -20,6 +20,7 @@ use super::backend::Backend;
 use super::checked::{CheckedAnswer, saw_refusal};
 use super::requests::{constraint, requests};
 use super::residency::Residency;
+use super::speech::{Reading, Speech};
 use super::work::{Work, prompts};
 use crate::engine::{Event, FinishReason, GenerateRequest, Generation, Priority};
 use crate::ids::{ModelName, VersionRef, Weight};
@@ -128,7 +129,7 @@ impl Shadow {
             return None;
         }
         let Some(backend) = self.residency.hot(&canary) else { return Some(MirrorOutcome::Dropped) };
-        let first = match first(&backend, &work, seed).await {
+        let (first, speech) = match first(&backend, &work, seed).await {
             Ok(first) => first?,
             // It may refuse what stable took, as it would refuse a client.
             Err(error) => {
@@ -138,9 +139,11 @@ impl Shadow {
         };
         // Nobody reads scores.
         let request = GenerateRequest { logprobs: None, prompt_logprobs: None, ..first };
-        let Ok(generation) = backend.engine.submit(request) else { return Some(MirrorOutcome::Dropped) };
-        let checked = watch.map(|watch| CheckedAnswer::new(watch, Instant::now(), 1));
-        Some(read(generation, checked, begin_by).await)
+        let submitted = backend.engine().ok().and_then(|engine| engine.submit(request).ok());
+        let Some(generation) = submitted else { return Some(MirrorOutcome::Dropped) };
+        let offered = Arc::clone(&speech.offered);
+        let checked = watch.map(|watch| CheckedAnswer::new(watch, Instant::now(), 1, offered));
+        Some(read(generation, speech.reading(), checked, begin_by).await)
     }
 }
 
@@ -149,16 +152,18 @@ async fn first(
     backend: &Arc<Backend>,
     work: &Arc<Work>,
     seed: u64,
-) -> Result<Option<GenerateRequest>, GatewayError> {
+) -> Result<Option<(GenerateRequest, Speech)>, GatewayError> {
     let prompts = prompts(backend, work).await?;
     let constraint = constraint(backend, work).await?;
     let requests = requests(backend, work, &prompts, constraint.as_ref(), seed, Priority::Background)?;
-    Ok(requests.into_iter().next())
+    let speeches = prompts.into_iter().map(|prompt| prompt.speech);
+    Ok(requests.into_iter().zip(speeches).next())
 }
 
 /// Reads an answer to its end.
 async fn read(
     mut generation: Generation,
+    mut reading: Reading,
     mut checked: Option<CheckedAnswer>,
     begin_by: Instant,
 ) -> MirrorOutcome {
@@ -171,13 +176,19 @@ async fn read(
             (Event::Finished { reason: FinishReason::Cancelled, .. }, _) => return MirrorOutcome::Dropped,
             (Event::Finished { reason, usage }, checked) => {
                 if let Some(checked) = checked {
+                    reading.end().into_iter().for_each(|piece| checked.piece(0, &piece));
                     checked.finished(0, reason, usage.completion_tokens);
                 }
                 return MirrorOutcome::Answered;
             }
             (Event::Failed(_), _) => break,
-            (Event::Token(token), Some(checked)) => checked.token(0, &token.text),
-            (Event::Text(text), Some(checked)) => checked.text(0, &text),
+            (Event::Token(token), Some(checked)) => {
+                checked.token(0);
+                reading.token(&token.text).into_iter().for_each(|piece| checked.piece(0, &piece));
+            }
+            (Event::Text(text), Some(checked)) => {
+                reading.text(&text).into_iter().for_each(|piece| checked.piece(0, &piece));
+            }
             (Event::Started { .. } | Event::Token(_) | Event::Text(_), _) => {}
         }
     }

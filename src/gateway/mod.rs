@@ -2,7 +2,7 @@
 //!
 //! In: commands from `api` ([`ChatCommand`], [`CompletionCommand`]) and from operators (load, unload, set a route).
 //! Out: an [`Answer`], which names the version that gives it and streams its deltas; views for operators.
-//! May import: `release`, `engine`, `prompt`, `quality`, `notify`, `image`, `model`, `config`, `store` to open it. Knows no
+//! May import: `release`, `engine`, `prompt`, `dialect`, `quality`, `notify`, `image`, `model`, `config`, `store` to open it. Knows no
 //! HTTP.
 //!
 //! Invariants: a request takes no lock between its arrival and its engine's queue; it ends on the version that it
@@ -15,7 +15,9 @@ mod backend;
 mod checked;
 mod command;
 mod device;
+mod embed;
 mod embedding;
+mod encoders;
 mod error;
 mod experiments;
 mod feedback;
@@ -32,6 +34,7 @@ mod residency;
 mod resolve;
 mod rollouts;
 mod shutdown;
+mod speech;
 mod start;
 mod state;
 mod structured;
@@ -44,13 +47,14 @@ mod work;
 mod testing;
 
 pub use admin::{AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
-pub use answer::{Answer, AnswerStream, Delta, PromptEcho};
+pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals};
 pub use backend::{Backend, Prepared, Warm};
 pub use command::{
-    Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, PromptInput, StopText,
-    Target,
+    Address, Adherence, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, MostCalls,
+    PromptInput, StopText, Target, ToolChoice, ToolSpec, ToolUse,
 };
 pub use device::choose;
+pub use embed::{EmbedCommand, EmbedInput, Embeddings, LongText};
 pub use error::GatewayError;
 pub use rehearsal::Rehearsal;
 pub use residency::{LoadTo, Residency, UnloadTo};
@@ -59,7 +63,7 @@ pub use state::{Progress, ResidencyError, State};
 pub use structured::{Calls, Shape, Structure, Tool, ToolSyntax};
 pub use tokens::TokenizeInput;
 
-pub use crate::engine::{FinishReason, TokenLogprob, Usage};
+pub use crate::engine::{TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::notify::ReceiverStatus;
 pub use crate::prompt::{GenerationPrompt, VariableFault};

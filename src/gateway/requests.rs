@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
 use super::GatewayError;
-use super::backend::{Backend, Prepared};
+use super::backend::{Backend, Decoder};
 use super::command::{Decoding, Echo, EndOfText, StopText};
 use super::tokens::in_vocabulary;
 use super::work::{PromptTokens, Work};
@@ -15,19 +15,14 @@ use crate::engine::{
 
 /// How to decode on this version: the client's word, and in a conversation then the prompt's. A completion's text is
 /// all the client's own, and a prompt has no say in it.
-fn settled<'a>(backend: &Backend, work: &'a Work) -> Settled<'a> {
+fn settled<'a>(backend: &Backend, decoder: &Decoder, work: &'a Work) -> Settled<'a> {
+    let most = decoder.model.generation.max_new_tokens;
     match (work, &backend.prepared.prompt) {
         (Work::Chat(chat), Some(prompt)) => {
             let sampling = &prompt.spec().sampling;
-            Settled {
-                decoding: Cow::Owned(chat.decoding.or(sampling)),
-                most: sampling.max_tokens.or(backend.prepared.model.generation.max_new_tokens),
-            }
+            Settled { decoding: Cow::Owned(chat.decoding.or(sampling)), most: sampling.max_tokens.or(most) }
         }
-        _ => Settled {
-            decoding: Cow::Borrowed(work.decoding()),
-            most: backend.prepared.model.generation.max_new_tokens,
-        },
+        _ => Settled { decoding: Cow::Borrowed(work.decoding()), most },
     }
 }
 
@@ -47,7 +42,8 @@ pub(super) fn requests(
     seed: u64,
     priority: Priority,
 ) -> Result<Vec<GenerateRequest>, GatewayError> {
-    let Settled { decoding, most } = settled(backend, work);
+    let decoder = backend.prepared.decoder()?;
+    let Settled { decoding, most } = settled(backend, decoder, work);
     let decoding = &*decoding;
     let biased: Vec<u32> = decoding.logit_bias.iter().map(|(token, _)| *token).collect();
     in_vocabulary(backend, &biased, "logit_bias")?;
@@ -75,14 +71,15 @@ pub(super) fn requests(
         for choice in 0..decoding.choices.get() as u64 {
             requests.push(GenerateRequest {
                 prompt: prompt.tokens.clone(),
-                sampling: sampling(backend, decoding, seed.wrapping_add(choice)),
-                stop: stop(backend, decoding),
+                sampling: sampling(decoder, decoding, seed.wrapping_add(choice)),
+                stop: stop(decoder, decoding),
                 max_tokens,
                 min_tokens: decoding.min_tokens.min(max_tokens),
                 logprobs: decoding.logprobs,
                 prompt_logprobs: if work.echo() == Echo::Repeat { decoding.logprobs } else { None },
                 constraint: constraint.cloned(),
                 special_text: decoding.special_text,
+                shown: prompt.speech.marks(&decoder.model.tokenizer),
                 priority,
             });
         }
@@ -91,8 +88,8 @@ pub(super) fn requests(
 }
 
 /// The client's word first, or the prompt's, then the image's own defaults, then the neutral value.
-fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams {
-    let defaults = &backend.prepared.model.generation;
+fn sampling(decoder: &Decoder, decoding: &Decoding, seed: u64) -> SamplingParams {
+    let defaults = &decoder.model.generation;
     SamplingParams {
         temperature: decoding.temperature.or(defaults.temperature).unwrap_or(1.0),
         top_k: match decoding.top_k {
@@ -110,8 +107,8 @@ fn sampling(backend: &Backend, decoding: &Decoding, seed: u64) -> SamplingParams
     }
 }
 
-fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
-    let eos = || EosPolicy::Stop(backend.prepared.model.eos.clone());
+fn stop(decoder: &Decoder, decoding: &Decoding) -> StopParams {
+    let eos = || EosPolicy::Stop(decoder.model.eos.clone());
     StopParams {
         strings: decoding.stop.clone().unwrap_or_default(),
         token_ids: decoding.stop_token_ids.clone(),
@@ -131,6 +128,6 @@ fn stop(backend: &Backend, decoding: &Decoding) -> StopParams {
 /// What keeps answers to the shape that was asked for, if one was.
 pub(super) async fn constraint(backend: &Backend, work: &Work) -> Result<Option<Constraint>, GatewayError> {
     let Some(structure) = &work.decoding().structure else { return Ok(None) };
-    let Prepared { structures, model, .. } = &*backend.prepared;
+    let Decoder { structures, model, .. } = backend.prepared.decoder()?;
     structures.constraint(model, structure).await.map(Some)
 }

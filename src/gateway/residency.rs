@@ -4,21 +4,24 @@
 //! a change replaces it by compare-and-swap, so a transition that another one has forestalled is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use super::backend::{Backend, Prepared, Warm};
+use super::backend::{Backend, Body, Decoder, Prepared, Runner, Warm};
+use super::encoders::EncoderQueue;
 use super::kv::{Expected, KvMemories, KvPlan, Later};
+use super::speech::Formats;
 use super::state::{Progress, ResidencyError, State};
 use super::structured::Structures;
-use crate::config::{ImageRef, PromptRef};
+use crate::config::{ImageRef, PromptRef, ReasoningParser, ToolParser};
 use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
 use crate::ids::{Digest, Quantize, VersionRef};
 use crate::image;
-use crate::model::{self, Device, Footprint, WeightPool};
+use crate::model::{self, Device, Encoder, Footprint, LoadedModel, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
 use crate::release::{Presence, Readiness};
 use crate::telemetry::Metrics;
@@ -30,6 +33,8 @@ pub(super) struct Blueprint {
     pub(super) digest: Option<Digest>,
     pub(super) quantize: Quantize,
     pub(super) prompt: Option<PromptRef>,
+    pub(super) tool_parser: Option<ToolParser>,
+    pub(super) reasoning_parser: ReasoningParser,
     /// But for its key-value memory.
     pub(super) engine: EngineConfig,
     pub(super) kv: KvPlan,
@@ -85,7 +90,10 @@ struct Load {
 }
 
 fn staged(prepared: Arc<Prepared>) -> Result<Warm, String> {
-    let staged = prepared.model.stage().map_err(|e| e.to_string())?;
+    let staged = match &prepared.body {
+        Body::Decoder(decoder) => Some(decoder.model.stage().map_err(|e| e.to_string())?),
+        Body::Encoder(_) => None,
+    };
     Ok(Warm { prepared, _staged: staged })
 }
 
@@ -206,11 +214,14 @@ impl Residency {
         match to {
             LoadTo::Warm => Ok(State::Warm(Arc::new(staged(prepared)?))),
             LoadTo::Hot => {
-                let engine = match self.engine_of_sibling(&prepared, plan) {
-                    Some(engine) => engine,
-                    None => self.start_engine(&prepared, plan)?,
+                let runner = match &prepared.body {
+                    Body::Encoder(_) => Runner::Encoder(EncoderQueue::new(plan.engine.queue)),
+                    Body::Decoder(decoder) => Runner::Engine(match self.engine_of_sibling(&prepared, plan) {
+                        Some(engine) => engine,
+                        None => self.start_engine(&prepared.version, &decoder.model, plan)?,
+                    }),
                 };
-                Ok(State::Hot(Arc::new(Backend { prepared, engine })))
+                Ok(State::Hot(Arc::new(Backend { prepared, runner })))
             }
         }
     }
@@ -228,7 +239,7 @@ impl Residency {
                 && same_settings
         };
         let sibling = table.values().filter_map(State::serving).find(is_sibling)?;
-        let Some(engine) = sibling.engine.share(prepared.version.to_string()) else {
+        let Some(engine) = sibling.engine().ok()?.share(prepared.version.to_string()) else {
             tracing::warn!(version = %prepared.version, sibling = %sibling.version(), "its engine does not answer: another one is started");
             return None;
         };
@@ -236,10 +247,14 @@ impl Residency {
         Some(engine)
     }
 
-    fn start_engine(&self, prepared: &Prepared, plan: &Blueprint) -> Result<Engine, String> {
-        let mut lm = prepared.model.lm().map_err(|e| e.to_string())?;
+    fn start_engine(
+        &self,
+        version: &VersionRef,
+        model: &LoadedModel,
+        plan: &Blueprint,
+    ) -> Result<Engine, String> {
+        let mut lm = model.lm().map_err(|e| e.to_string())?;
         let Inner { memories, pool, turns, .. } = &*self.0;
-        let version = &prepared.version;
         let memory = memories.of(
             &version.model,
             lm.as_mut(),
@@ -250,7 +265,7 @@ impl Residency {
         let layout = memory.pool().layout();
         let kv_tokens = plan.kv.most.unwrap_or(layout.blocks * layout.block_size);
         let settings = EngineConfig { kv_tokens, ..plan.engine.clone() };
-        let (name, tokenizer) = (version.to_string(), prepared.tokenizer().clone());
+        let (name, tokenizer) = (version.to_string(), model.tokenizer.clone());
         Engine::start_in(&memory, name, lm, tokenizer, settings, turns.clone()).map_err(|e| e.to_string())
     }
 
@@ -304,17 +319,34 @@ impl Residency {
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
         let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
-        let model =
-            model::load(&image.dir, plan.quantize, &self.0.pool, &report).map_err(|e| e.to_string())?;
-        let template = model
-            .chat_templates
-            .as_ref()
-            .map(|sources| ChatTemplate::compile_all(sources, &model.special))
-            .transpose()
-            .map_err(|e| e.to_string())?;
+        let body = if Encoder::is_in(&image.dir) {
+            if prompt.is_some() {
+                return Err("its image is an encoder, and texts have no prompt: leave `prompt` out".into());
+            }
+            if plan.quantize != Quantize::AsStored {
+                return Err(
+                    "its image is an encoder, which is computed as it is stored: leave `quantize` out".into(),
+                );
+            }
+            let encoder = Encoder::load_in(&image.dir, &self.0.pool, &report).map_err(|e| e.to_string())?;
+            // damaged weights show with the first text, whichever it is
+            encoder.embed("a first text").map_err(|e| e.to_string())?;
+            Body::Encoder(Arc::new(encoder))
+        } else {
+            Body::Decoder(Box::new(self.decoder(&image.dir, plan, &report)?))
+        };
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
-        let (quantize, structures) = (plan.quantize, Structures::default());
-        Ok(Prepared { version, digest, quantize, prompt, image_bytes, model, template, structures })
+        Ok(Prepared { version, digest, quantize: plan.quantize, prompt, image_bytes, body })
+    }
+
+    fn decoder(&self, dir: &Path, plan: &Blueprint, report: &dyn Fn(u64, u64)) -> Result<Decoder, String> {
+        let model = model::load(dir, plan.quantize, &self.0.pool, report).map_err(|e| e.to_string())?;
+        let sources = model.chat_templates.as_ref();
+        let template = sources.map(|sources| ChatTemplate::compile_all(sources, &model.special));
+        let template = template.transpose().map_err(|e| e.to_string())?;
+        let source = sources.map(|sources| sources.tool_use.as_ref().unwrap_or(&sources.default).as_str());
+        let formats = Formats::of(plan.tool_parser, plan.reasoning_parser, source);
+        Ok(Decoder { model, template, structures: Structures::default(), formats })
     }
 
     /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.
@@ -369,7 +401,7 @@ impl Residency {
                 }
             }
         };
-        let outcome = backend.engine.drain(deadline).await;
+        let outcome = backend.drain(deadline).await;
         let state = match outcome {
             DrainOutcome::Finished | DrainOutcome::Cancelled { .. } => warm.map_or(State::Cold, State::Warm),
             DrainOutcome::Stuck => State::Failed {

@@ -275,15 +275,15 @@ impl Gateway {
         let mut engines = Vec::new();
         let mut residency = Vec::new();
         for (version, state) in table.iter() {
-            let (backend, info) = (state.backend(), state.prepared().map(Prepared::info));
+            let (backend, prepared) = (state.backend(), state.prepared());
             residency.push(ResidencySample {
                 version: version.clone(),
                 state: state.name(),
-                weight_bytes: info.map_or(0, |info| info.weight_bytes),
-                shared_bytes: info.map_or(0, |info| info.shared_bytes),
+                weight_bytes: prepared.map_or(0, Prepared::weight_bytes),
+                shared_bytes: prepared.map_or(0, Prepared::shared_bytes),
             });
-            if let Some(backend) = backend {
-                let stats = backend.engine.stats();
+            if let Some((backend, engine)) = backend.and_then(|b| Some((b, b.engine().ok()?))) {
+                let stats = engine.stats();
                 engines.push(EngineSample {
                     version: version.clone(),
                     alive: backend.is_alive(),
@@ -329,7 +329,10 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
             let quantize = version.quantize;
             let engine = engine_config(&settings.engine);
             let kv = KvPlan { tokens: settings.engine.kv_tokens, most: version.kv_tokens };
-            all.insert(reference, Blueprint { image, digest, quantize, prompt, engine, kv });
+            let (tool_parser, reasoning_parser) = (version.tool_parser, version.reasoning_parser);
+            let plan =
+                Blueprint { image, digest, quantize, prompt, tool_parser, reasoning_parser, engine, kv };
+            all.insert(reference, plan);
         }
     }
     all

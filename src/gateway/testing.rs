@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Gateway;
-use super::backend::Backend;
+use super::backend::{Backend, Runner};
 use super::state::State;
 use crate::engine::{Engine, EngineConfig, Turns};
 use crate::ids::VersionRef;
@@ -47,7 +47,7 @@ impl Gateway {
         let lm = Box::new(Broken { vocab: sound.prepared.vocab_size(), cache: None });
         let (tokenizer, config) = (sound.prepared.tokenizer().clone(), EngineConfig::default());
         let engine = Engine::start("broken".into(), lm, tokenizer, config, Turns::default()).unwrap();
-        let broken = Backend { prepared: Arc::clone(&sound.prepared), engine };
+        let broken = Backend { prepared: Arc::clone(&sound.prepared), runner: Runner::Engine(engine) };
         self.inner().residency.put(version, &State::Hot(Arc::new(broken)));
     }
 }

@@ -100,11 +100,13 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// The text of a conversation: the version's prompt around it, then its chat template.
 pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<String, GatewayError> {
-    let Some(template) = &backend.prepared.template else {
+    let decoder = backend.prepared.decoder()?;
+    let Some(template) = &decoder.template else {
         let message = format!("`{}` has no chat template; use /v1/completions", backend.version());
         return Err(GatewayError::invalid("messages", message));
     };
-    let messages = wrapped(backend, conversation)?;
+    let mut messages = wrapped(backend, conversation)?.into_owned();
+    decoder.formats.fit(&mut messages);
     template.render(&messages, &conversation.template, conversation.generation).map_err(|error| match error {
         // The messages are what varies: a template that no messages suit would not have been released.
         PromptError::Refused(why) => {

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use super::GatewayError;
 use super::backend::Backend;
 use super::command::{Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, PromptInput};
+use super::speech::Speech;
 use super::tokens::{LONG_TEXT, blocking, decode, encode, in_vocabulary, render};
 use crate::model::SpecialTokens;
 use crate::prompt::Prompt;
@@ -25,6 +26,8 @@ pub(super) struct PromptTokens {
     pub(super) tokens: Vec<u32>,
     /// To be repeated in the answer, if that was asked for.
     pub(super) text: Option<String>,
+    /// How its answers are read.
+    pub(super) speech: Speech,
 }
 
 impl Work {
@@ -75,9 +78,11 @@ impl Work {
     fn prompts(&self, backend: &Backend) -> Result<Vec<PromptTokens>, GatewayError> {
         match self {
             Self::Chat(chat) => {
-                let text = render(backend, &chat.conversation)?;
+                let mut text = render(backend, &chat.conversation)?;
+                let decoder = backend.prepared.decoder()?;
+                let speech = Speech::of(backend.version(), decoder, chat, &mut text)?;
                 let tokens = encode(backend, &text, SpecialTokens::Parse, "messages")?;
-                Ok(vec![PromptTokens { tokens, text: None }])
+                Ok(vec![PromptTokens { tokens, text: None, speech }])
             }
             Self::Completion(completion) => {
                 let several = completion.prompts.len() > 1;
@@ -111,7 +116,7 @@ fn completion_prompt(
         (Echo::Repeat, PromptInput::Text(text)) => Some(text.clone()),
         (Echo::Repeat, PromptInput::Tokens(tokens)) => Some(decode(backend, tokens, param)?),
     };
-    Ok(PromptTokens { tokens, text })
+    Ok(PromptTokens { tokens, text, speech: Speech::default() })
 }
 
 /// The prompts of a request for a version; long ones are read where nobody waits for a thread.

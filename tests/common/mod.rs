@@ -6,6 +6,7 @@ pub mod desk;
 mod model;
 pub mod process;
 pub mod schemas;
+pub mod scripted;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

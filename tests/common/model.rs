@@ -52,7 +52,7 @@ fn byte_characters() -> Vec<char> {
         .collect()
 }
 
-fn tokenizer() -> serde_json::Value {
+pub(super) fn tokenizer() -> serde_json::Value {
     let characters = byte_characters().into_iter().enumerate();
     let vocab: Map<_, _> = characters.map(|(id, c)| (c.to_string(), json!(id))).collect();
     let special = |id: usize, text: &str| {

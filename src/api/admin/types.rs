@@ -258,7 +258,6 @@ impl From<Unloaded> for UnloadAnswer {
 impl From<VersionStatus> for VersionAnswer {
     fn from(status: VersionStatus) -> Self {
         let prepared = status.state.prepared();
-        let info = prepared.map(Prepared::info);
         Self {
             weight: status.weight,
             residency: ResidencyAnswer::from(&status.state),
@@ -266,8 +265,8 @@ impl From<VersionStatus> for VersionAnswer {
             image: status.image.to_string(),
             quantize: status.quantize.to_string(),
             image_bytes: prepared.map(|prepared| prepared.image_bytes),
-            weight_bytes: info.map(|info| info.weight_bytes),
-            shared_bytes: info.map(|info| info.shared_bytes),
+            weight_bytes: prepared.map(Prepared::weight_bytes),
+            shared_bytes: prepared.map(Prepared::shared_bytes),
             max_context: status.max_context(),
             version_digest: status.version_digest(),
             prompt: status.prompt.map(PromptAnswer::from),

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
 
 use super::chat_request::ChatRequest;
 use super::chat_response::{self, ChatChunks, ChatCompletion};
@@ -12,7 +13,7 @@ use crate::api::caller::Caller;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::Object;
 use crate::api::public::PublicState;
-use crate::gateway::ChatCommand;
+use crate::gateway::{Answer, ChatCommand, SpecialTokens, TokenizeInput};
 
 /// Answers a conversation, whole or as server-sent events.
 #[utoipa::path(
@@ -31,17 +32,10 @@ pub(in crate::api) async fn chat_completions(
     mut caller: Caller,
     Object(map): Object,
 ) -> Result<Response, ApiError> {
-    let request = ChatRequest::parse(&map)?;
-    let model = request.shared.model()?.to_owned();
-    let address = caller.address(&state.gateway, &model, request.shared.end_user())?;
-    let logprobs = Logprobs::of(&request.decoding);
-    let answer = state
-        .gateway
-        .chat(ChatCommand { address, conversation: request.conversation, decoding: request.decoding })
-        .await?;
+    let Asked { answer, model, delivery, logprobs } = ask(&state, &mut caller, &map).await?;
     let version = answer.version.clone();
     let envelope = Envelope::new("chatcmpl", &model, &answer);
-    let response = match request.delivery {
+    let response = match delivery {
         Delivery::Whole => Json(chat_response::whole(answer, envelope, logprobs).await?).into_response(),
         Delivery::Events(usage) => {
             let chunks = ChatChunks { envelope, choices: answer.choices_per_prompt, usage };
@@ -49,4 +43,39 @@ pub(in crate::api) async fn chat_completions(
         }
     };
     Ok(with_headers(response, &version, &caller))
+}
+
+/// A conversation that is being answered.
+pub(in crate::api) struct Asked {
+    pub(in crate::api) answer: Answer,
+    /// As the client wrote it.
+    pub(in crate::api) model: String,
+    pub(in crate::api) delivery: Delivery,
+    logprobs: Logprobs,
+}
+
+/// Asks for the answer to a body in the shape of chat. Endpoints of other shapes come here with theirs translated.
+pub(in crate::api) async fn ask(
+    state: &PublicState,
+    caller: &mut Caller,
+    map: &Map<String, Value>,
+) -> Result<Asked, ApiError> {
+    let ChatRequest { shared, conversation, tools, decoding, delivery } = ChatRequest::parse(map)?;
+    let model = shared.model()?.to_owned();
+    let address = caller.address(&state.gateway, &model, shared.end_user())?;
+    let logprobs = Logprobs::of(&decoding);
+    let answer = state.gateway.chat(ChatCommand { address, conversation, tools, decoding }).await?;
+    Ok(Asked { answer, model, delivery, logprobs })
+}
+
+/// How many tokens a body in the shape of chat makes of its conversation.
+pub(in crate::api) async fn count(
+    state: &PublicState,
+    caller: &mut Caller,
+    map: &Map<String, Value>,
+) -> Result<usize, ApiError> {
+    let ChatRequest { shared, conversation, .. } = ChatRequest::parse(map)?;
+    let address = caller.address(&state.gateway, shared.model()?, shared.end_user())?;
+    let input = TokenizeInput::Messages { conversation, special: SpecialTokens::Parse };
+    Ok(state.gateway.tokenize(&address, input).await?.1.len())
 }

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use utoipa::ToSchema;
 
-use super::decoding::{DecodingBody, Delivery, logprob_count, token_count};
+use super::decoding::{DecodingBody, Delivery, logprob_count, token_count, too_many};
 use super::structured::structure;
+use super::tools::{ToolCallBody, ToolsBody};
 use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::{CHAT, MESSAGE, PART};
-use crate::gateway::{Conversation, Decoding, GenerationPrompt};
+use crate::gateway::{Conversation, Decoding, GenerationPrompt, ToolUse};
 
 /// The parameters that only chat has.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -38,13 +39,22 @@ pub struct ChatBody {
 /// One message.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct Message {
-    /// `system`, `developer`, `user` or `assistant`.
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What it says.
     pub content: Option<Content>,
     /// Who says it, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Of the assistant: the tools that it called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallBody>>,
+    /// Of a tool: the call that this is the result of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// Of the assistant: what it thought before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// What else it holds; refused unless it means nothing.
     #[serde(flatten, skip_serializing)]
     #[schema(ignore)]
@@ -103,9 +113,13 @@ impl<'de> Deserialize<'de> for Content {
 pub(super) struct ChatRequest {
     pub(super) shared: DecodingBody,
     pub(super) conversation: Conversation,
+    pub(super) tools: Option<ToolUse>,
     pub(super) decoding: Decoding,
     pub(super) delivery: Delivery,
 }
+
+/// The most messages of a conversation.
+const MAX_MESSAGES: usize = 4096;
 
 /// Variables that the request may not overwrite in the template.
 const RESERVED: [&str; 4] = ["messages", "add_generation_prompt", "bos_token", "eos_token"];
@@ -117,6 +131,11 @@ impl ChatRequest {
         shared.model()?;
         messages_must_be_objects(map)?;
         let body: ChatBody = typed(map)?;
+        let mut template = template_variables(body.chat_template_kwargs)?;
+        let tools = ToolsBody::parse(map)?.offer()?.map(|(tools, written)| {
+            template.insert("tools".into(), written);
+            tools
+        });
         let messages = messages(&body.messages)?;
         let max_tokens = max_tokens(body.max_completion_tokens, shared.max_tokens)?;
         let top = logprob_count("top_logprobs", body.top_logprobs)?;
@@ -131,11 +150,12 @@ impl ChatRequest {
         let conversation = Conversation {
             messages,
             variables: body.prompt_variables.unwrap_or_default(),
-            template: template_variables(body.chat_template_kwargs)?,
+            template,
             generation: generation(body.add_generation_prompt),
         };
         Ok(Self {
             conversation,
+            tools,
             decoding: Decoding { structure: structure(map)?, ..shared.decoding(max_tokens, logprobs)? },
             delivery: shared.delivery()?,
             shared,
@@ -197,34 +217,31 @@ pub(super) fn messages(given: &[Message]) -> Result<Vec<Json>, ApiError> {
             "`messages` must have at least one message",
         ));
     }
+    too_many("messages", given.len(), MAX_MESSAGES)?;
     given.iter().enumerate().map(|(i, message)| message.to_template(i)).collect()
 }
 
 impl Message {
     fn to_template(&self, i: usize) -> Result<Json, ApiError> {
         match self.role.as_str() {
-            "system" | "developer" | "user" | "assistant" => {}
-            "tool" | "function" => {
-                let param = format!("messages[{i}].role");
-                let message = format!("`{param}`: this server does not support tool calls");
-                return Err(ApiError::parameter("unsupported_parameter", param, message));
-            }
+            "system" | "developer" | "user" | "assistant" | "tool" => {}
             other => {
                 return Err(ApiError::parameter(
                     "invalid_value",
                     format!("messages[{i}].role"),
                     format!(
-                        "a message's role is one of `system`, `developer`, `user`, `assistant`; found {}",
+                        "a message's role is one of `system`, `developer`, `user`, `assistant`, `tool`; found {}",
                         shown(other)
                     ),
                 ));
             }
         }
-        // Before the content: a message that calls tools has none, and the calls are what we cannot take.
+        self.fields_fit_the_role(i)?;
         MESSAGE.check_within(&self.other, &format!("messages[{i}]."))?;
         let text = match &self.content {
             Some(Content::Text(text)) => text.clone(),
             Some(Content::Parts(parts)) => joined(parts, i)?,
+            None if self.calls().next().is_some() => String::new(),
             None => {
                 let param = format!("messages[{i}].content");
                 let message = format!("`{param}` is required");
@@ -235,7 +252,45 @@ impl Message {
         if let Some(name) = &self.name {
             message["name"] = json!(name);
         }
+        if let Some(id) = &self.tool_call_id {
+            message["tool_call_id"] = json!(id);
+        }
+        if let Some(thought) = self.reasoning_content.as_ref().filter(|thought| !thought.is_empty()) {
+            message["reasoning_content"] = json!(thought);
+        }
+        let calls = self.calls().enumerate();
+        let calls = calls.map(|(j, call)| call.to_template(&format!("messages[{i}].tool_calls[{j}]")));
+        let calls: Vec<Json> = calls.collect::<Result<_, _>>()?;
+        if !calls.is_empty() {
+            message["tool_calls"] = Json::Array(calls);
+        }
         Ok(message)
+    }
+
+    fn calls(&self) -> impl Iterator<Item = &ToolCallBody> {
+        self.tool_calls.iter().flatten()
+    }
+
+    /// Calls and reasoning are the assistant's, results the tools'.
+    fn fields_fit_the_role(&self, i: usize) -> Result<(), ApiError> {
+        let (assistant, tool) = (self.role == "assistant", self.role == "tool");
+        let thought = self.reasoning_content.as_ref().is_some_and(|thought| !thought.is_empty());
+        let misplaced = [
+            ("tool_calls", self.calls().next().is_some() && !assistant),
+            ("reasoning_content", thought && !assistant),
+            ("tool_call_id", self.tool_call_id.is_some() && !tool),
+        ];
+        if let Some((field, _)) = misplaced.into_iter().find(|(_, misplaced)| *misplaced) {
+            let param = format!("messages[{i}].{field}");
+            let message = format!("`{param}`: a message of the role `{}` has none", self.role);
+            return Err(ApiError::parameter("invalid_value", param, message));
+        }
+        if tool && self.tool_call_id.is_none() {
+            let param = format!("messages[{i}].tool_call_id");
+            let message = format!("`{param}` is required: it names the call that this answers");
+            return Err(ApiError::parameter("missing_required_parameter", param, message));
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::decoding::UsageChunk;
 use super::stream::{Chunks, Envelope, Logprobs, UsageBody, finish_word, json_event};
+use super::tools::{CalledBody, ToolCallBody};
 use crate::api::error::ApiError;
 use crate::gateway::{Answer, Delta, TokenLogprob};
 use futures::StreamExt;
@@ -38,7 +39,7 @@ pub struct ChatChoice {
     pub message: ChatMessage,
     /// If asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: Option<String>,
 }
 
@@ -47,8 +48,14 @@ pub struct ChatChoice {
 pub struct ChatMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null where the answer is nothing but calls.
+    pub content: Option<String>,
+    /// What it thought before; where the version's reasoning is told from its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The tools that it calls, if it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallBody>,
     /// Always null: models here do not refuse by a field of its own.
     pub refusal: Option<String>,
 }
@@ -144,6 +151,37 @@ pub struct ChatDelta {
     /// More text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of what it thinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// More of a call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<[ToolCallDelta; 1]>,
+}
+
+/// What is new of a call.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Which call of the answer.
+    pub index: usize,
+    /// In its first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in its first chunk.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is called.
+    pub function: CalledDelta,
+}
+
+/// What is new of what is called.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct CalledDelta {
+    /// In the first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// More of the arguments.
+    pub arguments: String,
 }
 
 /// Gathers a whole answer.
@@ -155,7 +193,13 @@ pub(super) async fn whole(
     let mut choices: Vec<ChatChoice> = (0..answer.choices_per_prompt)
         .map(|index| ChatChoice {
             index,
-            message: ChatMessage { role: "assistant".into(), content: String::new(), refusal: None },
+            message: ChatMessage {
+                role: "assistant".into(),
+                content: Some(String::new()),
+                reasoning_content: None,
+                tool_calls: Vec::new(),
+                refusal: None,
+            },
             logprobs: logprobs.list(),
             finish_reason: None,
         })
@@ -166,12 +210,33 @@ pub(super) async fn whole(
         match delta? {
             Delta::Prompt { .. } => {}
             Delta::Text { choice, text, logprob } => {
-                choices[choice].message.content.push_str(&text);
+                choices[choice].message.content.get_or_insert_default().push_str(&text);
                 if let (Some(all), Some(one)) = (&mut choices[choice].logprobs, logprob) {
                     all.content.push(one.into());
                 }
             }
+            Delta::Reasoning { choice, text } => {
+                choices[choice].message.reasoning_content.get_or_insert_default().push_str(&text);
+            }
+            Delta::Call { choice, id, name, .. } => {
+                let function = CalledBody { name, arguments: String::new() };
+                choices[choice].message.tool_calls.push(ToolCallBody {
+                    id,
+                    kind: "function".into(),
+                    function,
+                });
+            }
+            Delta::Arguments { choice, text, .. } => {
+                if let Some(call) = choices[choice].message.tool_calls.last_mut() {
+                    call.function.arguments.push_str(&text);
+                }
+            }
             Delta::Finished { choice, reason } => {
+                let message = &mut choices[choice].message;
+                let says_nothing = message.content.as_ref().is_some_and(String::is_empty);
+                if says_nothing && !message.tool_calls.is_empty() {
+                    message.content = None;
+                }
                 choices[choice].finish_reason = Some(finish_word(reason).into());
             }
             Delta::Done(total) => usage = total.into(),
@@ -219,9 +284,20 @@ impl ChatChunks {
     }
 }
 
+impl ChatChunks {
+    fn of_call(&self, choice: usize, call: ToolCallDelta) -> Event {
+        let delta = ChatDelta { tool_calls: Some([call]), ..ChatDelta::default() };
+        self.of_choice(choice, delta, None, None)
+    }
+}
+
 impl Chunks for ChatChunks {
     fn opening(&mut self) -> Vec<Event> {
-        let role = || ChatDelta { role: Some("assistant".into()), content: Some(String::new()) };
+        let role = || ChatDelta {
+            role: Some("assistant".into()),
+            content: Some(String::new()),
+            ..ChatDelta::default()
+        };
         (0..self.choices).map(|index| self.of_choice(index, role(), None, None)).collect()
     }
 
@@ -229,8 +305,23 @@ impl Chunks for ChatChunks {
         match delta {
             Delta::Text { choice, text, logprob } => {
                 let logprobs = logprob.map(|one| ChatLogprobs { content: vec![one.into()], refusal: None });
-                let delta = ChatDelta { role: None, content: Some(text) };
+                let delta = ChatDelta { content: Some(text), ..ChatDelta::default() };
                 vec![self.of_choice(choice, delta, logprobs, None)]
+            }
+            Delta::Reasoning { choice, text } => {
+                let delta = ChatDelta { reasoning_content: Some(text), ..ChatDelta::default() };
+                vec![self.of_choice(choice, delta, None, None)]
+            }
+            Delta::Call { choice, call, id, name } => {
+                let function = CalledDelta { name: Some(name), arguments: String::new() };
+                let (id, kind) = (Some(id), Some("function".into()));
+                vec![self.of_call(choice, ToolCallDelta { index: call, id, kind, function })]
+            }
+            Delta::Arguments { choice, call, text } => {
+                let function = CalledDelta { name: None, arguments: text };
+                vec![
+                    self.of_call(choice, ToolCallDelta { index: call, function, ..ToolCallDelta::default() }),
+                ]
             }
             Delta::Finished { choice, reason } => {
                 vec![self.of_choice(choice, ChatDelta::default(), None, Some(finish_word(reason).into()))]

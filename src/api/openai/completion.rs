@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::completion_request::CompletionRequest;
 use super::completion_response::{self, Completion, CompletionChunks};
 use super::decoding::Delivery;
-use super::stream::{Envelope, Logprobs, events, with_headers};
+use super::stream::{Envelope, events, with_headers};
 use crate::api::caller::Caller;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::Object;
@@ -34,7 +34,6 @@ pub(in crate::api) async fn completions(
     let request = CompletionRequest::parse(&map)?;
     let model = request.shared.model()?.to_owned();
     let address = caller.address(&state.gateway, &model, request.shared.end_user())?;
-    let logprobs = Logprobs::of(&request.decoding);
     let command = CompletionCommand {
         address,
         prompts: request.prompts,
@@ -46,7 +45,8 @@ pub(in crate::api) async fn completions(
     let envelope = Envelope::new("cmpl", &model, &answer);
     let response = match request.delivery {
         Delivery::Whole => {
-            Json(completion_response::whole(answer, envelope, logprobs).await?).into_response()
+            Json(completion_response::whole(answer, envelope, request.logprobs, request.best).await?)
+                .into_response()
         }
         Delivery::Events(usage) => {
             let echoes = completion_response::echoes(&answer.prompts, answer.choices_per_prompt);

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
+use super::best_of::BestOf;
 use super::decoding::{DecodingBody, Delivery, MAX_CHOICES, logprob_count, token_count};
+use super::stream::Logprobs;
 use super::structured::structure;
 use crate::api::body::typed;
 use crate::api::error::ApiError;
@@ -26,7 +28,8 @@ pub struct CompletionBody {
     pub echo: Option<bool>,
     /// Report the log-probability of each token, and of this many of the likeliest, 0 to 20.
     pub logprobs: Option<i64>,
-    /// Only the value of `n` is supported.
+    /// Make so many answers to each prompt, at least `n`, and give the `n` whose tokens are the likeliest; up to 128, and
+    /// not streamed.
     pub best_of: Option<i64>,
 }
 
@@ -164,6 +167,8 @@ pub(super) struct CompletionRequest {
     pub(super) echo: Echo,
     pub(super) decoding: Decoding,
     pub(super) delivery: Delivery,
+    pub(super) logprobs: Logprobs,
+    pub(super) best: Option<BestOf>,
 }
 
 impl CompletionRequest {
@@ -177,16 +182,12 @@ impl CompletionRequest {
         // With `echo`, no new tokens at all is a fair wish: the prompt's own log-probabilities.
         let least = i64::from(echo == Echo::Omit);
         let max_tokens = token_count("max_tokens", shared.max_tokens, least)?.unwrap_or(DEFAULT_MAX_TOKENS);
-        let decoding =
+        let mut decoding =
             Decoding { structure: structure(map)?, ..shared.decoding(Some(max_tokens), logprobs)? };
-        if let Some(best_of) =
-            body.best_of.filter(|best| usize::try_from(*best) != Ok(decoding.choices.get()))
-        {
-            return Err(ApiError::parameter(
-                "unsupported_parameter",
-                "best_of",
-                format!("`best_of` is supported only where it equals `n`; found {best_of}"),
-            ));
+        let delivery = shared.delivery()?;
+        let best = BestOf::parse(body.best_of, decoding.choices, delivery)?;
+        if let Some(best) = best {
+            best.apply(&mut decoding);
         }
         let prompts = body.prompt.inputs()?;
         let choices = prompts.len().saturating_mul(decoding.choices.get());
@@ -195,10 +196,11 @@ impl CompletionRequest {
                 "array_above_max_length",
                 "prompt",
                 format!(
-                    "the prompts times `n` make {choices} answers; one request may ask for {MAX_CHOICES}"
+                    "the prompts times `n` or `best_of` make {choices} answers; one request may ask for {MAX_CHOICES}"
                 ),
             ));
         }
-        Ok(Self { prompts, echo, decoding, delivery: shared.delivery()?, shared })
+        let logprobs = if logprobs.is_some() { Logprobs::Report } else { Logprobs::Omit };
+        Ok(Self { shared, prompts, echo, decoding, delivery, logprobs, best })
     }
 }

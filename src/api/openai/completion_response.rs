@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
+use super::best_of::{BestOf, Score};
 use super::decoding::UsageChunk;
 use super::stream::{Chunks, Envelope, Logprobs, UsageBody, finish_word, json_event};
 use crate::api::error::ApiError;
@@ -106,6 +107,7 @@ pub(super) async fn whole(
     answer: Answer,
     envelope: Envelope,
     logprobs: Logprobs,
+    best: Option<BestOf>,
 ) -> Result<Completion, ApiError> {
     let mut choices: Vec<CompletionChoice> = echoes(&answer.prompts, answer.choices_per_prompt)
         .into_iter()
@@ -114,6 +116,7 @@ pub(super) async fn whole(
         .collect();
     let mut offsets = vec![0; choices.len()];
     let mut usage = UsageBody::default();
+    let mut scores = vec![Score::default(); choices.len()];
     let mut stream = answer.stream;
     while let Some(delta) = stream.next().await {
         match delta? {
@@ -124,6 +127,9 @@ pub(super) async fn whole(
             }
             Delta::Text { choice, text, logprob } => {
                 choices[choice].text.push_str(&text);
+                if let Some(one) = &logprob {
+                    scores[choice].add(one.logprob);
+                }
                 if let (Some(all), Some(one)) = (&mut choices[choice].logprobs, logprob) {
                     all.push(one, &mut offsets[choice]);
                 }
@@ -131,8 +137,14 @@ pub(super) async fn whole(
             Delta::Finished { choice, reason } => {
                 choices[choice].finish_reason = Some(finish_word(reason).into());
             }
+            // a completion's text is read as it is
+            Delta::Reasoning { .. } | Delta::Call { .. } | Delta::Arguments { .. } => {}
             Delta::Done(total) => usage = total.into(),
         }
+    }
+    if let Some(best) = best {
+        choices = best.of(choices, &scores);
+        choices.iter_mut().enumerate().for_each(|(index, choice)| choice.index = index);
     }
     Ok(completion(envelope, choices, Some(Some(usage))))
 }
@@ -212,7 +224,9 @@ impl Chunks for CompletionChunks {
             Delta::Done(usage) if self.usage == UsageChunk::Send => {
                 vec![self.chunk(Vec::new(), Some(usage.into()))]
             }
-            Delta::Done(_) => Vec::new(),
+            Delta::Done(_) | Delta::Reasoning { .. } | Delta::Call { .. } | Delta::Arguments { .. } => {
+                Vec::new()
+            }
         }
     }
 }

@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for Stop {
 
 /// How an answer is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivery {
+pub(in crate::api) enum Delivery {
     /// As one JSON object.
     Whole,
     /// As events.
@@ -134,7 +134,7 @@ pub(super) enum Delivery {
 
 /// Whether a stream tells the usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UsageChunk {
+pub(in crate::api) enum UsageChunk {
     /// In a last chunk of its own.
     Send,
     /// Not at all.
@@ -290,7 +290,7 @@ pub(super) fn token_count(param: &str, value: Option<i64>, least: i64) -> Result
     Ok(whole(param, value, least, i64::from(u32::MAX))?.and_then(|n| usize::try_from(n).ok()))
 }
 
-fn too_many(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
+pub(super) fn too_many(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
     if count <= most {
         return Ok(());
     }
@@ -298,7 +298,7 @@ fn too_many(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
     Err(ApiError::parameter("array_above_max_length", param, message))
 }
 
-fn whole(param: &str, value: Option<i64>, least: i64, most: i64) -> Result<Option<i64>, ApiError> {
+pub(super) fn whole(param: &str, value: Option<i64>, least: i64, most: i64) -> Result<Option<i64>, ApiError> {
     let Some(found) = value else { return Ok(None) };
     let code = if found < least {
         "integer_below_min_value"

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
-use crate::gateway::{Answer, Decoding, Delta, FinishReason, GatewayError, Usage};
+use crate::gateway::{Answer, Decoding, Delta, Ending, GatewayError, Totals};
 use crate::ids::VersionRef;
 
 /// The version that answered, as `model@version`.
@@ -29,6 +29,16 @@ pub struct UsageBody {
     pub total_tokens: usize,
     /// Of the prompt tokens.
     pub prompt_tokens_details: PromptDetails,
+    /// Of the tokens generated; where the version's reasoning is told from its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionDetails>,
+}
+
+/// What is known of the tokens generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct CompletionDetails {
+    /// Spent on reasoning.
+    pub reasoning_tokens: usize,
 }
 
 /// What is known of prompt tokens.
@@ -38,9 +48,11 @@ pub struct PromptDetails {
     pub cached_tokens: usize,
 }
 
-impl From<Usage> for UsageBody {
-    fn from(usage: Usage) -> Self {
+impl From<Totals> for UsageBody {
+    fn from(Totals { usage, reasoning_tokens }: Totals) -> Self {
         Self {
+            completion_tokens_details: reasoning_tokens
+                .map(|reasoning_tokens| CompletionDetails { reasoning_tokens }),
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.prompt_tokens + usage.completion_tokens,
@@ -51,16 +63,16 @@ impl From<Usage> for UsageBody {
 
 /// What every object of one answer repeats.
 #[derive(Debug, Clone)]
-pub(super) struct Envelope {
-    pub(super) id: String,
-    pub(super) created: u64,
+pub(in crate::api) struct Envelope {
+    pub(in crate::api) id: String,
+    pub(in crate::api) created: u64,
     /// As the client wrote it.
-    pub(super) model: String,
-    pub(super) fingerprint: String,
+    pub(in crate::api) model: String,
+    pub(in crate::api) fingerprint: String,
 }
 
 impl Envelope {
-    pub(super) fn new(prefix: &str, model: &str, answer: &Answer) -> Self {
+    pub(in crate::api) fn new(prefix: &str, model: &str, answer: &Answer) -> Self {
         Self {
             id: format!("{prefix}-{}", answer.id),
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -91,15 +103,20 @@ impl Logprobs {
 }
 
 /// OpenAI's word for why a choice ended.
-pub(super) fn finish_word(reason: FinishReason) -> &'static str {
+pub(super) fn finish_word(reason: Ending) -> &'static str {
     match reason {
-        FinishReason::Stop | FinishReason::Cancelled => "stop",
-        FinishReason::Length => "length",
+        Ending::Stop => "stop",
+        Ending::Length => "length",
+        Ending::ToolCalls => "tool_calls",
     }
 }
 
 /// Puts the version, and a key that was given to the connection, on the answer.
-pub(super) fn with_headers(mut response: Response, version: &VersionRef, caller: &Caller) -> Response {
+pub(in crate::api) fn with_headers(
+    mut response: Response,
+    version: &VersionRef,
+    caller: &Caller,
+) -> Response {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::try_from(version.to_string()) {
         headers.insert(VERSION_HEADER, value);
@@ -109,17 +126,30 @@ pub(super) fn with_headers(mut response: Response, version: &VersionRef, caller:
 }
 
 /// Writes the chunks of one kind of answer.
-pub(super) trait Chunks: Send + 'static {
+pub(in crate::api) trait Chunks: Send + 'static {
     /// Chunks before any delta.
     fn opening(&mut self) -> Vec<Event>;
     /// Chunks of one delta.
     fn on(&mut self, delta: Delta) -> Vec<Event>;
+    /// Chunks of an error, after which nothing follows but the end.
+    fn failed(&mut self, error: &ApiError) -> Vec<Event> {
+        vec![json_event(&error.body())]
+    }
+    /// Chunks after the last delta.
+    fn closing(&mut self) -> Vec<Event> {
+        vec![Event::default().data("[DONE]")]
+    }
 }
 
 const UNWRITTEN: &str = r#"{"error":{"message":"a chunk could not be written","type":"server_error","param":null,"code":"internal_error"}}"#;
 
+/// An event of one JSON object that names its type.
+pub(in crate::api) fn typed_event(kind: &str, value: &impl Serialize) -> Event {
+    json_event(value).event(kind)
+}
+
 /// An event of one JSON object.
-pub(super) fn json_event(value: &impl Serialize) -> Event {
+pub(in crate::api) fn json_event(value: &impl Serialize) -> Event {
     Event::default().json_data(value).unwrap_or_else(|e| {
         // Our own types always have a JSON; should one not, the client is told rather than left waiting.
         tracing::error!(error = %e, "a chunk has no JSON");
@@ -127,12 +157,17 @@ pub(super) fn json_event(value: &impl Serialize) -> Event {
     })
 }
 
-/// The answer as server-sent events: an opening, the deltas, `[DONE]`. An error on the way is an event of its own.
-pub(super) fn events(answer: Answer, mut chunks: impl Chunks) -> Response {
+/// The answer as server-sent events: an opening, the deltas, an end. An error on the way is an event of its own.
+pub(in crate::api) fn events(answer: Answer, mut chunks: impl Chunks) -> Response {
     let opening = chunks.opening();
-    let deltas = answer.stream.flat_map(move |delta| stream::iter(written(&mut chunks, delta)));
-    let done = stream::once(async { Event::default().data("[DONE]") });
-    let all = stream::iter(opening).chain(deltas).chain(done).map(Ok::<_, Infallible>);
+    let deltas = answer.stream.map(Some).chain(stream::once(async { None }));
+    let written = deltas.flat_map(move |delta| {
+        stream::iter(match delta {
+            Some(delta) => written(&mut chunks, delta),
+            None => chunks.closing(),
+        })
+    });
+    let all = stream::iter(opening).chain(written).map(Ok::<_, Infallible>);
     sse(all)
 }
 
@@ -141,7 +176,7 @@ fn written(chunks: &mut impl Chunks, delta: Result<Delta, GatewayError>) -> Vec<
         Ok(delta) => chunks.on(delta),
         Err(error) => {
             tracing::warn!(%error, "a stream broke off");
-            vec![json_event(&ApiError::from(error).body())]
+            chunks.failed(&ApiError::from(error))
         }
     }
 }

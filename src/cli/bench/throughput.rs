@@ -171,6 +171,7 @@ pub(super) fn request(prompt: Vec<u32>, output: usize) -> GenerateRequest {
         prompt_logprobs: None,
         constraint: None,
         special_text: SpecialText::Skip,
+        shown: Vec::new(),
         priority: Priority::Foreground,
     }
 }

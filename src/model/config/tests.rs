@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::rope::{Ramp, RopeScaling};
+use crate::model::rope::{Ramp, Rope, RopeScaling};
+use crate::tensor::Attention;
 
 fn read(change: impl FnOnce(&mut Value)) -> Result<Config, String> {
     read_as("LlamaForCausalLM", change)

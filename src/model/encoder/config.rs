@@ -25,6 +25,11 @@ pub(super) struct Config {
 }
 
 impl Config {
+    /// Whether the file is there and names this architecture.
+    pub(super) fn names_it(path: &Path) -> bool {
+        read_json::<Named>(path).is_ok_and(|named| named.model_type.as_deref() == Some(SUPPORTED))
+    }
+
     pub(super) fn read(path: &Path) -> Result<Self, ModelError> {
         // the kind first: another one may well lack the fields of ours
         let Named { model_type } = read_json(path)?;

@@ -10,40 +10,77 @@ use crate::model::error::ModelError;
 use crate::model::pool::WeightPool;
 use crate::model::quantize::Recipe;
 use crate::model::tokenizer::{SpecialTokens, Tokenizer};
-use crate::model::weights::Checkpoint;
+use crate::model::weights::{Checkpoint, Totals};
 
 /// A sentence encoder in the layout of sentence-transformers, such as `all-MiniLM-L6-v2`.
 pub struct Encoder {
     bert: Bert,
     tokenizer: Tokenizer,
+    /// The same, and cuts texts to the longest that counts.
+    cutting: Tokenizer,
     layout: Layout,
+    hidden: usize,
+    vocab: usize,
+    totals: Totals,
 }
 
 impl Encoder {
     /// Loads the encoder in `dir`. Its weights are mapped, and read once from end to end, so that the first text does
     /// not wait for the disk.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
+        Self::load_in(dir, &WeightPool::new(), &|_, _| ())
+    }
+
+    /// Whether the model in `dir` says that it is one.
+    pub fn is_in(dir: &Path) -> bool {
+        Config::names_it(&dir.join("config.json"))
+    }
+
+    /// The same with weights that are shared with other versions. `progress` hears of bytes read and of all bytes.
+    pub fn load_in(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
         let layout = Layout::read(dir, config.hidden, config.max_positions)?;
         let path = dir.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file_cut_to(&path, layout.max_tokens)?;
+        let cutting = Tokenizer::from_file_cut_to(&path, layout.max_tokens)?;
+        let tokenizer = Tokenizer::from_file(&path)?;
         if tokenizer.vocab_size() > config.vocab {
             let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
             return Err(ModelError::Vocabulary { path, tokens, vocabulary });
         }
-        // nothing else that is served has an encoder's tensors
-        let pool = WeightPool::new();
-        let mut checkpoint = Checkpoint::open(dir, Recipe::AS_STORED, &pool, &|_, _| ())?;
+        let (hidden, vocab) = (config.hidden, config.vocab);
+        pool.sweep();
+        let mut checkpoint = Checkpoint::open(dir, Recipe::AS_STORED, pool, progress)?;
         let bert = Bert::load(config, &mut checkpoint)?;
-        checkpoint.finish()?;
-        Ok(Self { bert, tokenizer, layout })
+        let (totals, _) = checkpoint.finish()?;
+        Ok(Self { bert, tokenizer, cutting, layout, hidden, vocab, totals })
     }
 
     /// What a text means, as a vector of length 1: the cosine of two texts is the product of their vectors. Of a text
     /// that is longer than [`Self::max_tokens`], only the beginning counts.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, ModelError> {
-        let tokens = self.tokenizer.encode(text, SpecialTokens::Add)?;
-        let states = self.bert.forward(&tokens)?; // [tokens, hidden]
+        self.embed_tokens(&self.cut_tokens(text)?)
+    }
+
+    /// All tokens of a text, with those that the tokenizer adds.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.tokenizer.encode(text, SpecialTokens::Add)
+    }
+
+    /// The tokens of a text that count.
+    pub fn cut_tokens(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        self.cutting.encode(text, SpecialTokens::Add)
+    }
+
+    /// The vector of tokens as they are: at least one, at most [`Self::max_tokens`], each below [`Self::vocab_size`].
+    pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let fits = !tokens.is_empty() && tokens.len() <= self.layout.max_tokens;
+        if !fits || tokens.iter().any(|token| *token as usize >= self.vocab) {
+            let (count, most, vocab) = (tokens.len(), self.layout.max_tokens, self.vocab);
+            return Err(ModelError::Batch(format!(
+                "a text of {count} tokens, where 1 to {most} below {vocab} are taken"
+            )));
+        }
+        let states = self.bert.forward(tokens)?; // [tokens, hidden]
         let (rows, width) = (states.rows(), states.width());
         let mut pooled = states.into_vec()?;
         match self.layout.pooling {
@@ -56,6 +93,31 @@ impl Encoder {
     /// The most tokens of a text that count, those included that the tokenizer adds.
     pub fn max_tokens(&self) -> usize {
         self.layout.max_tokens
+    }
+
+    /// Numbers in a vector.
+    pub const fn dimensions(&self) -> usize {
+        self.hidden
+    }
+
+    /// Tokens are below it.
+    pub const fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+
+    /// Bytes of all weights.
+    pub const fn weight_bytes(&self) -> u64 {
+        self.totals.bytes
+    }
+
+    /// Of those, bytes that other versions had loaded before.
+    pub const fn shared_bytes(&self) -> u64 {
+        self.totals.shared_bytes
+    }
+
+    /// Text to tokens and back, without a limit.
+    pub const fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 }
 

@@ -1,0 +1,306 @@
+//! Tools of a chat request: what is offered, what may be done with it, and calls that messages bring back.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+use utoipa::ToSchema;
+
+use crate::api::body::{must_be_object, typed};
+use crate::api::error::{ApiError, shown};
+use crate::gateway::{Adherence, MostCalls, ToolChoice, ToolSpec, ToolUse};
+
+/// The most tools that a request may offer.
+pub(in crate::api) const MAX_TOOLS: usize = 128;
+/// The longest name of a tool.
+const MAX_NAME: usize = 64;
+/// How deep a schema of arguments may be nested.
+const MAX_SCHEMA_DEPTH: usize = 32;
+
+/// A tool that the answer may call.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolBody {
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function.
+    pub function: FunctionBody,
+}
+
+/// A function that the client runs.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionBody {
+    /// 1 to 64 letters, digits, `_` and `-`.
+    pub name: String,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The JSON schema of its arguments, an object; none if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub parameters: Option<Json>,
+    /// Whether arguments must keep to the schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+/// A call, whole: of an answer, or of a message that brings it back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallBody {
+    /// Names it.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type", default = "function")]
+    pub kind: String,
+    /// What is called.
+    pub function: CalledBody,
+}
+
+/// What is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CalledBody {
+    /// The tool.
+    pub name: String,
+    /// JSON, if the model kept to it.
+    pub arguments: String,
+}
+
+fn function() -> String {
+    "function".into()
+}
+
+/// The parameters that speak of tools.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+pub struct ToolsBody {
+    /// Up to 128 tools that the answer may call.
+    pub tools: Option<Vec<ToolBody>>,
+    /// `auto` (if absent), `none`, `required`, or `{"type": "function", "function": {"name": ..}}`.
+    #[schema(value_type = Option<Object>)]
+    pub tool_choice: Option<Json>,
+    /// False leaves out all calls but the first; true if absent.
+    pub parallel_tool_calls: Option<bool>,
+}
+
+/// Tools for the gateway, and as the template reads them.
+pub(in crate::api) type Offer = (ToolUse, Json);
+
+impl ToolsBody {
+    /// The parameters of a request that speak of tools.
+    pub(in crate::api) fn parse(map: &Map<String, Json>) -> Result<Self, ApiError> {
+        tools_must_be_objects(map)?;
+        let of_tools = ["tools", "tool_choice", "parallel_tool_calls"].into_iter();
+        let of_tools = of_tools.filter_map(|name| Some((name.to_owned(), map.get(name)?.clone())));
+        typed(&of_tools.collect())
+    }
+
+    /// The tools, unless there are none or none may be called.
+    pub(in crate::api) fn offer(self) -> Result<Option<Offer>, ApiError> {
+        let tools = self.tools.unwrap_or_default();
+        check_tools(&tools)?;
+        let Some(choice) = choice(self.tool_choice.as_ref(), &tools)? else { return Ok(None) };
+        if tools.is_empty() {
+            return Ok(None);
+        }
+        let most = if self.parallel_tool_calls == Some(false) { MostCalls::One } else { MostCalls::Any };
+        let written = tools.iter().map(ToolBody::to_template).collect();
+        let tools = tools.into_iter().map(|tool| spec(tool.function)).collect();
+        Ok(Some((ToolUse { tools, choice, most }, written)))
+    }
+}
+
+impl ToolBody {
+    /// As Hugging Face's templates read a tool.
+    fn to_template(&self) -> Json {
+        let FunctionBody { name, description, parameters, .. } = &self.function;
+        let mut function = Map::from_iter([("name".to_owned(), json!(name))]);
+        if let Some(description) = description {
+            function.insert("description".into(), json!(description));
+        }
+        let none = || json!({"type": "object", "properties": {}});
+        function.insert("parameters".into(), parameters.clone().unwrap_or_else(none));
+        json!({"type": "function", "function": function})
+    }
+}
+
+fn spec(function: FunctionBody) -> ToolSpec {
+    ToolSpec {
+        name: function.name,
+        parameters: function.parameters.unwrap_or_else(|| json!({"type": "object"})),
+        adherence: if function.strict == Some(true) { Adherence::Strict } else { Adherence::Free },
+    }
+}
+
+/// Refuses entries of `tools` that are no objects, before they are read.
+fn tools_must_be_objects(map: &Map<String, Json>) -> Result<(), ApiError> {
+    let tools = map.get("tools").and_then(Json::as_array).into_iter().flatten();
+    for (i, tool) in tools.enumerate() {
+        must_be_object(Some(tool), &format!("tools[{i}]"))?;
+        must_be_object(tool.get("function"), &format!("tools[{i}].function"))?;
+    }
+    Ok(())
+}
+
+fn check_tools(tools: &[ToolBody]) -> Result<(), ApiError> {
+    let refused = |code, param: String, message: String| Err(ApiError::parameter(code, param, message));
+    if tools.len() > MAX_TOOLS {
+        let message = format!("`tools` has {} entries; it may have at most {MAX_TOOLS}", tools.len());
+        return refused("array_above_max_length", "tools".into(), message);
+    }
+    for (i, tool) in tools.iter().enumerate() {
+        if tool.kind != "function" {
+            let message = format!("this server runs no tools of its own; found {}", shown(&tool.kind));
+            return refused("unsupported_parameter", format!("tools[{i}].type"), message);
+        }
+        check_name(&tool.function.name, &format!("tools[{i}].function.name"))?;
+        if tools[..i].iter().any(|other| other.function.name == tool.function.name) {
+            let message = format!("{} is the name of two tools", shown(&tool.function.name));
+            return refused("invalid_value", format!("tools[{i}].function.name"), message);
+        }
+        if let Some(parameters) = &tool.function.parameters {
+            check_schema(parameters, &format!("tools[{i}].function.parameters"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of a tool.
+pub(in crate::api) fn check_name(name: &str, param: &str) -> Result<(), ApiError> {
+    let is_letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_letter) {
+        return Ok(());
+    }
+    let message =
+        format!("`{param}` must be 1 to {MAX_NAME} letters, digits, `_` and `-`; found {}", shown(name));
+    Err(ApiError::parameter("invalid_value", param, message))
+}
+
+fn check_schema(schema: &Json, param: &str) -> Result<(), ApiError> {
+    must_be_object(Some(schema), param)?;
+    let depth = depth(schema);
+    if depth > MAX_SCHEMA_DEPTH {
+        let message = format!("`{param}` is nested {depth} deep; it may be {MAX_SCHEMA_DEPTH}");
+        return Err(ApiError::parameter("invalid_value", param, message));
+    }
+    Ok(())
+}
+
+/// How deep a value is nested; the parser has bounded it.
+fn depth(value: &Json) -> usize {
+    let inside = match value {
+        Json::Array(items) => items.iter().map(depth).max(),
+        Json::Object(members) => members.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + inside.unwrap_or(0)
+}
+
+/// What the client wants of the tools; nothing if they are not to be called.
+fn choice(given: Option<&Json>, tools: &[ToolBody]) -> Result<Option<ToolChoice>, ApiError> {
+    let refused = |code, param: &str, message: String| Err(ApiError::parameter(code, param, message));
+    let choice = match given {
+        None => ToolChoice::Auto,
+        Some(Json::String(word)) if word == "none" => return Ok(None),
+        Some(Json::String(word)) if word == "auto" => ToolChoice::Auto,
+        Some(Json::String(word)) if word == "required" => ToolChoice::Required,
+        Some(Json::Object(named)) if named.get("type").is_some_and(|kind| kind == "function") => {
+            let name = named.get("function").and_then(|f| f.get("name")).or_else(|| named.get("name"));
+            let Some(name) = name.and_then(Json::as_str) else {
+                let param = "tool_choice.function.name";
+                return refused("missing_required_parameter", param, format!("`{param}` is required"));
+            };
+            if !tools.iter().any(|tool| tool.function.name == name) {
+                let message = format!("{} is none of `tools`", shown(name));
+                return refused("invalid_value", "tool_choice.function.name", message);
+            }
+            ToolChoice::Named(name.to_owned())
+        }
+        Some(other) => {
+            let message = format!(
+                "`tool_choice` is `none`, `auto`, `required`, or an object of type `function` with its name; found {}",
+                shown(&other.to_string())
+            );
+            return refused("invalid_value", "tool_choice", message);
+        }
+    };
+    if choice != ToolChoice::Auto && tools.is_empty() {
+        let message = "`tool_choice` asks for a call, and there are no `tools`".to_owned();
+        return refused("invalid_value", "tool_choice", message);
+    }
+    Ok(Some(choice))
+}
+
+impl ToolCallBody {
+    /// As Hugging Face's templates read a call: its arguments are an object. What is none, as a model may have written
+    /// it, stays a text.
+    pub(in crate::api) fn to_template(&self, param: &str) -> Result<Json, ApiError> {
+        if self.kind != "function" {
+            let message = format!("`{param}.type` must be `function`; found {}", shown(&self.kind));
+            return Err(ApiError::parameter("invalid_value", format!("{param}.type"), message));
+        }
+        let CalledBody { name, arguments } = &self.function;
+        let read = serde_json::from_str::<Map<String, Json>>(arguments);
+        let arguments = read.map_or_else(|_| json!(arguments), Json::Object);
+        Ok(json!({"id": self.id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(body: Json) -> Result<Option<Offer>, ApiError> {
+        serde_json::from_value::<ToolsBody>(body).unwrap().offer()
+    }
+
+    fn tool(name: &str) -> Json {
+        json!({"type": "function", "function": {"name": name, "strict": true}})
+    }
+
+    #[test]
+    fn templates_read_tools_with_parameters_and_without_what_is_only_for_the_server() {
+        let (_, written) = offer(json!({"tools": [tool("f")]})).unwrap().unwrap();
+        insta::assert_json_snapshot!(written, @r#"
+        [
+          {
+            "type": "function",
+            "function": {
+              "name": "f",
+              "parameters": {
+                "type": "object",
+                "properties": {}
+              }
+            }
+          }
+        ]
+        "#);
+    }
+
+    #[test]
+    fn tools_that_may_not_be_called_are_not_offered() {
+        for body in [json!({}), json!({"tools": []}), json!({"tools": [tool("f")], "tool_choice": "none"})] {
+            assert!(offer(body).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_choice_is_read_in_both_of_the_forms_that_clients_write() {
+        for named in
+            [json!({"type": "function", "function": {"name": "f"}}), json!({"type": "function", "name": "f"})]
+        {
+            let (offered, _) = offer(json!({"tools": [tool("f")], "tool_choice": named})).unwrap().unwrap();
+            assert_eq!(offered.choice, ToolChoice::Named("f".into()));
+        }
+    }
+
+    #[test]
+    fn arguments_that_are_no_object_stay_as_they_were_written() {
+        let call = |arguments: &str| ToolCallBody {
+            id: "1".into(),
+            kind: function(),
+            function: CalledBody { name: "f".into(), arguments: arguments.into() },
+        };
+        let written = |arguments| call(arguments).to_template("x").unwrap()["function"]["arguments"].clone();
+        assert_eq!(written("{\"a\": 1}"), json!({"a": 1}));
+        assert_eq!(written("{\"a\": "), json!("{\"a\": "));
+    }
+}

@@ -1,0 +1,97 @@
+//! The formats in which models write calls.
+
+use super::{hermes, llama, mistral, think};
+
+/// How a model writes calls of tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolFormat {
+    /// `<tool_call>{"name": .., "arguments": ..}</tool_call>`: Hermes, Qwen.
+    Hermes,
+    /// `{"name": .., "parameters": ..}` and nothing else: Llama 3.
+    Llama3Json,
+    /// `[TOOL_CALLS][{"name": .., "arguments": ..}]`: Mistral's older tokenizers.
+    Mistral,
+    /// `[TOOL_CALLS]name[ARGS]{..}`: Mistral's newer ones.
+    MistralArgs,
+}
+
+/// Whom a request wants called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forced<'a> {
+    /// Some tool.
+    Any,
+    /// This one.
+    Named(&'a str),
+}
+
+/// How one call is written, around its name and its arguments. What constrains an answer to calls is built from it, and
+/// from the tools' schemas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Before the name.
+    pub before_name: &'static str,
+    /// Between the name and the arguments.
+    pub before_arguments: &'static str,
+    /// Behind the arguments.
+    pub end: &'static str,
+    /// Between the end and another call; none where there can be only one.
+    pub between: Option<&'static str>,
+}
+
+impl ToolFormat {
+    /// How a call is written.
+    pub const fn shape(self) -> Shape {
+        match self {
+            Self::Hermes => Shape {
+                before_name: "<tool_call>\n{\"name\": \"",
+                before_arguments: "\", \"arguments\": ",
+                end: "}\n</tool_call>",
+                between: Some("\n"),
+            },
+            Self::Llama3Json => Shape {
+                before_name: "{\"name\": \"",
+                before_arguments: "\", \"parameters\": ",
+                end: "}",
+                between: Some("; "),
+            },
+            Self::Mistral => Shape {
+                before_name: "[TOOL_CALLS][{\"name\": \"",
+                before_arguments: "\", \"arguments\": ",
+                end: "}]",
+                between: None,
+            },
+            Self::MistralArgs => {
+                Shape { before_name: "[TOOL_CALLS]", before_arguments: "[ARGS]", end: "", between: Some("") }
+            }
+        }
+    }
+
+    /// Texts that the format reads and that may be special tokens, which are otherwise left out of an answer.
+    pub const fn marks(self) -> &'static [&'static str] {
+        match self {
+            Self::Hermes => &[hermes::OPEN, hermes::CLOSE],
+            Self::Llama3Json => &[llama::TAG],
+            Self::Mistral | Self::MistralArgs => &[mistral::OPEN, mistral::ARGUMENTS, "[CALL_ID]"],
+        }
+    }
+
+    /// What an answer begins with that must call: written for the model, which goes on from there. A model that would think
+    /// first does not.
+    pub fn opening(self, forced: Forced<'_>, prompt_thinks: bool) -> String {
+        let Shape { before_name, before_arguments, .. } = self.shape();
+        let thought = if prompt_thinks { format!("\n{}\n\n", think::CLOSE) } else { String::new() };
+        match forced {
+            Forced::Any => format!("{thought}{before_name}"),
+            // no space at the end: a tokenizer joins it to what follows
+            Forced::Named(name) => format!("{thought}{before_name}{name}{}", before_arguments.trim_end()),
+        }
+    }
+
+    /// Whether ids of calls must be of nine letters and digits.
+    pub const fn has_short_ids(self) -> bool {
+        matches!(self, Self::Mistral | Self::MistralArgs)
+    }
+}
+
+/// Texts that the reasoning's reader reads and that may be special tokens.
+pub const THINK_MARKS: [&str; 2] = [think::OPEN, think::CLOSE];
