@@ -5,7 +5,8 @@
 
 use super::super::isa::Level;
 
-/// The operations that a kernel over blocks is written in. Lane `l` of the eight belongs to bytes `4 l` to `4 l + 3`.
+/// The operations that a kernel over blocks is written in. A closure would not inherit the features that a kernel is compiled
+/// for, so none may hold one of these. Lane `l` of the eight belongs to bytes `4 l` to `4 l + 3`.
 ///
 /// # Safety
 /// Every function may run only on a processor that has the set; pointers are read at any alignment.
@@ -37,6 +38,7 @@ pub(super) trait Dots: Copy {
     unsafe fn dot(w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
     /// Products of numbers from 0 to 63 with such from -127 to 127, two added up in each place.
     unsafe fn pairs(w: Self::Bytes, a: Self::Bytes) -> Self::Words;
+    unsafe fn no_words() -> Self::Words;
     unsafe fn words(p: *const i16) -> Self::Words;
     /// One number in the first eight places, another in the last.
     unsafe fn two_words(first: i16, last: i16) -> Self::Words;
@@ -122,6 +124,9 @@ impl Dots for Portable {
     unsafe fn pairs(w: [u8; 32], a: [u8; 32]) -> [i16; 16] {
         let product = |i: usize| i16::from(w[i]) * i16::from(a[i] as i8);
         std::array::from_fn(|l| product(2 * l) + product(2 * l + 1))
+    }
+    unsafe fn no_words() -> [i16; 16] {
+        [0; 16]
     }
     unsafe fn words(p: *const i16) -> [i16; 16] {
         unsafe { p.cast::<[i16; 16]>().read_unaligned() }
@@ -257,6 +262,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn pairs(w: __m256i, a: __m256i) -> __m256i {
             unsafe { _mm256_maddubs_epi16(w, a) }
+        }
+        #[inline(always)]
+        unsafe fn no_words() -> __m256i {
+            unsafe { _mm256_setzero_si256() }
         }
         #[inline(always)]
         unsafe fn words(p: *const i16) -> __m256i {

@@ -18,7 +18,10 @@ pub(super) struct Q6K;
 unsafe fn six_bit_factors<D: Dots>(p: *const u8) -> Factors<D> {
     unsafe {
         let (scales, minima) = sub_scales(&p.add(4).cast::<[u8; 12]>().read_unaligned());
-        let each = scales.map(|scale| D::two_words(i16::from(scale), i16::from(scale)));
+        let mut each = [D::no_words(); 8];
+        for (each, scale) in each.iter_mut().zip(scales) {
+            *each = D::two_words(i16::from(scale), i16::from(scale));
+        }
         // a sub-block of 32 has two sums of 16
         let less: [i16; 16] = std::array::from_fn(|i| i16::from(minima[i / 2]));
         Factors { d: D::half(p), each, m: D::half(p.add(2)), less: D::words(less.as_ptr()) }
@@ -51,12 +54,12 @@ impl Large for Q5K {
         unsafe {
             let (a, b) = (D::bytes(p.add(48 + 64 * half)), D::bytes(p.add(80 + 64 * half)));
             let fifth = D::bytes(p.add(16));
-            let bit = |i: usize| D::sixteen_where(fifth, 1 << (4 * half + i));
+            let first = 1 << (4 * half);
             [
-                D::or(D::low(a), bit(0)),
-                D::or(D::high(a), bit(1)),
-                D::or(D::low(b), bit(2)),
-                D::or(D::high(b), bit(3)),
+                D::or(D::low(a), D::sixteen_where(fifth, first)),
+                D::or(D::high(a), D::sixteen_where(fifth, first << 1)),
+                D::or(D::low(b), D::sixteen_where(fifth, first << 2)),
+                D::or(D::high(b), D::sixteen_where(fifth, first << 3)),
             ]
         }
     }
@@ -68,8 +71,10 @@ impl Large for Q6K {
     unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D> {
         unsafe {
             let scales = p.add(192).cast::<[i8; 16]>().read_unaligned();
-            let each =
-                std::array::from_fn(|i| D::two_words(i16::from(scales[2 * i]), i16::from(scales[2 * i + 1])));
+            let mut each = [D::no_words(); 8];
+            for (each, [first, last]) in each.iter_mut().zip(scales.as_chunks::<2>().0) {
+                *each = D::two_words(i16::from(*first), i16::from(*last));
+            }
             // every quant is 32 less than it is stored
             let less = scales.map(|scale| 32 * i16::from(scale));
             let d = D::half(p.add(208));

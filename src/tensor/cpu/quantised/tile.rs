@@ -70,7 +70,8 @@ impl Product<'_> {
             // SAFETY: rows and outputs stay below what there is
             row += unsafe {
                 match rows - row {
-                    1 => self.small_band::<D, F, 1, 4>(row, outs.clone()),
+                    // memory is read in one stream: several short ones are fetched ahead badly
+                    1 => self.small_band::<D, F, 1, 1>(row, outs.clone()),
                     2 => self.small_band::<D, F, 2, 3>(row, outs.clone()),
                     3 => self.small_band::<D, F, 3, 2>(row, outs.clone()),
                     _ => self.small_band::<D, F, 4, 2>(row, outs.clone()),
