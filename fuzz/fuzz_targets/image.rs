@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
+use switchback::ids::Quantize;
 use switchback::model::{self, Batch, KvGeometry, LoadedModel, Span, WeightPool};
 use switchback::prompt::ChatTemplate;
 
@@ -36,8 +37,8 @@ fn compute(model: LoadedModel) {
     };
     let logits = lm.forward(&batch).expect("a model that loads computes");
     assert_eq!(logits.row(0).unwrap().len(), model.info.vocab_size);
-    if let Some(source) = model.chat_template {
-        let _ = ChatTemplate::compile(&source, &model.special);
+    if let Some(sources) = model.chat_templates {
+        let _ = ChatTemplate::compile_all(&sources, &model.special);
     }
 }
 
@@ -51,7 +52,7 @@ fuzz_target!(|bytes: &[u8]| {
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy");
     }
     std::fs::write(folder.path().join(chosen), content).expect("a file");
-    if let Ok(model) = model::load(folder.path(), &WeightPool::default(), &|_, _| {}) {
+    if let Ok(model) = model::load(folder.path(), Quantize::AsStored, &WeightPool::default(), &|_, _| {}) {
         compute(model);
     }
 });
