@@ -2,23 +2,24 @@
 //
 // Layout: x f32 [rows, width], the residual stream; y T [rows, width]; gain f32 [width]; out T [rows, width].
 // `rms_norm_heads` works in the place of T [heads, width]: the heads of queries or keys, or what a layer gives.
-// One block a row, or one warp where rows are as short as a head is; its sum in a fixed order: a row's result does not depend on the others. The second pass over x finds
-// it in the caches. Bound by memory: `add_rms_norm` reads x and y once and writes x and out once.
+// One block a row, or one warp where rows are as short as a head is; its sum in a fixed order: a row's result does not
+// depend on the others. The second pass over x finds it in the caches. Bound by memory: `add_rms_norm` reads x and y once and writes x and out once.
 #include "common.cuh"
 
 constexpr int NORM_THREADS = 256;
 
-template <class T>
-__device__ void scale_row(const float* x, const float* gain, T* out, int width, float squares, float eps) {
+template <class In, class T>
+__device__ void scale_row(const In* x, const float* gain, T* out, int width, float squares, float eps) {
   const float scale = rsqrtf(squares / float(width) + eps);
-  for (int i = threadIdx.x; i < width; i += NORM_THREADS) out[i] = narrow<T>(x[i] * scale * gain[i]);
+  for (int i = threadIdx.x; i < width; i += NORM_THREADS) out[i] = narrow<T>(widen(x[i]) * scale * gain[i]);
 }
 
-template <class T>
-__device__ void rms_norm(const float* x, const float* gain, T* out, int width, float eps) {
+// `out` may be `x`: a thread reads and writes the same elements.
+template <class In, class T>
+__device__ void rms_norm(const In* x, const float* gain, T* out, int width, float eps) {
   const size_t row = size_t(blockIdx.x) * width;
   float squares = 0.0f;
-  for (int i = threadIdx.x; i < width; i += NORM_THREADS) squares += x[row + i] * x[row + i];
+  for (int i = threadIdx.x; i < width; i += NORM_THREADS) squares += widen(x[row + i]) * widen(x[row + i]);
   scale_row(x + row, gain, out + row, width, block_sum(squares), eps);
 }
 
@@ -47,19 +48,9 @@ __device__ void rms_norm_heads(T* x, const float* gain, int heads, int width, fl
   for (int i = lane; i < width; i += WARP) x[i] = narrow<T>(widen(x[i]) * scale * gain[i]);
 }
 
-// The same, a block a row.
-template <class T>
-__device__ void rms_norm_rows(T* x, const float* gain, int width, float eps) {
-  x += size_t(blockIdx.x) * width;
-  float squares = 0.0f;
-  for (int i = threadIdx.x; i < width; i += NORM_THREADS) squares += widen(x[i]) * widen(x[i]);
-  const float scale = rsqrtf(block_sum(squares) / float(width) + eps);
-  for (int i = threadIdx.x; i < width; i += NORM_THREADS) x[i] = narrow<T>(widen(x[i]) * scale * gain[i]);
-}
-
 #define NORM(T)                                                                                                    \
   KERNEL(rms_norm_##T, NORM_THREADS, (const float* x, const float* gain, T* out, int width, float eps)) {          \
-    rms_norm<T>(x, gain, out, width, eps);                                                                         \
+    rms_norm(x, gain, out, width, eps);                                                                            \
   }                                                                                                                \
   KERNEL(add_rms_norm_##T, NORM_THREADS, (float* x, const T* y, const float* gain, T* out, int width, float eps)) { \
     add_rms_norm<T>(x, y, gain, out, width, eps);                                                                  \
@@ -68,7 +59,7 @@ __device__ void rms_norm_rows(T* x, const float* gain, int width, float eps) {
     rms_norm_heads<T>(x, gain, heads, width, eps);                                                                 \
   }                                                                                                                \
   KERNEL(rms_norm_rows_##T, NORM_THREADS, (T * x, const float* gain, int width, float eps)) {                      \
-    rms_norm_rows<T>(x, gain, width, eps);                                                                         \
+    rms_norm(x, gain, x, width, eps);                                                                              \
   }
 NORM(f32)
 NORM(f16)

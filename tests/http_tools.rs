@@ -207,3 +207,26 @@ async fn without_a_parser_the_thoughts_are_the_answers() {
     assert_eq!(answer["choices"][0]["message"]["content"], THOUGHT.concat());
     assert!(answer["usage"].get("completion_tokens_details").is_none());
 }
+
+#[tokio::test]
+async fn a_shape_that_is_asked_for_has_no_place_for_thoughts_nor_for_a_call_that_is_demanded() {
+    // the template opens the thought, which a grammar would never let end
+    let template = HERMES.replace("assistant:", "assistant:<think>\\n");
+    let server = start(&template, CALLS, MARKS, ", reasoning_parser: qwen3, tool_parser: hermes").await;
+    let shaped = with(request(), json!({"guided_choice": ["yes"]}));
+    let answer = server.ask(CHAT, &with(shaped.clone(), json!({"tools": null}))).await;
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(
+        (&message["content"], &message["reasoning_content"]),
+        (&json!("yes"), &Value::Null),
+        "{answer}"
+    );
+
+    let named = json!({"type": "function", "function": {"name": "time"}});
+    for choice in [json!("required"), named] {
+        let refused = server.post(CHAT, &with(shaped.clone(), json!({"tool_choice": choice}))).await;
+        assert_eq!(refused.status(), 400);
+        let error: Value = refused.json().await.unwrap();
+        assert_eq!(error["error"]["param"], "tool_choice", "{error}");
+    }
+}

@@ -41,9 +41,9 @@ const KNOWN: &[&str] = &[
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("response_format", "a prompt asks for no response_format: clients do", SAY_THE_SHAPE),
     ("output", "a prompt does not set the shape of answers", SAY_THE_SHAPE),
-    ("tools", "tools are not supported by the engine yet", "remove them"),
-    ("tool_choice", "tools are not supported by the engine yet", "remove it"),
-    ("functions", "functions are not supported by the engine yet", "remove them"),
+    ("tools", "a prompt offers no tools: clients do", "remove them"),
+    ("tool_choice", "a prompt offers no tools: clients do", "remove it"),
+    ("functions", "a prompt offers no functions: clients offer tools", "remove them"),
     ("model", "a prompt file chooses no model", "name the image beside the prompt, in the configuration"),
     ("name", "a prompt file has no name of its own", "name the version in the configuration"),
     ("version", "a prompt file has no version of its own", "name the version in the configuration"),

@@ -248,8 +248,8 @@ impl AnswerStream {
         self.running.clear();
     }
 
-    fn fail(&mut self, outcome: Outcome, error: GatewayError) -> GatewayError {
-        self.end(outcome);
+    fn fail(&mut self, error: GatewayError) -> GatewayError {
+        self.end(error.outcome());
         error
     }
 
@@ -291,19 +291,16 @@ impl AnswerStream {
                 }
                 let reason = match reason {
                     FinishReason::Cancelled => {
-                        return Err(self.fail(Outcome::Unavailable, GatewayError::CutOff));
+                        return Err(self.fail(GatewayError::CutOff));
                     }
                     _ if !self.keep_tokens => Ending::Length,
                     FinishReason::Length => Ending::Length,
-                    FinishReason::Stop if self.readings[choice].calls() > 0 => Ending::ToolCalls,
+                    FinishReason::Stop if self.called[choice] > 0 => Ending::ToolCalls,
                     FinishReason::Stop => Ending::Stop,
                 };
                 self.ready.push_back(Delta::Finished { choice, reason });
             }
-            Event::Failed(Failure::Constraint(why)) => {
-                return Err(self.fail(Outcome::Invalid, GatewayError::Grammar { why }));
-            }
-            Event::Failed(why) => return Err(self.fail(Outcome::Failed, GatewayError::Engine(why))),
+            Event::Failed(why) => return Err(self.fail(why.into())),
         }
         Ok(())
     }
@@ -356,7 +353,7 @@ impl Stream for AnswerStream {
         }
         if self.deadline.poll_unpin(cx).is_ready() {
             let after = self.allowed;
-            return Poll::Ready(Some(Err(self.fail(Outcome::Timeout, GatewayError::Deadline { after }))));
+            return Poll::Ready(Some(Err(self.fail(GatewayError::Deadline { after }))));
         }
         loop {
             match self.running.poll_next_unpin(cx) {
@@ -376,7 +373,7 @@ impl Stream for AnswerStream {
                 }
                 Poll::Ready(Some((choice, None))) if self.open[choice] => {
                     let error = GatewayError::Engine(Failure::Ended);
-                    return Poll::Ready(Some(Err(self.fail(Outcome::Failed, error))));
+                    return Poll::Ready(Some(Err(self.fail(error))));
                 }
                 Poll::Ready(Some((_, None))) => {}
             }

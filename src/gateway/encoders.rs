@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::GatewayError;
 use crate::engine::DrainOutcome;
@@ -20,6 +20,8 @@ pub(super) struct EncoderQueue {
     all: u32,
     /// Whose turn it is: a request's texts are computed on all threads.
     turn: Arc<Semaphore>,
+    /// Nothing more is taken.
+    closing: Arc<AtomicBool>,
     /// What is under way is to end.
     stop: Arc<AtomicBool>,
 }
@@ -38,15 +40,17 @@ impl EncoderQueue {
     pub(super) fn new(places: usize) -> Self {
         let all = u32::try_from(places).unwrap_or(u32::MAX).max(1);
         let (places, turn) = (Arc::new(Semaphore::new(all as usize)), Arc::new(Semaphore::new(1)));
-        Self { places, all, turn, stop: Arc::default() }
+        Self { places, all, turn, closing: Arc::default(), stop: Arc::default() }
     }
 
     /// A place for a request; it is given back when dropped.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, NoPlace> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => NoPlace::Full(GatewayError::QueueFull { retry_after: RETRY_AFTER }),
-            TryAcquireError::Closed => NoPlace::Closed,
-        })
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        // a drain takes all places: whoever finds none then, or one after all, is to look for another version
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(NoPlace::Closed);
+        }
+        place.map_err(|_| NoPlace::Full(GatewayError::QueueFull { retry_after: RETRY_AFTER }))
     }
 
     /// Does a job of one that has a place when it is its turn. The job asks from time to time whether it is still
@@ -70,6 +74,7 @@ impl EncoderQueue {
 
     /// Takes nothing more and waits for what is there; at the deadline, that is cut off.
     pub(super) async fn drain(&self, deadline: Duration) -> DrainOutcome {
+        self.closing.store(true, Ordering::SeqCst);
         // whoever waits for all places goes before those who come later
         let everything = self.places.acquire_many(self.all);
         let outcome = match tokio::time::timeout(deadline, everything).await {

@@ -113,6 +113,15 @@ pub enum GatewayError {
     },
 }
 
+impl From<Failure> for GatewayError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Constraint(why) => Self::Grammar { why },
+            failure => Self::Engine(failure),
+        }
+    }
+}
+
 impl GatewayError {
     /// An unknown model by the name that the client wrote.
     pub fn unknown_model(name: &str) -> Self {

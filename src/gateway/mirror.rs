@@ -181,7 +181,12 @@ async fn read(
                 }
                 return MirrorOutcome::Answered;
             }
-            (Event::Failed(_), _) => break,
+            (Event::Failed(why), checked) => {
+                if let Some(checked) = checked {
+                    checked.over(GatewayError::from(why).outcome());
+                }
+                return MirrorOutcome::Failed;
+            }
             (Event::Token(token), Some(checked)) => {
                 checked.token(0);
                 reading.token(&token.text).into_iter().for_each(|piece| checked.piece(0, &piece));

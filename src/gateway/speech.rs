@@ -1,5 +1,6 @@
 //! How a version speaks: the formats in which it writes calls of tools and its reasoning, and how its answers are read.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
@@ -42,9 +43,9 @@ impl Formats {
     }
 
     /// The messages as the template takes them.
-    pub(super) fn fit(self, messages: &mut [Json]) {
+    pub(super) fn fit(self, messages: &mut Cow<'_, [Json]>) {
         if self.tools.is_some_and(ToolFormat::has_short_ids) {
-            messages.iter_mut().for_each(shorten_ids);
+            messages.to_mut().iter_mut().for_each(shorten_ids);
         }
     }
 }
@@ -87,7 +88,8 @@ impl Speech {
         prompt: &mut String,
     ) -> Result<Self, GatewayError> {
         let Formats { tools: format, reasoning } = decoder.formats;
-        let thinks = reasoning == ReasoningParser::ThinkTags;
+        // a grammar leaves no place for thoughts
+        let thinks = reasoning == ReasoningParser::ThinkTags && chat.decoding.structure.is_none();
         let thinking = thinks.then(|| Thinking::after(prompt));
         let Some(tool_use) = &chat.tools else { return Ok(Self { thinking, ..Self::default() }) };
         let Some(format) = format else {
@@ -97,6 +99,10 @@ impl Speech {
             return Err(GatewayError::invalid("tools", message));
         };
         let ToolUse { tools, choice, most } = tool_use;
+        if *choice != ToolChoice::Auto && chat.decoding.structure.is_some() {
+            let message = "`tool_choice` demands a call, and the shape that is asked for has no place for one; give one of them";
+            return Err(GatewayError::invalid("tool_choice", message));
+        }
         let in_thought = thinks && thinks_at_the_end(prompt);
         let opening = match choice {
             ToolChoice::Auto => String::new(),
@@ -105,9 +111,7 @@ impl Speech {
         };
         prompt.push_str(&opening);
         let names: Arc<[String]> = tools.iter().map(|tool| tool.name.clone()).collect();
-        let offered =
-            tools.iter().map(|tool| Tool { name: tool.name.clone(), parameters: tool.parameters.clone() });
-        let offered = offered.collect();
+        let offered = Arc::clone(tools);
         Ok(Self { thinking, tools: Some((format, names)), most: *most, opening, offered })
     }
 
@@ -169,11 +173,6 @@ impl Reading {
         self.few(pieces)
     }
 
-    /// How many calls there were.
-    pub(super) const fn calls(&self) -> usize {
-        self.calls
-    }
-
     /// How many tokens were reasoning, the marks around it included; none where that is not told.
     pub(super) const fn reasoning_tokens(&self) -> Option<usize> {
         self.reasoning_tokens
@@ -214,10 +213,10 @@ mod tests {
 
     #[test]
     fn ids_that_mistral_would_refuse_are_shortened_alike_in_calls_and_results() {
-        let mut messages = vec![
+        let mut messages = Cow::Owned(vec![
             json!({"role": "assistant", "tool_calls": [{"id": "call_1"}, {"id": "abcDEF123"}]}),
             json!({"role": "tool", "tool_call_id": "call_1"}),
-        ];
+        ]);
         let formats = Formats::of(Some(ToolParser::Mistral), ReasoningParser::None, None);
         formats.fit(&mut messages);
         let id = messages[0]["tool_calls"][0]["id"].as_str().unwrap();

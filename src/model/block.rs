@@ -17,8 +17,9 @@ pub(super) struct Block {
     k: Projection,
     v: Projection,
     o: Projection,
-    /// Of the heads of queries and keys.
-    head_norms: Option<[Vector; 2]>,
+    /// Of each head of the queries.
+    q_norm: Option<Vector>,
+    k_norm: Option<Vector>,
     attention: Attention,
     rope: Option<usize>,
     mlp: Mlp,
@@ -68,17 +69,17 @@ impl Block {
 
     fn attend(&self, h: &Tensor, i: usize, step: &Step<'_>) -> Result<Tensor, TensorError> {
         let Step { config, angles, rows } = step;
-        let [q_gain, k_gain] = match &self.head_norms {
-            Some([q, k]) => [Some(q), Some(k)],
-            None => [None, None],
-        };
-        let q = normed(linear(h, self.q.layer())?, q_gain, config.norm_eps)?; // [rows, heads * head_dim]
-        let k = normed(linear(h, self.k.layer())?, k_gain, config.norm_eps)?; // [rows, kv_heads * head_dim]
+        let q = normed(linear(h, self.q.layer())?, self.q_norm.as_ref(), config.norm_eps)?; // [rows, heads * head_dim]
+        let k = normed(linear(h, self.k.layer())?, self.k_norm.as_ref(), config.norm_eps)?; // [rows, kv_heads * head_dim]
         let v = linear(h, self.v.layer())?;
         let q = rope_write_kv(q, k, &v, self.rope.map(|rope| &angles[rope]), i, rows)?;
         let h = paged_attention(&q, i, rows, self.attention)?; // [rows, heads * head_dim]
         linear(&h, self.o.layer())
     }
+}
+
+fn maybe_on(gain: Option<&Vector>, device: &Device) -> Result<Option<Vector>, TensorError> {
+    gain.map(|gain| gain.on(device)).transpose()
 }
 
 /// Where there is a gain: of each head, or of the whole row, by its length.
@@ -91,18 +92,15 @@ fn normed(x: Tensor, gain: Option<&Vector>, eps: f32) -> Result<Tensor, TensorEr
 
 impl Block {
     pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
-        let Self { norms, q, k, v, o, head_norms, attention, rope, mlp } = self;
-        let head_norms = match head_norms {
-            Some([q, k]) => Some([q.on(device)?, k.on(device)?]),
-            None => None,
-        };
+        let Self { norms, q, k, v, o, q_norm, k_norm, attention, rope, mlp } = self;
         Ok(Self {
             norms: norms.on(device)?,
             q: q.on(device)?,
             k: k.on(device)?,
             v: v.on(device)?,
             o: o.on(device)?,
-            head_norms,
+            q_norm: maybe_on(q_norm.as_ref(), device)?,
+            k_norm: maybe_on(k_norm.as_ref(), device)?,
             attention: *attention,
             rope: *rope,
             mlp: mlp.on(device)?,
@@ -113,16 +111,16 @@ impl Block {
         let name = config.tensor(&format!("layers.{i}"));
         let Layer { attention, rope, mlp } = config.layers[i].clone();
         let [q, k, v, o] = projections(config, &format!("{name}.self_attn"), from)?;
-        let head_norms = match config.head_norm {
-            HeadNorm::Absent => None,
-            HeadNorm::QueriesAndKeys => Some([
-                gain(config, &format!("{name}.self_attn.q_norm"), config.head_dim, from)?,
-                gain(config, &format!("{name}.self_attn.k_norm"), config.head_dim, from)?,
-            ]),
+        let mut head_norm = |of: &str| match config.head_norm {
+            HeadNorm::Absent => Ok(None),
+            HeadNorm::QueriesAndKeys => {
+                gain(config, &format!("{name}.self_attn.{of}"), config.head_dim, from).map(Some)
+            }
         };
+        let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
         let norms = Norms::load(config, &name, from)?;
         let mlp = Mlp::load(config, mlp, &format!("{name}.mlp"), from)?;
-        Ok(Self { norms, q, k, v, o, head_norms, attention, rope, mlp })
+        Ok(Self { norms, q, k, v, o, q_norm, k_norm, attention, rope, mlp })
     }
 }
 
@@ -184,12 +182,11 @@ impl Norms {
 
     fn on(&self, device: &Device) -> Result<Self, TensorError> {
         let Self { attention, after_attention, mlp, after_mlp } = self;
-        let maybe = |gain: &Option<Vector>| gain.as_ref().map(|gain| gain.on(device)).transpose();
         Ok(Self {
             attention: attention.on(device)?,
-            after_attention: maybe(after_attention)?,
+            after_attention: maybe_on(after_attention.as_ref(), device)?,
             mlp: mlp.on(device)?,
-            after_mlp: maybe(after_mlp)?,
+            after_mlp: maybe_on(after_mlp.as_ref(), device)?,
         })
     }
 }

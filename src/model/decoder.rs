@@ -208,17 +208,12 @@ impl Body {
         let blocks =
             (0..config.layers.len()).map(|i| Block::load(&config, i, from)).collect::<Result<_, _>>()?;
         let norm = gain(&config, &config.tensor("norm"), hidden, from)?;
-        let head_name = config.head_name();
         let head = if config.tied_embeddings {
-            // some write it out although it is the embedding
-            from.leave_out(|name| name == head_name);
             embedding.clone()
         } else {
-            from.take(&head_name, &[vocab, hidden])?
+            from.take(&config.head_name(), &[vocab, hidden])?
         };
-        // old checkpoints carry the frequencies, which config.json already tells
-        from.leave_out(|name| name.ends_with(".rotary_emb.inv_freq"));
-        from.leave_out(|name| config.left_out.iter().any(|part| name.starts_with(part)));
+        from.leave_out(|name| config.leaves_out(name));
         let ropes = ropes(&config, &Device::CPU)?;
         Ok(Self { config, ropes, embedding, blocks, norm, head })
     }

@@ -26,7 +26,8 @@ impl Footprint {
     pub fn of(dir: &Path, quantize: Quantize) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
         let recipe = Recipe { quantize, layers: config.layers.len() };
-        let (weight_bytes, embedding) = footprint(dir, recipe, &config.tensor("embed_tokens.weight"))?;
+        let (weight_bytes, embedding) =
+            footprint(dir, recipe, &config.tensor("embed_tokens.weight"), |name| config.leaves_out(name))?;
         Ok(Self { weight_bytes, kv_shape: config.kv_shape(), embedding })
     }
 

@@ -43,9 +43,9 @@ impl Mlp {
         name: &str,
         from: &mut Checkpoint<'_>,
     ) -> Result<Self, ModelError> {
-        match (kind, config.experts) {
-            (Kind::Sparse, Some(experts)) => Self::sparse(config.hidden, experts, name, from),
-            _ => Self::dense(config, name, from),
+        match kind {
+            Kind::Sparse(experts) => Self::sparse(config.hidden, experts, name, from),
+            Kind::Dense => Self::dense(config, name, from),
         }
     }
 

@@ -49,7 +49,7 @@ impl Recipe {
 
 /// The last layer: the embedding, where the two are tied. An embedding that is not is looked up, and loses as little.
 fn is_head(tensor: &str) -> bool {
-    tensor == "lm_head.weight" || tensor.ends_with("embed_tokens.weight")
+    tensor.ends_with("lm_head.weight") || tensor.ends_with("embed_tokens.weight")
 }
 
 /// Which experts a row goes through hangs by little, and the matrix is small.
@@ -74,7 +74,9 @@ mod tests {
         let better: Vec<usize> = (0..16).filter(|i| down(*i) == Some(BlockFormat::Q6K)).collect();
         assert_eq!(better, [0, 1, 4, 7, 10, 13, 14, 15]);
         assert_eq!(format("model.layers.0.mlp.up_proj.weight"), Some(BlockFormat::Q4K));
-        assert_eq!(format("lm_head.weight"), Some(BlockFormat::Q6K));
+        for head in ["lm_head.weight", "language_model.lm_head.weight"] {
+            assert_eq!(format(head), Some(BlockFormat::Q6K));
+        }
         assert_eq!(
             Recipe { quantize: Quantize::Q8_0, layers: 16 }.format("model.norm.weight", &[2048]),
             None

@@ -58,11 +58,11 @@ impl Tokenizer {
         Ok(Self::new(read(path)?))
     }
 
-    /// Reads a `tokenizer.json` for texts that may be longer than the model: of each, only the first tokens are taken,
+    /// The same, read from `path`, for texts that may be longer than the model: of each, only the first tokens are taken,
     /// `most` of them together with those that are added.
-    pub(super) fn from_file_cut_to(path: &Path, most: usize) -> Result<Self, ModelError> {
+    pub(super) fn cut_to(&self, path: &Path, most: usize) -> Result<Self, ModelError> {
         let wrong = |what: String| ModelError::Tokenizer { path: path.into(), what };
-        let mut tokenizer = read(path)?;
+        let mut tokenizer = self.0.tokenizer.clone();
         let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         // the library subtracts one from the other
         if added >= most {

@@ -11,13 +11,10 @@ use super::config::read_json;
 use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
-use crate::ids::Quantize;
-use crate::tensor::{Device, ElementType, Encoding, MappedFile, Reading, Vector, Weight};
+use crate::tensor::{Device, ElementType, Encoding, MappedFile, Vector, Weight};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// What a GPU multiplies quantised weights with.
-const QUANTISED: ElementType = ElementType::Bf16;
 
 /// The tensors of one model. Each is taken once; what is left at the end has no place in the architecture.
 pub(super) struct Checkpoint<'a> {
@@ -104,8 +101,14 @@ impl<'a> Checkpoint<'a> {
         let stored_bytes = range.len() as u64;
         let weight = Weight::mapped(&file, range, element, &shape)
             .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })?;
-        let own =
-            self.recipe.format(name, &shape).and_then(|format| weight.quantised(format)).unwrap_or(weight);
+        let own = match self.recipe.format(name, &shape) {
+            Some(format) => {
+                // said before gigabytes are quantised
+                self.pool.device().takes(format)?;
+                weight.quantised(format).unwrap_or(weight)
+            }
+            None => weight,
+        };
         let bytes = own.bytes().len() as u64;
         // one that was quantised is read twice: what is told is of the file
         let read = |read: u64| (self.progress)(self.done + read.min(stored_bytes), self.total);
@@ -134,11 +137,7 @@ impl<'a> Checkpoint<'a> {
         offset: f32,
     ) -> Result<Vector, ModelError> {
         let weight = self.take(name, &[len])?;
-        let feeds = match self.recipe.quantize {
-            Quantize::AsStored => weight.element(),
-            Quantize::Q8_0 | Quantize::Q4KM => QUANTISED,
-        };
-        Ok(Vector::read(&weight, Reading { offset, feeds }, &Device::CPU)?)
+        Ok(Vector::plus(&weight, offset, &Device::CPU)?)
     }
 
     /// The tensor `name`, which holds several matrices of `cols` columns, one below the other: each is a weight of its own.
@@ -177,9 +176,14 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Bytes of all tensors of the weight files of `dir` once they are loaded, and how tensor `name` of them is held; told by
-/// their headers.
-pub(super) fn footprint(dir: &Path, recipe: Recipe, name: &str) -> Result<(u64, Encoding), ModelError> {
+/// Bytes of the tensors of the weight files of `dir` once they are loaded, but for those that are `unread`, and how tensor
+/// `name` of them is held; told by their headers.
+pub(super) fn footprint(
+    dir: &Path,
+    recipe: Recipe,
+    name: &str,
+    unread: impl Fn(&str) -> bool,
+) -> Result<(u64, Encoding), ModelError> {
     let index = dir.join(INDEX);
     let source = if index.exists() { index.clone() } else { dir.join(SINGLE) };
     let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&source)? };
@@ -189,7 +193,8 @@ pub(super) fn footprint(dir: &Path, recipe: Recipe, name: &str) -> Result<(u64, 
             format.and_then(|format| Some(format.row_bytes(*stored.shape.last()?)? * stored.shape[0]));
         blocks.unwrap_or(stored.range.len()) as u64
     };
-    let bytes = all.iter().map(|(tensor, stored)| held(tensor, stored)).sum();
+    let read = all.iter().filter(|(tensor, _)| !unread(tensor));
+    let bytes = read.map(|(tensor, stored)| held(tensor, stored)).sum();
     match all.get(name) {
         Some(stored) => Ok((
             bytes,

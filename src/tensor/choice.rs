@@ -97,16 +97,18 @@ impl TokenMask {
         self.0.iter().enumerate().filter(|(_, word)| **word != 0).any(others)
     }
 
-    /// Its words.
-    pub(super) fn words(&self) -> &[u32] {
-        &self.0
+    /// As many words as a vocabulary needs: tokens beyond those that it has are not in it.
+    pub(super) fn words(&self, vocab: usize) -> impl Iterator<Item = u32> {
+        self.0.iter().copied().chain(std::iter::repeat(0)).take(vocab.div_ceil(32))
     }
 
     /// Forbids all tokens of a row that it does not hold.
     pub(super) fn apply(&self, logits: &mut [f32]) {
-        for (token, logit) in (0_u32..).zip(logits) {
-            if !self.holds(token) {
-                *logit = f32::NEG_INFINITY;
+        for (word, logits) in self.words(logits.len()).zip(logits.chunks_mut(32)) {
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
             }
         }
     }

@@ -24,6 +24,15 @@ impl ElementType {
         }
     }
 
+    /// Its short name, in which kernels' names end, too.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
     /// The nearest number that can be stored so.
     pub fn rounded(self, x: f32) -> f32 {
         match self {
@@ -111,9 +120,7 @@ impl From<BlockFormat> for Encoding {
 impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Plain(ElementType::Bf16) => f.write_str("bf16"),
-            Self::Plain(ElementType::F16) => f.write_str("f16"),
-            Self::Plain(ElementType::F32) => f.write_str("f32"),
+            Self::Plain(element) => f.write_str(element.name()),
             Self::Blocks(format) => format.fmt(f),
         }
     }

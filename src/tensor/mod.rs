@@ -1,9 +1,9 @@
 //! Operators of a transformer, one function each whatever the device, and the weights that they read.
 //!
-//! In: activations as [`Tensor`]s, weights as they lie in a mapped file (bf16, f16, f32 or quantised in blocks). Out:
-//! [`Tensor`]s on the same device. Imports no other room. `ops`, `attention` and `experts` are the face. Under `cpu` lie the
-//! kernels of the host, on slices of `f32`, which
-//! read a weight where it is mapped. Under `gpu` lies what launches the CUDA kernels of `kernels/`, in a weight's own
+//! In: activations as [`Tensor`]s, weights as they lie in a mapped file (bf16, f16 or f32) or quantised in memory of their
+//! own. Out: [`Tensor`]s on the same device. Imports no other room. `ops`, `attention` and `experts` are the face,
+//! `encoding` and `blocks` how weights are stored. Under `cpu` lie the kernels of the host, on slices of `f32`, which read a
+//! weight where it lies. Under `gpu` lies what launches the CUDA kernels of `kernels/`, in a weight's own
 //! element type. `reference` holds a slow, obvious twin of each operator for the tests.
 //!
 //! Invariant on the host: **a row is computed alone.** The bits of a result row depend on that row's inputs only, never
@@ -49,4 +49,4 @@ pub use ops::{
 pub use replay::Replays;
 pub use rope::{Rope, RopeAngles, RopeTable};
 pub use rows::{Context, HostRows, Indices, Mask, Rows};
-pub use weight::{MappedFile, Reading, Staged, Vector, WeakWeight, Weight, WeightError};
+pub use weight::{MappedFile, Staged, Vector, WeakWeight, Weight, WeightError};

@@ -102,7 +102,7 @@ pub fn rms_norm(x: &Tensor, gain: &Vector, eps: f32) -> Result<Tensor> {
     let data = match x.data() {
         Data::Host(x) => Data::Host(cpu::rms_norm(x, on_host("rms-norm", gain)?, eps)),
         Data::Device(x) => {
-            Data::Device(gpu::rms_norm(x, shape, on_device("rms-norm", gain)?, eps, gain.feeds())?)
+            Data::Device(gpu::rms_norm(x, shape, on_device("rms-norm", gain)?, eps, gain.element())?)
         }
     };
     Ok(Tensor::new(x.rows(), x.width(), data))

@@ -164,11 +164,7 @@ impl Weight {
     pub fn on(&self, device: &Device) -> Result<Self> {
         let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(self.clone()) };
         if let Encoding::Blocks(format) = self.encoding() {
-            // said before gigabytes are copied
-            let what = format!(
-                "it has no kernels for {format} yet: leave `quantize` out, or compute on the processor"
-            );
-            return Err(TensorError::Device { device: gpu.name().to_owned(), what });
+            device.takes(format)?;
         }
         let mut copies = self.copies();
         if let Some(there) = copies.placed.upgrade() {
@@ -297,29 +293,14 @@ impl Weight {
     }
 }
 
-/// How a stored gain or bias is read.
-#[derive(Debug, Clone, Copy)]
-pub struct Reading {
-    /// Added to each stored value: some models store a gain as what it is more than 1.
-    pub offset: f32,
-    /// What a GPU computes with it is in this type: that of the weights that it is multiplied with.
-    pub feeds: ElementType,
-}
-
-impl Reading {
-    /// As it is stored.
-    pub fn of(weight: &Weight) -> Self {
-        Self { offset: 0.0, feeds: weight.element() }
-    }
-}
-
 /// A gain or a bias: `f32` values on a device, whatever the checkpoint stored. Cloning it clones a pointer.
 #[derive(Clone)]
 pub struct Vector {
     values: Values,
     /// As it was stored: while somebody holds it, others find that it is loaded.
     source: Weight,
-    reading: Reading,
+    /// What was added to each stored value.
+    offset: f32,
 }
 
 #[derive(Clone)]
@@ -332,11 +313,11 @@ pub(super) enum Values {
 impl Vector {
     /// The elements of a weight of one row, on a device.
     pub fn new(weight: &Weight, device: &Device) -> Result<Self> {
-        Self::read(weight, Reading::of(weight), device)
+        Self::plus(weight, 0.0, device)
     }
 
-    /// The same, read otherwise.
-    pub fn read(weight: &Weight, reading: Reading, device: &Device) -> Result<Self> {
+    /// The same with `offset` added to each: some models store a gain as what it is more than 1.
+    pub fn plus(weight: &Weight, offset: f32, device: &Device) -> Result<Self> {
         let Encoding::Plain(element) = weight.encoding() else {
             return Err(TensorError::shape("vector", format!("{}, which is quantised", weight.encoding())));
         };
@@ -346,9 +327,9 @@ impl Vector {
         }
         let staged = weight.copies().staged.upgrade();
         let mut row = element.widen(staged.as_ref().map_or(weight.bytes(), |staged| staged.as_slice()));
-        if reading.offset != 0.0 {
+        if offset != 0.0 {
             for value in &mut row {
-                *value += reading.offset;
+                *value += offset;
             }
         }
         let values = match &device.0 {
@@ -358,7 +339,7 @@ impl Vector {
                 Values::Device(Arc::new(gpu.place(&bytes)?))
             }
         };
-        Ok(Self { values, source: weight.clone(), reading })
+        Ok(Self { values, source: weight.clone(), offset })
     }
 
     /// How many values there are.
@@ -371,14 +352,14 @@ impl Vector {
         self.len() == 0
     }
 
-    /// What a GPU computes with it is in this type.
-    pub const fn feeds(&self) -> ElementType {
-        self.reading.feeds
+    /// How the checkpoint stored it; what a GPU computes with it is in this type, too.
+    pub fn element(&self) -> ElementType {
+        self.source.element()
     }
 
     /// The same values on another device.
     pub fn on(&self, device: &Device) -> Result<Self> {
-        Self::read(&self.source, self.reading, device)
+        Self::plus(&self.source, self.offset, device)
     }
 
     pub(super) const fn values(&self) -> &Values {

@@ -97,10 +97,7 @@ async fn ask(harness: &Harness, model: &str, case: &Case) -> Result<String, CliE
             { "role": "user", "content": case.message },
         ],
     });
-    let sent = harness.client.post(harness.public("/v1/chat/completions")).json(&body).send().await;
-    let response = sent.map_err(|e| CliError::Bench(e.to_string()))?;
-    let status = response.status();
-    let answer: Value = response.json().await.map_err(|e| CliError::Bench(e.to_string()))?;
+    let (status, answer) = harness.chat(&body).await?;
     match answer["choices"][0]["message"]["content"].as_str() {
         Some(text) if status.is_success() => Ok(text.to_owned()),
         _ => Err(CliError::Bench(format!("{model} answered {status}: {answer}"))),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use reqwest::StatusCode;
 use serde_json::Value;
 
 use crate::api::{App, RunningApp};
@@ -37,6 +38,14 @@ impl Harness {
         let client = reqwest::Client::builder().no_proxy().build();
         let client = client.map_err(|e| CliError::Bench(format!("no HTTP client: {e}")))?;
         Ok(Self { app, client, scratch })
+    }
+
+    /// Asks for a chat's answer.
+    pub(super) async fn chat(&self, body: &Value) -> Result<(StatusCode, Value), CliError> {
+        let unanswered = |error: reqwest::Error| CliError::Bench(error.to_string());
+        let asked = self.client.post(self.public("/v1/chat/completions")).json(body);
+        let response = asked.send().await.map_err(unanswered)?;
+        Ok((response.status(), response.json().await.map_err(unanswered)?))
     }
 
     pub(super) fn public(&self, path: &str) -> String {

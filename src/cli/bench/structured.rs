@@ -129,9 +129,7 @@ async fn rate(harness: &Harness, args: &Args, model: &str, kind: Kind, run: usiz
 }
 
 async fn ask(harness: &Harness, body: Value) -> Result<u64, CliError> {
-    let sent = harness.client.post(harness.public("/v1/chat/completions")).json(&body).send().await;
-    let response = sent.map_err(|error| CliError::Bench(error.to_string()))?;
-    let answer: Value = response.json().await.map_err(|error| CliError::Bench(error.to_string()))?;
+    let (_, answer) = harness.chat(&body).await?;
     let tokens = answer["usage"]["completion_tokens"].as_u64();
     tokens.ok_or_else(|| CliError::Bench(format!("no answer: {answer}")))
 }

@@ -1,9 +1,9 @@
 //! From what a file says and what its family is to one [`Config`].
 
-use super::family::{BiasRule, Family, Mlps, QueryScale, Text};
+use super::family::{AbsentExperts, BiasRule, Family, QueryScale, Text};
 use super::layers::Kind;
 use super::raw::Raw;
-use super::{Biases, Config, Experts, Layer, Marks, Mlp};
+use super::{Biases, Config, Experts, Layer, Marks};
 use crate::model::projection::Bias;
 use crate::tensor::{Activation, Attention, Routing, Shares};
 
@@ -19,7 +19,13 @@ impl Raw {
         let Heads { queries, keys, width: head_dim } = self.heads(family)?;
         let vocab = self.vocab_size.or(family.absent.vocab).ok_or("vocab_size: missing")?;
         let positions = self.max_position_embeddings.unwrap_or(family.absent.positions);
-        self.refuse_zeros(vocab, positions)?;
+        no_zero(&[
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("vocab_size", vocab),
+            ("max_position_embeddings", positions),
+        ])?;
         if self.use_bidirectional_attention == Some(true) {
             return Err(
                 "use_bidirectional_attention: true is not supported: a decoder sees what came before".into(),
@@ -32,8 +38,6 @@ impl Raw {
         let activation = self.activation(family)?;
         let ropes = self.ropes(family, head_dim, positions)?;
         let layers = self.layers(family, head_dim, ropes.len())?;
-        let sparse = layers.iter().any(|layer| layer.mlp == Mlp::Sparse);
-        let experts = if sparse { self.experts(family)? } else { None };
         let caps = family.softcaps;
         let logit_softcap = cap(
             "final_logit_softcapping",
@@ -61,7 +65,6 @@ impl Raw {
             projections: family.projections,
             biases: self.biases(family),
             activation,
-            experts,
             ropes,
             layers,
             embedding_scale: family.embedding,
@@ -72,28 +75,10 @@ impl Raw {
         })
     }
 
-    fn refuse_zeros(&self, vocab: u32, positions: u32) -> Result<(), String> {
-        let sizes = [
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("vocab_size", vocab),
-            ("max_position_embeddings", positions),
-        ];
-        match sizes.iter().find(|(_, size)| *size == 0) {
-            Some((field, _)) => Err(format!("{field}: 0 is not a size")),
-            None => Ok(()),
-        }
-    }
-
     fn heads(&self, family: &Family) -> Result<Heads, String> {
         let heads = self.num_attention_heads.or(family.absent.heads).ok_or("num_attention_heads: missing")?;
         let kv_heads = self.num_key_value_heads.or(family.absent.kv_heads).unwrap_or(heads);
-        for (field, size) in [("num_attention_heads", heads), ("num_key_value_heads", kv_heads)] {
-            if size == 0 {
-                return Err(format!("{field}: 0 is not a size"));
-            }
-        }
+        no_zero(&[("num_attention_heads", heads), ("num_key_value_heads", kv_heads)])?;
         if !heads.is_multiple_of(kv_heads) {
             return Err(format!(
                 "num_attention_heads: {heads} is not a multiple of num_key_value_heads, {kv_heads}"
@@ -106,13 +91,11 @@ impl Raw {
                 return Err(format!("head_dim: missing, and {heads} heads do not share hidden_size evenly"));
             }
         };
-        match head_dim {
-            0 => Err("head_dim: 0 is not a size".to_owned()),
-            dim if !dim.is_multiple_of(2) => {
-                Err(format!("head_dim: {dim} is odd, and rotary embedding turns pairs"))
-            }
-            width => Ok(Heads { queries: heads, keys: kv_heads, width }),
+        no_zero(&[("head_dim", head_dim)])?;
+        if !head_dim.is_multiple_of(2) {
+            return Err(format!("head_dim: {head_dim} is odd, and rotary embedding turns pairs"));
         }
+        Ok(Heads { queries: heads, keys: kv_heads, width: head_dim })
     }
 
     fn activation(&self, family: &Family) -> Result<Activation, String> {
@@ -171,24 +154,27 @@ impl Raw {
         Ok(Attention { scale: scalar.sqrt().recip(), ..plain })
     }
 
-    fn experts(&self, family: &Family) -> Result<Option<Experts>, String> {
-        let Mlps::Experts { absent } = family.mlps else { return Ok(None) };
+    pub(super) fn experts(&self, absent: AbsentExperts) -> Result<Experts, String> {
         let count = self.num_experts.unwrap_or(absent.count);
         let per_token = self.num_experts_per_tok.unwrap_or(absent.per_token);
         let intermediate = self.moe_intermediate_size.unwrap_or(absent.intermediate);
-        if intermediate == 0 || count == 0 {
-            let field = if count == 0 { "num_experts" } else { "moe_intermediate_size" };
-            return Err(format!("{field}: 0 is not a size"));
-        }
+        no_zero(&[("num_experts", count), ("moe_intermediate_size", intermediate)])?;
         if per_token == 0 || per_token > count {
             return Err(format!("num_experts_per_tok: {per_token} of num_experts, {count}"));
         }
         let shares = if self.norm_topk_prob == Some(true) { Shares::Normalised } else { Shares::OfAll };
-        Ok(Some(Experts {
+        Ok(Experts {
             count: count as usize,
             intermediate: intermediate as usize,
             routing: Routing { per_token: per_token as usize, shares },
-        }))
+        })
+    }
+}
+
+fn no_zero(sizes: &[(&str, u32)]) -> Result<(), String> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((field, _)) => Err(format!("{field}: 0 is not a size")),
+        None => Ok(()),
     }
 }
 

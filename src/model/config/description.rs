@@ -37,8 +37,6 @@ pub(in crate::model) struct Config {
     pub(in crate::model) projections: Projections,
     pub(in crate::model) biases: Biases,
     pub(in crate::model) activation: Activation,
-    /// Where a layer is [`Mlp::Sparse`].
-    pub(in crate::model) experts: Option<Experts>,
     /// The different ones that layers have.
     pub(in crate::model) ropes: Vec<Rope>,
     pub(in crate::model) layers: Vec<Layer>,
@@ -64,8 +62,8 @@ pub(in crate::model) struct Layer {
 pub(in crate::model) enum Mlp {
     /// One gated MLP.
     Dense,
-    /// Each row goes through a few of many.
-    Sparse,
+    /// Each row goes through a few of these.
+    Sparse(Experts),
 }
 
 /// Which projections add a bias.
@@ -120,6 +118,14 @@ impl Config {
     /// The name of the last layer, which lies beside the decoder.
     pub(in crate::model) fn head_name(&self) -> String {
         format!("{}lm_head.weight", self.prefix.strip_suffix("model.").unwrap_or(self.prefix))
+    }
+
+    /// Whether checkpoints carry a tensor of this name that the decoder does not read.
+    pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
+        // config.json tells the frequencies already; some write a head out although it is the embedding
+        self.left_out.iter().any(|part| name.starts_with(part))
+            || name.ends_with(".rotary_emb.inv_freq")
+            || (self.tied_embeddings && name == self.head_name())
     }
 
     pub(in crate::model) fn read(path: &Path) -> Result<Self, ModelError> {

@@ -125,14 +125,16 @@ impl Raw {
 
     /// What follows attention in layer `i`.
     pub(super) fn mlp(&self, family: &Family, i: u32) -> Result<Mlp, String> {
-        if family.mlps == Mlps::Dense {
-            return Ok(Mlp::Dense);
-        }
+        let Mlps::Experts { absent } = family.mlps else { return Ok(Mlp::Dense) };
         let each = self.decoder_sparse_step.unwrap_or(1);
         if each == 0 {
             return Err("decoder_sparse_step: 0: it is how many layers come to one with experts".to_owned());
         }
         let dense = self.mlp_only_layers.as_ref().is_some_and(|layers| layers.contains(&i));
-        Ok(if dense || !(i + 1).is_multiple_of(each) { Mlp::Dense } else { Mlp::Sparse })
+        if dense || !(i + 1).is_multiple_of(each) {
+            Ok(Mlp::Dense)
+        } else {
+            Ok(Mlp::Sparse(self.experts(absent)?))
+        }
     }
 }

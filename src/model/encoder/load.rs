@@ -41,8 +41,8 @@ impl Encoder {
         let config = Config::read(&dir.join("config.json"))?;
         let layout = Layout::read(dir, config.hidden, config.max_positions)?;
         let path = dir.join("tokenizer.json");
-        let cutting = Tokenizer::from_file_cut_to(&path, layout.max_tokens)?;
         let tokenizer = Tokenizer::from_file(&path)?;
+        let cutting = tokenizer.cut_to(&path, layout.max_tokens)?;
         if tokenizer.vocab_size() > config.vocab {
             let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
             return Err(ModelError::Vocabulary { path, tokens, vocabulary });

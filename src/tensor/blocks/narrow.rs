@@ -114,12 +114,13 @@ fn affine_scale(values: &[f32]) -> (f32, f32) {
         let inverse = (15.0 + 0.3 * f32::from(step)) * inverse(high - low);
         let n = values.len() as f32;
         let (mut q1, mut q2, mut x1, mut xq) = (0.0, 0.0, 0.0, 0.0);
-        for x in values {
-            let q = ((x - low) * inverse).round().clamp(0.0, 15.0);
-            q1 += q;
-            q2 += q * q;
+        let mut quants = [0.0_f32; SMALL];
+        for (q, x) in quants.iter_mut().zip(values) {
+            *q = ((x - low) * inverse).round().clamp(0.0, 15.0);
+            q1 += *q;
+            q2 += *q * *q;
             x1 += x;
-            xq += x * q;
+            xq += x * *q;
         }
         let spread = n * q2 - q1 * q1;
         let mut scale = if spread > 0.0 { (n * xq - q1 * x1) / spread } else { 0.0 };
@@ -127,13 +128,7 @@ fn affine_scale(values: &[f32]) -> (f32, f32) {
         if minimum < 0.0 {
             (scale, minimum) = (if q2 > 0.0 { xq / q2 } else { 0.0 }, 0.0);
         }
-        let error: f32 = values
-            .iter()
-            .map(|x| {
-                let q = ((x - low) * inverse).round().clamp(0.0, 15.0);
-                (scale * q - minimum - x).powi(2)
-            })
-            .sum();
+        let error: f32 = values.iter().zip(&quants).map(|(x, q)| (scale * q - minimum - x).powi(2)).sum();
         if scale >= 0.0 && error < best.0 {
             best = (error, (scale, minimum));
         }

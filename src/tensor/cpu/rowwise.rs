@@ -135,7 +135,11 @@ impl Kernel for GateMul<'_> {
 
 /// `cap * tanh(x / cap)`, element by element, in its place.
 pub(in crate::tensor) fn softcap(level: Level, x: &mut [f32], cap: f32) {
-    let task = |out: &mut [f32]| dispatch(level, Softcap { out, scale: 1.0, cap });
+    in_parts(x, |out| dispatch(level, Softcap { out, scale: 1.0, cap }));
+}
+
+/// Each part of `x` by itself, on several threads if it is worth it.
+fn in_parts(x: &mut [f32], task: impl Fn(&mut [f32]) + Sync + Send) {
     if x.len() < WORTH_A_THREAD {
         task(x);
     } else {
@@ -169,12 +173,7 @@ impl Kernel for Softcap<'_> {
 
 /// `x Φ(x)`, element by element, in its place, for the normal distribution's `Φ` (Hendrycks and Gimpel, 2016).
 pub(in crate::tensor) fn gelu(level: Level, x: &mut [f32]) {
-    let task = |out: &mut [f32]| dispatch(level, Gelu { out });
-    if x.len() < WORTH_A_THREAD {
-        task(x);
-    } else {
-        x.par_chunks_mut(WORTH_A_THREAD / 4).for_each(task);
-    }
+    in_parts(x, |out| dispatch(level, Gelu { out }));
 }
 
 /// `out` is `x` before and the result after.

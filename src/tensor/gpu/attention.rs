@@ -8,7 +8,7 @@ use super::driver::{Gpu, Shape};
 use super::launch::Launch;
 use super::lists::Indices;
 use super::memory::Buffer;
-use super::ops::{Array, a_row, an_element, same_element, suffix};
+use super::ops::{Array, a_row, an_element, same_element};
 use super::rows::{Contexts, Tiling, upload};
 use crate::tensor::attention::Attention;
 use crate::tensor::encoding::ElementType;
@@ -79,7 +79,7 @@ pub(in crate::tensor) fn rope_write_kv(
     }
     let KvLayout { kv_heads, head_dim, .. } = store.layout;
     let [keys, values] = &store.layers[layer];
-    let launch = Launch::of(format!("rope_write_kv_{}", suffix(q.element)));
+    let launch = Launch::of(format!("rope_write_kv_{}", q.element.name()));
     let half = angles.map_or(0, |(_, turned)| turned / 2);
     let launch = launch.buffer(&q.buffer).buffer(&k.buffer).buffer(&v.buffer);
     let launch = launch.optional(angles.map(|(angles, _)| angles));
@@ -115,7 +115,7 @@ pub(in crate::tensor) fn paged_attention(
         if arrived.get().is_none() {
             let _ = arrived.set(cleared(gpu, which.len() * packs)?);
         }
-        let name = format!("paged_attention_{}_{}_{}", suffix(q.element), plan.lanes, plan.heads);
+        let name = format!("paged_attention_{}_{}_{}", q.element.name(), plan.lanes, plan.heads);
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
         let launch = launch.list(tables).list(which);
         let launch = launch.list(starts).list(visible);
@@ -129,7 +129,7 @@ pub(in crate::tensor) fn paged_attention(
         unsafe { launch.go(gpu, shape)? };
     }
     if tiles.len() > 0 {
-        let name = format!("prefill_attention_{}_{head_dim}", suffix(q.element));
+        let name = format!("prefill_attention_{}_{head_dim}", q.element.name());
         let launch = Launch::of(name).buffer(&q.buffer).buffer(&keys.buffer).buffer(&values.buffer);
         let launch = launch.list(tables).list(tiles);
         let launch = launch.buffer(&out.buffer).int(heads).int(kv_heads).int(block_size);

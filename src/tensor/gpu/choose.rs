@@ -55,13 +55,9 @@ fn mask(gpu: &Gpu, logits: &Array, vocab: usize, rows: &[u32], choices: &[Choice
     if masks.is_empty() {
         return Ok(());
     }
-    let words = vocab.div_ceil(32);
     let mut lists = Lists::default();
     lists.add(masks.iter().map(|(row, _)| *row));
-    // a mask may have fewer words than the vocabulary, or more
-    let padded =
-        |mask: &TokenMask| (0..words).map(|i| mask.words().get(i).copied().unwrap_or(0)).collect::<Vec<_>>();
-    lists.add(masks.iter().flat_map(|(_, mask)| padded(mask)));
+    lists.add(masks.iter().flat_map(|(_, mask)| mask.words(vocab)));
     let lists: [Indices; 2] = lists.upload(gpu)?;
     let launch = Launch::of("mask_logits").buffer(&logits.buffer);
     let launch = lists.iter().fold(launch, Launch::list).int(vocab);

@@ -5,7 +5,7 @@
 use super::driver::{Gpu, Shape};
 use super::launch::Launch;
 use super::memory::Buffer;
-use super::ops::{Array, Layer, activation_code, same_element, suffix};
+use super::ops::{Array, Layer, activation_code, same_element};
 use crate::tensor::encoding::ElementType;
 use crate::tensor::error::Result;
 use crate::tensor::experts::{Routing, Shares};
@@ -55,14 +55,14 @@ pub(in crate::tensor) fn mixture(
     unsafe { launch.go(gpu, Shape { grid: [rows as u32, 1, 1], block: 32, shared: 0 })? };
 
     let h = Array::new(gpu, picks * width, element)?;
-    let launch = Launch::of(format!("experts_gated_{}", suffix(element)));
+    let launch = Launch::of(format!("experts_gated_{}", element.name()));
     let launch = launch.buffer(&x.buffer).buffer(table).buffer(&picked).buffer(&h.buffer);
     let launch = launch.int(per_token).int(experts).int(width).int(hidden).int(activation_code(activation));
     // SAFETY: experts_gated(x, table, picked, h, per_token, experts, outs, width, activation)
     unsafe { launch.go(gpu, an_output(width, picks))? };
 
     let y = Array::new(gpu, rows * hidden, element)?;
-    let launch = Launch::of(format!("experts_down_{}", suffix(element)));
+    let launch = Launch::of(format!("experts_down_{}", element.name()));
     let launch = launch.buffer(&h.buffer).buffer(table).buffer(&picked).buffer(&shares).buffer(&y.buffer);
     let launch = launch.int(per_token).int(experts).int(hidden).int(width);
     // SAFETY: experts_down(h, table, picked, shares, y, per_token, experts, outs, width)

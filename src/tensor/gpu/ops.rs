@@ -64,15 +64,6 @@ impl Array {
     }
 }
 
-/// The name that kernels end in for an element type.
-pub(super) const fn suffix(element: ElementType) -> &'static str {
-    match element {
-        ElementType::Bf16 => "bf16",
-        ElementType::F16 => "f16",
-        ElementType::F32 => "f32",
-    }
-}
-
 /// One block a row.
 pub(super) fn a_row(rows: usize) -> Shape {
     Shape { grid: [rows as u32, 1, 1], block: THREADS, shared: 0 }
@@ -104,7 +95,7 @@ pub(super) const fn activation_code(activation: Activation) -> usize {
 pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices, scale: f32) -> Result<Array> {
     let gpu = ids.gpu();
     let out = Array::new(gpu, ids.len() * table.width, ElementType::F32)?;
-    let launch = Launch::of(format!("embedding_{}", suffix(table.element)));
+    let launch = Launch::of(format!("embedding_{}", table.element.name()));
     let launch = launch.buffer(table.weight).list(ids).buffer(&out.buffer).int(table.width).float(scale);
     // SAFETY: embedding(table, ids, out, width, scale): the host knows the ids to be rows of the table
     unsafe { launch.go(gpu, a_row(ids.len()))? };
@@ -115,7 +106,7 @@ pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices, scale: f32) 
 pub(in crate::tensor) fn select_rows(x: &Array, width: usize, rows: &Indices) -> Result<Array> {
     let gpu = x.buffer.gpu();
     let out = Array::new(gpu, rows.len() * width, x.element)?;
-    let launch = Launch::of(format!("select_rows_{}", suffix(x.element)));
+    let launch = Launch::of(format!("select_rows_{}", x.element.name()));
     let launch = launch.buffer(&x.buffer).list(rows).buffer(&out.buffer).int(width);
     // SAFETY: select_rows(x, rows, out, width): the host knows them to be rows of x
     unsafe { launch.go(gpu, a_row(rows.len()))? };
@@ -133,7 +124,7 @@ pub(in crate::tensor) fn rms_norm(
     same_element("rms-norm", x.element, ElementType::F32)?;
     let gpu = x.buffer.gpu();
     let normed = Array::new(gpu, rows * width, out)?;
-    let launch = Launch::of(format!("rms_norm_{}", suffix(out)));
+    let launch = Launch::of(format!("rms_norm_{}", out.name()));
     let launch = launch.buffer(&x.buffer).buffer(gain).buffer(&normed.buffer).int(width).float(eps);
     // SAFETY: rms_norm(x, gain, out, width, eps) of so many rows
     unsafe { launch.go(gpu, a_row(rows))? };
@@ -151,7 +142,7 @@ pub(in crate::tensor) fn add_rms_norm(
     same_element("add-rms-norm", x.element, ElementType::F32)?;
     let gpu = x.buffer.gpu();
     let normed = Array::new(gpu, rows * width, y.element)?;
-    let launch = Launch::of(format!("add_rms_norm_{}", suffix(y.element)));
+    let launch = Launch::of(format!("add_rms_norm_{}", y.element.name()));
     let launch =
         launch.buffer(&x.buffer).buffer(&y.buffer).buffer(gain).buffer(&normed.buffer).int(width).float(eps);
     // SAFETY: add_rms_norm(x, y, gain, out, width, eps) of so many rows
@@ -167,7 +158,7 @@ pub(in crate::tensor) fn rms_norm_heads(
     eps: f32,
 ) -> Result<()> {
     let gpu = x.buffer.gpu();
-    let element = suffix(x.element);
+    let element = x.element.name();
     if width > WIDEST_HEAD {
         let launch = Launch::of(format!("rms_norm_rows_{element}"));
         let launch = launch.buffer(&x.buffer).buffer(gain).int(width).float(eps);
@@ -204,7 +195,7 @@ fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: El
     let gpu = x.buffer.gpu();
     let y = Array::new(gpu, rows * outs, out)?;
     if rows <= FEW_ROWS {
-        let launch = Launch::of(format!("{name}_{}_{}", suffix(element), few(rows)));
+        let launch = Launch::of(format!("{name}_{}_{}", element.name(), few(rows)));
         let launch = launch.buffer(&x.buffer).buffer(weight).optional(bias).buffer(&y.buffer);
         let launch = launch.int(rows).int(outs).int(width);
         // two outputs a warp
@@ -219,7 +210,7 @@ fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: El
     unsafe { gpu.multiply(&product)? };
     if let Some(bias) = bias {
         let n = rows * outs;
-        let launch = Launch::of(format!("add_bias_{}", suffix(out)));
+        let launch = Launch::of(format!("add_bias_{}", out.name()));
         let launch = launch.buffer(&y.buffer).buffer(bias).int(outs).size(n);
         // SAFETY: add_bias(y, bias, width, n)
         unsafe { launch.go(gpu, an_element(n))? };
@@ -239,11 +230,12 @@ pub(in crate::tensor) fn gated_linear(
     if rows <= FEW_ROWS {
         same_element("gated-linear", x.element, element)?;
         let y = Array::new(gpu, rows * gate.outs, element)?;
+        // compiled for each: one that asks which needs more registers than there are
         let name = match activation {
             Activation::Silu => "silu",
             Activation::GeluTanh => "gelu",
         };
-        let launch = Launch::of(format!("gated_{name}_{}_{}", suffix(element), few(rows)));
+        let launch = Launch::of(format!("gated_{name}_{}_{}", element.name(), few(rows)));
         let launch = launch.buffer(&x.buffer).buffer(gate.weight).optional(gate.bias);
         let launch = launch.buffer(up.weight).optional(up.bias).buffer(&y.buffer);
         let launch = launch.int(rows).int(gate.outs).int(gate.width);
@@ -254,7 +246,7 @@ pub(in crate::tensor) fn gated_linear(
     }
     let n = rows * gate.outs;
     let (gate, up) = (linear(x, rows, gate)?, linear(x, rows, up)?);
-    let launch = Launch::of(format!("gate_mul_{}", suffix(element)));
+    let launch = Launch::of(format!("gate_mul_{}", element.name()));
     let launch = launch.buffer(&gate.buffer).buffer(&up.buffer).size(n).int(activation_code(activation));
     // SAFETY: gate_mul(gate, up, n, activation), in the place of gate
     unsafe { launch.go(gpu, an_element(n))? };

@@ -2,9 +2,13 @@
 
 #![allow(unsafe_code)]
 
+use rayon::prelude::*;
+
 use super::super::isa::{Isa, Kernel, Level, dispatch};
 use crate::tensor::blocks::{LARGE, SMALL};
 
+/// Numbers below which a second thread costs more than it brings.
+const WORTH_A_THREAD: usize = 1 << 15;
 /// Numbers of which [`Activations::sums`] has one sum.
 pub(super) const SUMMED: usize = 16;
 
@@ -27,16 +31,18 @@ impl Activations {
     /// Rounds rows whose width is a whole number of groups.
     pub(super) fn of(level: Level, x: &[f32], width: usize, group: usize) -> Self {
         let rows = x.len() / width;
-        let mut rounded = Self {
-            rows,
-            width,
-            group,
-            quants: vec![0; x.len()],
-            scales: vec![0.0; x.len() / group],
-            sums: vec![0; x.len() / SUMMED],
-        };
-        dispatch(level, Round { x, to: &mut rounded });
-        rounded
+        let mut quants = vec![0; x.len()];
+        let mut scales = vec![0.0; x.len() / group];
+        let mut sums = vec![0; x.len() / SUMMED];
+        x.par_chunks(width)
+            .zip(quants.par_chunks_mut(width))
+            .zip(scales.par_chunks_mut(width / group))
+            .zip(sums.par_chunks_mut(width / SUMMED))
+            .with_min_len((WORTH_A_THREAD / width).max(1))
+            .for_each(|(((x, quants), scales), sums)| {
+                dispatch(level, Round { group, x, quants, scales, sums });
+            });
+        Self { rows, width, group, quants, scales, sums }
     }
 
     pub(super) fn quants(&self, row: usize) -> *const u8 {
@@ -52,9 +58,13 @@ impl Activations {
     }
 }
 
+/// One row.
 struct Round<'a> {
+    group: usize,
     x: &'a [f32],
-    to: &'a mut Activations,
+    quants: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i16],
 }
 
 impl Kernel for Round<'_> {
@@ -62,10 +72,10 @@ impl Kernel for Round<'_> {
     #[allow(clippy::inline_always)]
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Activations { group, quants, scales, sums, .. } = self.to;
-        match *group {
-            SMALL => round::<SMALL>(self.x, quants, scales),
-            _ => round::<LARGE>(self.x, quants, scales),
+        let Self { group, x, quants, scales, sums } = self;
+        match group {
+            SMALL => round::<SMALL>(x, quants, scales),
+            _ => round::<LARGE>(x, quants, scales),
         }
         for (sum, quants) in sums.iter_mut().zip(quants.as_chunks::<SUMMED>().0) {
             *sum = quants.iter().map(|q| i16::from(*q)).sum();
