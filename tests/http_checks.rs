@@ -43,7 +43,7 @@ fn verdicts(checks: &Checks, text: &str) -> Vec<(String, Verdict)> {
         time_to_first_token: None,
         elapsed: Duration::ZERO,
         tool_calls: Vec::new(),
-        tools: Vec::new(),
+        tools: std::sync::Arc::default(),
     };
     checks.judge(&response).map(|(name, judged)| (name.to_string(), judged.unwrap().verdict)).collect()
 }

@@ -89,6 +89,11 @@ pub(super) fn typed<T: DeserializeOwned>(map: &Map<String, Json>) -> Result<T, A
     })
 }
 
+/// As [`typed`], of these fields alone: a body may be large, and reading it copies what is read.
+pub(super) fn typed_of<T: DeserializeOwned>(map: &Map<String, Json>, names: &[&str]) -> Result<T, ApiError> {
+    typed(&names.iter().filter_map(|name| Some(((*name).to_owned(), map.get(*name)?.clone()))).collect())
+}
+
 /// Refuses what is there and no object. Serde would also read a struct from an array, field by field.
 pub(super) fn must_be_object(value: Option<&Json>, param: &str) -> Result<(), ApiError> {
     match value {

@@ -70,7 +70,7 @@ const DECODING: &[&str] = &[
 ];
 
 /// What the answer is to look like.
-const STRUCTURE: &[&str] = &[
+pub(super) const STRUCTURE: &[&str] = &[
     "response_format",
     "structured_outputs",
     "guided_json",
@@ -79,6 +79,9 @@ const STRUCTURE: &[&str] = &[
     "guided_grammar",
     "guided_whitespace_pattern",
 ];
+
+/// What the answer may call.
+pub(super) const TOOLS: &[&str] = &["tools", "tool_choice", "parallel_tool_calls"];
 
 /// What vLLM takes on chat and on completions, and we do not.
 const VLLM: &[Unsupported] = &[
@@ -101,6 +104,7 @@ pub(super) const CHAT: Fields = Fields {
     taken: &[
         DECODING,
         STRUCTURE,
+        TOOLS,
         &[
             "messages",
             "max_completion_tokens",
@@ -108,9 +112,6 @@ pub(super) const CHAT: Fields = Fields {
             "add_generation_prompt",
             "chat_template_kwargs",
             "prompt_variables",
-            "tools",
-            "tool_choice",
-            "parallel_tool_calls",
         ],
     ],
     unsupported: &[

@@ -22,7 +22,7 @@ use super::valid::{
     ServerConfig, VersionConfig,
 };
 use super::values::{
-    MOST_KV_TOKENS, address, device, digest, duration, folder, header_name, kv_tokens, percentage, quantize,
+    MOST_KV_TOKENS, address, digest, duration, folder, header_name, kv_tokens, parsed, percentage,
     reasoning_parser, size, tool_parser, word,
 };
 use crate::ids::{Digest, ModelName, VersionName, Weight};
@@ -110,7 +110,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
                 .map_err(|p| Problem::new(p.found, format!("{}, or `auto`", p.fix))),
         })
         .flatten();
-    let device = r.field(&engine_section, "device", device).unwrap_or_default();
+    let device = r.field(&engine_section, "device", parsed).unwrap_or_default();
 
     let models_section = r.map(top.get("models").unwrap_or(&EMPTY), "models".to_owned());
     let is_absent = |node: Option<&Node>| node.is_none_or(|n| matches!(n.value, Value::Null));
@@ -345,7 +345,7 @@ fn read_version(
     let s = r.section(node, listed.path_of(&key.name), VERSION);
     let (image, digest) = read_image(r, &s, key.line, base, mode);
     let prompt = read_prompt_ref(r, &s, key.line, base, mode);
-    let quantize = r.field(&s, "quantize", quantize).unwrap_or_default();
+    let quantize = r.field(&s, "quantize", parsed).unwrap_or_default();
     let residency = r.field(&s, "residency", |v| {
         word(v, &[("hot", Residency::Hot), ("warm", Residency::Warm), ("cold", Residency::Cold)])
     });

@@ -9,8 +9,8 @@ use super::policy::Chance;
 use super::raw::Value;
 use super::reader::{Problem, count, text};
 use super::units;
-use super::valid::{DeviceChoice, KvTokens, ReasoningParser, ToolParser};
-use crate::ids::{Digest, Quantize, Weight};
+use super::valid::{KvTokens, ReasoningParser, ToolParser};
+use crate::ids::{Digest, Weight};
 
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
     let text = text(value)?;
@@ -116,16 +116,8 @@ pub(super) fn reasoning_parser(value: &Value) -> Result<ReasoningParser, Problem
     word(value, &words)
 }
 
-pub(super) fn device(value: &Value) -> Result<DeviceChoice, Problem> {
-    let text = match value {
-        Value::Text(text) => text.as_str(),
-        _ => "",
-    };
-    text.parse().map_err(|fix: &str| Problem::new(format!("found {}", value.describe()), fix))
-}
-
-/// What becomes of a version's weights.
-pub(super) fn quantize(value: &Value) -> Result<Quantize, Problem> {
+/// A word of a type that says what would do.
+pub(super) fn parsed<T: FromStr<Err = &'static str>>(value: &Value) -> Result<T, Problem> {
     let text = match value {
         Value::Text(text) => text.as_str(),
         _ => "",

@@ -24,8 +24,7 @@ pub enum Forced<'a> {
     Named(&'a str),
 }
 
-/// How one call is written, around its name and its arguments. What constrains an answer to calls is built from it, and
-/// from the tools' schemas.
+/// How one call is written, around its name and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Before the name.
@@ -34,8 +33,6 @@ pub struct Shape {
     pub before_arguments: &'static str,
     /// Behind the arguments.
     pub end: &'static str,
-    /// Between the end and another call; none where there can be only one.
-    pub between: Option<&'static str>,
 }
 
 impl ToolFormat {
@@ -46,23 +43,16 @@ impl ToolFormat {
                 before_name: "<tool_call>\n{\"name\": \"",
                 before_arguments: "\", \"arguments\": ",
                 end: "}\n</tool_call>",
-                between: Some("\n"),
             },
-            Self::Llama3Json => Shape {
-                before_name: "{\"name\": \"",
-                before_arguments: "\", \"parameters\": ",
-                end: "}",
-                between: Some("; "),
-            },
+            Self::Llama3Json => {
+                Shape { before_name: "{\"name\": \"", before_arguments: "\", \"parameters\": ", end: "}" }
+            }
             Self::Mistral => Shape {
                 before_name: "[TOOL_CALLS][{\"name\": \"",
                 before_arguments: "\", \"arguments\": ",
                 end: "}]",
-                between: None,
             },
-            Self::MistralArgs => {
-                Shape { before_name: "[TOOL_CALLS]", before_arguments: "[ARGS]", end: "", between: Some("") }
-            }
+            Self::MistralArgs => Shape { before_name: "[TOOL_CALLS]", before_arguments: "[ARGS]", end: "" },
         }
     }
 

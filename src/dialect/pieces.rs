@@ -29,6 +29,11 @@ impl Pieces {
         }
     }
 
+    /// Whether a call begins in them.
+    pub(super) fn has_call(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Call(_)))
+    }
+
     pub(super) fn text(&mut self, text: impl Into<String>) {
         self.add(Piece::Text(text.into()));
     }

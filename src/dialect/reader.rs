@@ -7,7 +7,7 @@ use super::hermes::Hermes;
 use super::llama::Llama;
 use super::mistral::Mistral;
 use super::object::Names;
-use super::pieces::{Piece, Pieces};
+use super::pieces::Pieces;
 use super::think::Thinking;
 
 /// Reads one answer.
@@ -52,6 +52,7 @@ impl Reader {
                 self.answer(&answer, &mut out);
             }
         }
+        self.called |= out.has_call();
         out
     }
 
@@ -60,6 +61,7 @@ impl Reader {
         let mut out = Pieces::default();
         let answer = self.thinking.finish(&mut out);
         self.answer(&answer, &mut out);
+        self.called |= out.has_call();
         let left = match std::mem::replace(&mut self.calls, Calls::None) {
             Calls::None => String::new(),
             Calls::Hermes(calls) => calls.finish(),
@@ -74,18 +76,13 @@ impl Reader {
     }
 
     fn answer(&mut self, text: &str, out: &mut Pieces) {
-        let mut found = Pieces::default();
         for c in text.chars() {
             match &mut self.calls {
-                Calls::None => found.text(c),
-                Calls::Hermes(calls) => calls.push(c, &mut found),
-                Calls::Llama(calls) => calls.push(c, &mut found),
-                Calls::Mistral(calls) => calls.push(c, &mut found),
+                Calls::None => out.text(c),
+                Calls::Hermes(calls) => calls.push(c, out),
+                Calls::Llama(calls) => calls.push(c, out),
+                Calls::Mistral(calls) => calls.push(c, out),
             }
-        }
-        for piece in found {
-            self.called |= matches!(piece, Piece::Call(_));
-            out.add(piece);
         }
     }
 }

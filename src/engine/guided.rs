@@ -12,9 +12,6 @@ use super::outcomes::Outcome;
 use super::scheduler::Plan;
 use super::sequence::SequenceId;
 
-/// What became of the guides of a step's parts, in their order; nothing where there is no guide or no choice.
-pub(super) type Advances = Vec<Option<Advance>>;
-
 /// Waits for the masks of all choices of a plan. Those that there is no mask for, and why.
 pub(super) fn wait(jobs: &mut HashMap<SequenceId, Job>, plan: &Plan) -> Vec<(SequenceId, Failure)> {
     let mut failed = Vec::new();
@@ -27,31 +24,23 @@ pub(super) fn wait(jobs: &mut HashMap<SequenceId, Job>, plan: &Plan) -> Vec<(Seq
     failed
 }
 
-/// Takes the guides on by the tokens that were chosen.
+/// Takes the guides on by the tokens that were chosen. What became of each; nothing where there is no guide or no choice.
 pub(super) fn advance(
     jobs: &mut HashMap<SequenceId, Job>,
     plan: &Plan,
     outcomes: &[Result<Outcome, Failure>],
-) -> Advances {
-    let chosen = plan.parts.iter().zip(outcomes).map(|(part, outcome)| {
-        let chosen = outcome.as_ref().ok()?.chosen.as_ref()?.0;
-        let guide = jobs.get_mut(&part.id)?.guide.take()?;
-        Some((part.id, guide, chosen))
+) -> HashMap<SequenceId, Advance> {
+    let chosen = plan.parts.iter().zip(outcomes).filter_map(|(part, outcome)| {
+        jobs.get(&part.id)?.guide.as_ref()?;
+        Some((part.id, outcome.as_ref().ok()?.chosen.as_ref()?.0))
     });
-    let chosen: Vec<_> = chosen.collect();
-    if chosen.iter().all(Option::is_none) {
-        return vec![None; plan.parts.len()];
+    let chosen: HashMap<_, _> = chosen.collect();
+    if chosen.is_empty() {
+        return HashMap::new();
     }
-    let taken = chosen.into_par_iter().map(|chosen| {
-        let (id, mut guide, token) = chosen?;
-        let advance = guide.advance(token);
-        Some((id, guide, advance))
+    let guided = jobs.par_iter_mut().filter_map(|(id, job)| {
+        let (guide, token) = job.guide.as_mut().zip(chosen.get(id))?;
+        Some((*id, guide.advance(*token)))
     });
-    let taken: Vec<_> = taken.collect();
-    let advances = taken.into_iter().map(|taken| {
-        let (id, guide, advance) = taken?;
-        jobs.get_mut(&id)?.guide = Some(guide);
-        Some(advance)
-    });
-    advances.collect()
+    guided.collect()
 }

@@ -295,9 +295,9 @@ impl Worker {
         }
         let outcomes =
             outcomes(&self.jobs, &self.scheduler, &plan, &logits).map_err(|error| error.to_string())?;
-        let advances = guided::advance(&mut self.jobs, &plan, &outcomes);
-        for ((part, outcome), advance) in plan.parts.iter().zip(outcomes).zip(advances) {
-            self.apply(part, outcome, advance);
+        let mut advances = guided::advance(&mut self.jobs, &plan, &outcomes);
+        for (part, outcome) in plan.parts.iter().zip(outcomes) {
+            self.apply(part, outcome, advances.remove(&part.id));
         }
         if !self.lm.computes_apart() {
             self.tell();
@@ -337,14 +337,13 @@ impl Worker {
             prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
         }
         let Advance { forced, then } = advance.unwrap_or(Advance { forced: Vec::new(), then: Then::Choice });
-        let mut left = forced.len();
+        let last = forced.len();
         let tokens = std::iter::once(chosen).chain(forced.into_iter().map(|token| (token, None)));
-        for chosen in tokens {
-            let completes = left == 0 && then == Then::Complete;
+        for (i, chosen) in tokens.enumerate() {
+            let completes = i == last && then == Then::Complete;
             if self.accept(part.id, chosen, completes.then_some(End::Complete)) == Progress::Ended {
                 return;
             }
-            left = left.saturating_sub(1);
         }
         if let Then::Stuck(why) = then {
             return self.end(part.id, Failure::Constraint(why));

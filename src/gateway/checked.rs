@@ -71,7 +71,7 @@ impl CheckedAnswer {
                 time_to_first_token: choice.first_token,
                 elapsed: self.admitted.elapsed(),
                 tool_calls: choice.calls,
-                tools: self.offered.to_vec(),
+                tools: Arc::clone(&self.offered),
             });
         }
     }

@@ -13,6 +13,7 @@ use crate::config::sampling::TopK;
 use crate::ids::{ModelName, VersionRef};
 use crate::model::SpecialText;
 use crate::prompt::GenerationPrompt;
+use crate::quality::Tool;
 use crate::release::{StickyKey, Traits};
 
 /// What the `model` parameter names.
@@ -180,27 +181,6 @@ pub struct Conversation {
     pub generation: GenerationPrompt,
 }
 
-/// A tool that an answer may call.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ToolSpec {
-    /// Its name.
-    pub name: String,
-    /// The JSON schema of its arguments.
-    pub parameters: Json,
-    /// Whether its arguments must keep to the schema.
-    pub adherence: Adherence,
-}
-
-/// How a call's arguments keep to their schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Adherence {
-    /// As the model does by itself.
-    #[default]
-    Free,
-    /// Always.
-    Strict,
-}
-
 /// Whether tools are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolChoice {
@@ -226,7 +206,7 @@ pub enum MostCalls {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolUse {
     /// The tools; at least one.
-    pub tools: Vec<ToolSpec>,
+    pub tools: Arc<[Tool]>,
     /// Whether they are called.
     pub choice: ToolChoice,
     /// How many calls there may be.

@@ -113,7 +113,7 @@ fn silent(elapsed: Duration) -> Response {
         time_to_first_token: Some(elapsed),
         elapsed,
         tool_calls: Vec::new(),
-        tools: Vec::new(),
+        tools: Arc::default(),
     }
 }
 

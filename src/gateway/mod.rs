@@ -5,7 +5,8 @@
 //! May import: `release`, `engine`, `prompt`, `dialect`, `quality`, `notify`, `image`, `model`, `config`, `store` to open it. Knows no
 //! HTTP.
 //!
-//! Invariants: a request takes no lock between its arrival and its engine's queue; it ends on the version that it
+//! Invariants: a request takes no lock between its arrival and its engine's queue, but for the look-up of a compiled grammar
+//! where it asks for a shape; it ends on the version that it
 //! started on; a version is published as hot only once it can serve, and withdrawn before it stops; a failed load
 //! touches no other version; dropping an [`AnswerStream`] cancels all of its generations.
 
@@ -50,8 +51,8 @@ pub use admin::{AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals};
 pub use backend::{Backend, Prepared, Warm};
 pub use command::{
-    Address, Adherence, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, MostCalls,
-    PromptInput, StopText, Target, ToolChoice, ToolSpec, ToolUse,
+    Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, MostCalls, PromptInput,
+    StopText, Target, ToolChoice, ToolUse,
 };
 pub use device::choose;
 pub use embed::{EmbedCommand, EmbedInput, Embeddings, LongText};
@@ -60,13 +61,14 @@ pub use rehearsal::Rehearsal;
 pub use residency::{LoadTo, Residency, UnloadTo};
 pub use start::{Gateway, Pace, StartError, random_u64};
 pub use state::{Progress, ResidencyError, State};
-pub use structured::{Calls, Shape, Structure, Tool, ToolSyntax};
+pub use structured::{Shape, Structure, depth as schema_depth};
 pub use tokens::TokenizeInput;
 
 pub use crate::engine::{TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};
 pub use crate::notify::ReceiverStatus;
 pub use crate::prompt::{GenerationPrompt, VariableFault};
+pub use crate::quality::Tool;
 pub use crate::release::analysis::{ArmMeasure, Bounds, Difference, Unit};
 pub use crate::release::experiment::{Experiment, ExperimentReport, NewExperiment};
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};

@@ -31,7 +31,7 @@ impl Rehearsal {
             time_to_first_token: Some(Duration::from_millis(10)),
             elapsed: Duration::from_millis(50),
             tool_calls: Vec::new(),
-            tools: Vec::new(),
+            tools: Arc::default(),
         };
         Self { work: Arc::new(Work::Completion(command)), answer }
     }

@@ -108,16 +108,12 @@ fn sampling(decoder: &Decoder, decoding: &Decoding, seed: u64) -> SamplingParams
 }
 
 fn stop(decoder: &Decoder, decoding: &Decoding) -> StopParams {
-    let eos = || EosPolicy::Stop(decoder.model.eos.clone());
+    // where a grammar says where the end is, there it is
+    let is_ignored = decoding.end_of_text == EndOfText::Ignore && decoding.structure.is_none();
     StopParams {
         strings: decoding.stop.clone().unwrap_or_default(),
         token_ids: decoding.stop_token_ids.clone(),
-        // where a grammar says where the end is, there it is
-        eos: match decoding.end_of_text {
-            EndOfText::Ignore if decoding.structure.is_some() => eos(),
-            EndOfText::Obey => eos(),
-            EndOfText::Ignore => EosPolicy::Ignore,
-        },
+        eos: if is_ignored { EosPolicy::Ignore } else { EosPolicy::Stop(decoder.model.eos.clone()) },
         include_stop: match decoding.stop_text {
             StopText::Cut => StopInclusion::Exclude,
             StopText::Include => StopInclusion::Include,

@@ -105,7 +105,7 @@ pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<S
         let message = format!("`{}` has no chat template; use /v1/completions", backend.version());
         return Err(GatewayError::invalid("messages", message));
     };
-    let mut messages = wrapped(backend, conversation)?.into_owned();
+    let mut messages = wrapped(backend, conversation)?;
     decoder.formats.fit(&mut messages);
     template.render(&messages, &conversation.template, conversation.generation).map_err(|error| match error {
         // The messages are what varies: a template that no messages suit would not have been released.

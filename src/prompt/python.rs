@@ -50,14 +50,11 @@ fn title(text: &str) -> String {
 
 fn print_as_python(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let text = match value.kind() {
-        ValueKind::None => "None",
-        ValueKind::Bool if value.is_true() => "True",
-        ValueKind::Bool => "False",
-        ValueKind::Number if !value.is_integer() => &float(f64::try_from(value.clone())?),
-        ValueKind::Seq | ValueKind::Map => &repr::written(state, value)?,
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => repr::written(state, value)?,
+        ValueKind::Number if !value.is_integer() => repr::written(state, value)?,
         _ => return escape_formatter(out, state, value),
     };
-    out.write_str(text).map_err(Error::from)
+    out.write_str(&text).map_err(Error::from)
 }
 
 /// A float as Python writes it: the shortest digits that read back as the same number, with an exponent below 1e-4 and

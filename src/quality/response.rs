@@ -1,6 +1,7 @@
 //! What is checked: one answer, without a word about how it was made or sent.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -24,7 +25,7 @@ pub struct Response {
     /// The tools that it asks to be called.
     pub tool_calls: Vec<ToolCall>,
     /// The tools that the request offered.
-    pub tools: Vec<Tool>,
+    pub tools: Arc<[Tool]>,
 }
 
 /// A tool that the answer asks to be called.

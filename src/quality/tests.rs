@@ -32,7 +32,7 @@ pub(super) fn response(text: &str) -> Response {
         time_to_first_token: Some(Duration::from_millis(20)),
         elapsed: Duration::from_millis(150),
         tool_calls: Vec::new(),
-        tools: Vec::new(),
+        tools: Arc::default(),
     }
 }
 
@@ -200,7 +200,7 @@ fn tool_calls_must_name_a_tool_and_fit_its_schema() {
         Tool { name: "odd".into(), parameters: json!({"type": 7}) },
     ];
     let judge = |tool_calls: Vec<ToolCall>| {
-        judged("tool-call-valid", &Response { tool_calls, tools: tools.clone(), ..response("") })
+        judged("tool-call-valid", &Response { tool_calls, tools: tools.clone().into(), ..response("") })
     };
     assert_eq!(judge(vec![]), Judgement { verdict: Verdict::Pass, reason: "no tool calls".into() });
     assert_eq!(judge(vec![call("find", r#"{"id": "x"}"#), call("odd", "1")]).verdict, Verdict::Pass);

@@ -10,7 +10,6 @@ mod request;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +19,7 @@ pub use request::MessagesBody;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::extract::Object;
-use super::openai::{Asked, Delivery, Envelope, ask, count, events, with_headers};
+use super::openai::{Envelope, ask, count};
 use super::public::PublicState;
 pub(super) use error::in_anthropics_words;
 use output::Writer;
@@ -46,20 +45,7 @@ pub(super) async fn messages(
 ) -> Result<Response, ApiError> {
     let chat = translate(&map)?;
     let asked = ask(&state, &mut caller, &chat).await.map_err(|error| error.renamed(NAMES))?;
-    let Asked { answer, model, delivery, .. } = asked;
-    let version = answer.version.clone();
-    let mut writer = Writer::new(Envelope::new("msg", &model, &answer), &answer);
-    let response = match delivery {
-        Delivery::Events(_) => events(answer, writer),
-        Delivery::Whole => {
-            let mut stream = answer.stream;
-            while let Some(delta) = stream.next().await {
-                drop(writer.take(delta?));
-            }
-            Json(writer.message()).into_response()
-        }
-    };
-    Ok(with_headers(response, &version, &caller))
+    asked.written(&caller, |model, answer| Writer::new(Envelope::new("msg_", model, answer), answer)).await
 }
 
 /// Counts the tokens of a conversation in Anthropic's shape.

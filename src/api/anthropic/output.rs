@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::error::AnthropicError;
 use crate::api::error::ApiError;
-use crate::api::openai::{Chunks, Envelope, typed_event};
+use crate::api::openai::{Adding, Chunks, Envelope, typed_event};
 use crate::gateway::{Answer, Delta, Ending, Totals};
 
 /// Writes one message.
@@ -66,14 +66,12 @@ impl Open {
 
 impl Writer {
     pub(super) fn new(envelope: Envelope, answer: &Answer) -> Self {
-        let envelope = Envelope { id: envelope.id.replacen('-', "_", 1), ..envelope };
         let mut totals = Totals::default();
         totals.usage.prompt_tokens = answer.prompts.iter().map(|prompt| prompt.tokens).sum();
         Self { envelope, content: Vec::new(), open: None, ending: None, totals }
     }
 
-    /// The message as far as it is.
-    pub(super) fn message(&self) -> Json {
+    fn message(&self) -> Json {
         json!({
             "id": self.envelope.id, "type": "message", "role": "assistant", "model": self.envelope.model,
             "content": self.content, "stop_reason": self.stop_reason(), "stop_sequence": null,
@@ -92,30 +90,10 @@ impl Writer {
     fn usage(&self) -> Json {
         let usage = self.totals.usage;
         json!({
-            "input_tokens": usage.prompt_tokens - usage.cached_tokens.min(usage.prompt_tokens),
+            "input_tokens": usage.prompt_tokens.saturating_sub(usage.cached_tokens),
             "cache_read_input_tokens": usage.cached_tokens, "cache_creation_input_tokens": 0,
             "output_tokens": usage.completion_tokens
         })
-    }
-
-    /// Takes a delta, and gives the events that tell of it.
-    pub(super) fn take(&mut self, delta: Delta) -> Vec<Event> {
-        match delta {
-            Delta::Text { text, .. } => self.say(Kind::Text, &text),
-            Delta::Reasoning { text, .. } => self.say(Kind::Thinking, &text),
-            Delta::Call { id, name, .. } => self.open(Kind::Tool { id, name }),
-            Delta::Arguments { text, .. } => self.more(&text),
-            Delta::Finished { reason, .. } => {
-                self.ending = Some(reason);
-                self.close()
-            }
-            Delta::Done(totals) => {
-                self.totals = totals;
-                let delta = json!({"stop_reason": self.stop_reason(), "stop_sequence": null});
-                vec![event("message_delta", json!({"delta": delta, "usage": self.usage()}))]
-            }
-            Delta::Prompt { .. } => Vec::new(),
-        }
     }
 
     fn say(&mut self, kind: Kind, text: &str) -> Vec<Event> {
@@ -152,11 +130,7 @@ impl Writer {
 }
 
 fn event(kind: &str, members: Json) -> Event {
-    let mut event = json!({"type": kind});
-    if let (Json::Object(event), Json::Object(members)) = (&mut event, members) {
-        event.extend(members);
-    }
-    typed_event(kind, &event)
+    typed_event(kind, members, Json::Null)
 }
 
 impl Chunks for Writer {
@@ -165,19 +139,36 @@ impl Chunks for Writer {
     }
 
     fn on(&mut self, delta: Delta) -> Vec<Event> {
-        let is_last = matches!(delta, Delta::Done(_));
-        let mut events = self.take(delta);
-        if is_last {
-            events.push(event("message_stop", json!({})));
+        match delta {
+            Delta::Text { text, .. } => self.say(Kind::Text, &text),
+            Delta::Reasoning { text, .. } => self.say(Kind::Thinking, &text),
+            Delta::Call { id, name, .. } => self.open(Kind::Tool { id, name }),
+            Delta::Arguments { text, .. } => self.more(&text),
+            Delta::Finished { reason, .. } => {
+                self.ending = Some(reason);
+                self.close()
+            }
+            Delta::Done(totals) => {
+                self.totals = totals;
+                let delta = json!({"stop_reason": self.stop_reason(), "stop_sequence": null});
+                let delta = event("message_delta", json!({"delta": delta, "usage": self.usage()}));
+                vec![delta, event("message_stop", Json::Null)]
+            }
+            Delta::Prompt { .. } => Vec::new(),
         }
-        events
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<Event> {
-        vec![typed_event("error", &AnthropicError::of(error))]
+        vec![event("error", json!({"error": AnthropicError::of(error).error}))]
     }
 
     fn closing(&mut self) -> Vec<Event> {
         Vec::new()
+    }
+}
+
+impl Adding for Writer {
+    fn object(&self) -> Json {
+        self.message()
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::chat_request::ChatRequest;
 use super::chat_response::{self, ChatChunks, ChatCompletion};
 use super::decoding::Delivery;
-use super::stream::{Envelope, Logprobs, events, with_headers};
+use super::stream::{Adding, Envelope, Logprobs, added, events, with_headers};
 use crate::api::caller::Caller;
 use crate::api::error::{ApiError, ErrorBody};
 use crate::api::extract::Object;
@@ -34,7 +34,7 @@ pub(in crate::api) async fn chat_completions(
 ) -> Result<Response, ApiError> {
     let Asked { answer, model, delivery, logprobs } = ask(&state, &mut caller, &map).await?;
     let version = answer.version.clone();
-    let envelope = Envelope::new("chatcmpl", &model, &answer);
+    let envelope = Envelope::new("chatcmpl-", &model, &answer);
     let response = match delivery {
         Delivery::Whole => Json(chat_response::whole(answer, envelope, logprobs).await?).into_response(),
         Delivery::Events(usage) => {
@@ -47,11 +47,25 @@ pub(in crate::api) async fn chat_completions(
 
 /// A conversation that is being answered.
 pub(in crate::api) struct Asked {
-    pub(in crate::api) answer: Answer,
+    answer: Answer,
     /// As the client wrote it.
-    pub(in crate::api) model: String,
-    pub(in crate::api) delivery: Delivery,
+    model: String,
+    delivery: Delivery,
     logprobs: Logprobs,
+}
+
+impl Asked {
+    /// The answer in another shape, by what `writer` makes of the client's word for the model, and of the answer.
+    pub(in crate::api) async fn written<W: Adding>(
+        self,
+        caller: &Caller,
+        writer: impl FnOnce(&str, &Answer) -> W,
+    ) -> Result<Response, ApiError> {
+        let Self { answer, model, delivery, .. } = self;
+        let version = answer.version.clone();
+        let writer = writer(&model, &answer);
+        Ok(with_headers(added(answer, delivery, writer).await?, &version, caller))
+    }
 }
 
 /// Asks for the answer to a body in the shape of chat. Endpoints of other shapes come here with theirs translated.

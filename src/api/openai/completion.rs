@@ -42,7 +42,7 @@ pub(in crate::api) async fn completions(
     };
     let answer = state.gateway.complete(command).await?;
     let version = answer.version.clone();
-    let envelope = Envelope::new("cmpl", &model, &answer);
+    let envelope = Envelope::new("cmpl-", &model, &answer);
     let response = match request.delivery {
         Delivery::Whole => {
             Json(completion_response::whole(answer, envelope, request.logprobs, request.best).await?)

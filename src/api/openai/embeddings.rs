@@ -5,12 +5,13 @@ use std::fmt;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json_};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::base64;
 use super::decoding::{too_many, whole};
 use super::stream::with_headers;
 use crate::api::body::typed;
@@ -81,7 +82,7 @@ impl<'de> Deserialize<'de> for EmbeddingInput {
                 let wrong = |_| de::Error::custom(format!("invalid type: an entry is none of {KINDS}"));
                 let mixed = || de::Error::custom("invalid type: the entries must be all of one kind");
                 let mut entries = Vec::new();
-                while let Some(entry) = seq.next_element::<Json_>()? {
+                while let Some(entry) = seq.next_element::<Value>()? {
                     entries.push(serde_json::from_value::<Entry>(entry).map_err(wrong)?);
                 }
                 let (mut texts, mut tokens, mut lists) = (Vec::new(), Vec::new(), Vec::new());
@@ -148,7 +149,7 @@ impl Encoding {
             Self::Float => Vector::Float(vector),
             Self::Base64 => {
                 let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-                Vector::Base64(base64::encode(&bytes))
+                Vector::Base64(STANDARD.encode(&bytes))
             }
         }
     }
@@ -234,7 +235,7 @@ pub(in crate::api) async fn embeddings(
     Ok(with_headers(Json(list).into_response(), &embeddings.version, &caller))
 }
 
-fn parse(map: &Map<String, Json_>) -> Result<(EmbeddingsBody, Encoding, LongText), ApiError> {
+fn parse(map: &Map<String, Value>) -> Result<(EmbeddingsBody, Encoding, LongText), ApiError> {
     EMBEDDINGS.check(map)?;
     let body: EmbeddingsBody = typed(map)?;
     let encoding = Encoding::parse(body.encoding_format.as_deref())?;

@@ -2,7 +2,6 @@
 //!
 //! A handler parses (`*_request`), calls the gateway, and writes (`*_response`, whole or as events).
 
-mod base64;
 mod best_of;
 mod chat;
 mod chat_request;
@@ -19,12 +18,11 @@ mod tokens;
 mod tools;
 
 pub(super) use chat::__path_chat_completions;
-pub(super) use chat::{Asked, ask, chat_completions, count};
+pub(super) use chat::{ask, chat_completions, count};
 pub(super) use completion::{__path_completions, completions};
-pub(super) use decoding::Delivery;
 pub(super) use embeddings::{__path_embeddings, embeddings};
 pub(super) use models::{__path_list_models, __path_retrieve_model, list_models, retrieve_model};
-pub(super) use stream::{Chunks, Envelope, events, typed_event, with_headers};
+pub(super) use stream::{Adding, Chunks, Envelope, typed_event};
 pub(super) use tokens::{__path_detokenize, __path_tokenize, detokenize, tokenize};
 
 pub use chat_request::{ChatBody, Content, Message, Part};

@@ -8,8 +8,10 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
+use super::decoding::Delivery;
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
 use crate::gateway::{Answer, Decoding, Delta, Ending, GatewayError, Totals};
@@ -74,7 +76,7 @@ pub(in crate::api) struct Envelope {
 impl Envelope {
     pub(in crate::api) fn new(prefix: &str, model: &str, answer: &Answer) -> Self {
         Self {
-            id: format!("{prefix}-{}", answer.id),
+            id: format!("{prefix}{}", answer.id),
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             model: model.to_owned(),
             fingerprint: answer.fingerprint.clone(),
@@ -143,13 +145,41 @@ pub(in crate::api) trait Chunks: Send + 'static {
 
 const UNWRITTEN: &str = r#"{"error":{"message":"a chunk could not be written","type":"server_error","param":null,"code":"internal_error"}}"#;
 
-/// An event of one JSON object that names its type.
-pub(in crate::api) fn typed_event(kind: &str, value: &impl Serialize) -> Event {
-    json_event(value).event(kind)
+/// Chunks that add up to one object.
+pub(in crate::api) trait Adding: Chunks {
+    /// The object, as far as it is.
+    fn object(&self) -> Json;
+}
+
+/// An answer in a shape of chunks that add up, whole or as events.
+pub(super) async fn added(
+    answer: Answer,
+    delivery: Delivery,
+    mut chunks: impl Adding,
+) -> Result<Response, ApiError> {
+    if let Delivery::Events(_) = delivery {
+        return Ok(events(answer, chunks));
+    }
+    let mut stream = answer.stream;
+    while let Some(delta) = stream.next().await {
+        drop(chunks.on(delta?));
+    }
+    Ok(axum::Json(chunks.object()).into_response())
+}
+
+/// An event of one JSON object that names its type: these members, and then those.
+pub(in crate::api) fn typed_event(kind: &str, members: Json, more: Json) -> Event {
+    let mut event = Map::from_iter([("type".to_owned(), Json::from(kind))]);
+    for members in [members, more] {
+        if let Json::Object(members) = members {
+            event.extend(members);
+        }
+    }
+    json_event(&event).event(kind)
 }
 
 /// An event of one JSON object.
-pub(in crate::api) fn json_event(value: &impl Serialize) -> Event {
+pub(super) fn json_event(value: &impl Serialize) -> Event {
     Event::default().json_data(value).unwrap_or_else(|e| {
         // Our own types always have a JSON; should one not, the client is told rather than left waiting.
         tracing::error!(error = %e, "a chunk has no JSON");
@@ -158,7 +188,7 @@ pub(in crate::api) fn json_event(value: &impl Serialize) -> Event {
 }
 
 /// The answer as server-sent events: an opening, the deltas, an end. An error on the way is an event of its own.
-pub(in crate::api) fn events(answer: Answer, mut chunks: impl Chunks) -> Response {
+pub(super) fn events(answer: Answer, mut chunks: impl Chunks) -> Response {
     let opening = chunks.opening();
     let deltas = answer.stream.map(Some).chain(stream::once(async { None }));
     let written = deltas.flat_map(move |delta| {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
-use crate::api::body::{must_be_object, typed};
+use crate::api::body::{must_be_object, typed_of};
 use crate::api::error::{ApiError, shown};
+use crate::api::fields::STRUCTURE;
 use crate::gateway::{Shape, Structure};
 
 /// What an answer's text is to look like; at most one of these may ask for something.
@@ -84,7 +85,7 @@ pub(super) fn structure(map: &Map<String, Json>) -> Result<Option<Arc<Structure>
         "response_format.json_schema",
     )?;
     must_be_object(map.get("structured_outputs"), "structured_outputs")?;
-    let body: StructuredBody = typed(map)?;
+    let body: StructuredBody = typed_of(map, STRUCTURE)?;
     let older_whitespace = body.guided_whitespace_pattern;
     let mut asked: Vec<(&str, Shape, Option<String>)> = Vec::new();
     if let Some(shape) = body.response_format.map(ResponseFormat::shape).transpose()?.flatten() {

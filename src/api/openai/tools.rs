@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use utoipa::ToSchema;
 
-use crate::api::body::{must_be_object, typed};
+use super::decoding::too_many;
+use crate::api::body::{must_be_object, typed_of};
 use crate::api::error::{ApiError, shown};
-use crate::gateway::{Adherence, MostCalls, ToolChoice, ToolSpec, ToolUse};
+use crate::api::fields::TOOLS;
+use crate::gateway::{MostCalls, Tool, ToolChoice, ToolUse, schema_depth};
 
 /// The most tools that a request may offer.
 pub(in crate::api) const MAX_TOOLS: usize = 128;
@@ -88,9 +90,7 @@ impl ToolsBody {
     /// The parameters of a request that speak of tools.
     pub(in crate::api) fn parse(map: &Map<String, Json>) -> Result<Self, ApiError> {
         tools_must_be_objects(map)?;
-        let of_tools = ["tools", "tool_choice", "parallel_tool_calls"].into_iter();
-        let of_tools = of_tools.filter_map(|name| Some((name.to_owned(), map.get(name)?.clone())));
-        typed(&of_tools.collect())
+        typed_of(map, TOOLS)
     }
 
     /// The tools, unless there are none or none may be called.
@@ -122,12 +122,8 @@ impl ToolBody {
     }
 }
 
-fn spec(function: FunctionBody) -> ToolSpec {
-    ToolSpec {
-        name: function.name,
-        parameters: function.parameters.unwrap_or_else(|| json!({"type": "object"})),
-        adherence: if function.strict == Some(true) { Adherence::Strict } else { Adherence::Free },
-    }
+fn spec(function: FunctionBody) -> Tool {
+    Tool { name: function.name, parameters: function.parameters.unwrap_or_else(|| json!({"type": "object"})) }
 }
 
 /// Refuses entries of `tools` that are no objects, before they are read.
@@ -142,10 +138,7 @@ fn tools_must_be_objects(map: &Map<String, Json>) -> Result<(), ApiError> {
 
 fn check_tools(tools: &[ToolBody]) -> Result<(), ApiError> {
     let refused = |code, param: String, message: String| Err(ApiError::parameter(code, param, message));
-    if tools.len() > MAX_TOOLS {
-        let message = format!("`tools` has {} entries; it may have at most {MAX_TOOLS}", tools.len());
-        return refused("array_above_max_length", "tools".into(), message);
-    }
+    too_many("tools", tools.len(), MAX_TOOLS)?;
     for (i, tool) in tools.iter().enumerate() {
         if tool.kind != "function" {
             let message = format!("this server runs no tools of its own; found {}", shown(&tool.kind));
@@ -176,22 +169,12 @@ pub(in crate::api) fn check_name(name: &str, param: &str) -> Result<(), ApiError
 
 fn check_schema(schema: &Json, param: &str) -> Result<(), ApiError> {
     must_be_object(Some(schema), param)?;
-    let depth = depth(schema);
+    let depth = schema_depth(schema);
     if depth > MAX_SCHEMA_DEPTH {
         let message = format!("`{param}` is nested {depth} deep; it may be {MAX_SCHEMA_DEPTH}");
         return Err(ApiError::parameter("invalid_value", param, message));
     }
     Ok(())
-}
-
-/// How deep a value is nested; the parser has bounded it.
-fn depth(value: &Json) -> usize {
-    let inside = match value {
-        Json::Array(items) => items.iter().map(depth).max(),
-        Json::Object(members) => members.values().map(depth).max(),
-        _ => return 0,
-    };
-    1 + inside.unwrap_or(0)
 }
 
 /// What the client wants of the tools; nothing if they are not to be called.

@@ -6,17 +6,15 @@
 mod output;
 mod request;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
+use axum::response::Response;
 
 pub use request::ResponsesBody;
 
 use super::caller::Caller;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Object;
-use super::openai::{Asked, Delivery, Envelope, ask, events, with_headers};
+use super::openai::{Envelope, ask};
 use super::public::PublicState;
 use output::Writer;
 use request::{NAMES, Translated, translate};
@@ -34,18 +32,5 @@ pub(super) async fn responses(
 ) -> Result<Response, ApiError> {
     let Translated { chat, echoed } = translate(&map)?;
     let asked = ask(&state, &mut caller, &chat).await.map_err(|error| error.renamed(NAMES))?;
-    let Asked { answer, model, delivery, .. } = asked;
-    let version = answer.version.clone();
-    let mut writer = Writer::new(Envelope::new("resp", &model, &answer), echoed);
-    let response = match delivery {
-        Delivery::Events(_) => events(answer, writer),
-        Delivery::Whole => {
-            let mut stream = answer.stream;
-            while let Some(delta) = stream.next().await {
-                drop(writer.take(delta?));
-            }
-            Json(writer.response()).into_response()
-        }
-    };
-    Ok(with_headers(response, &version, &caller))
+    asked.written(&caller, |model, answer| Writer::new(Envelope::new("resp_", model, answer), echoed)).await
 }

@@ -4,7 +4,7 @@ use axum::response::sse::Event;
 use serde_json::{Map, Value as Json, json};
 
 use crate::api::error::ApiError;
-use crate::api::openai::{Chunks, Envelope, typed_event};
+use crate::api::openai::{Adding, Chunks, Envelope, typed_event};
 use crate::gateway::{Delta, Ending, Totals};
 
 /// Writes one response.
@@ -81,14 +81,12 @@ impl Open {
 
 impl Writer {
     pub(super) fn new(envelope: Envelope, echoed: Map<String, Json>) -> Self {
-        let envelope = Envelope { id: envelope.id.replacen('-', "_", 1), ..envelope };
         let (ending, output) = (Ending::Stop, Vec::new());
         Self { envelope, echoed, output, open: None, ending, totals: None, sequence: 0, error: None }
     }
 
-    /// The response as far as it is.
-    pub(super) fn response(&self) -> Json {
-        let cut = self.totals.is_some() && self.ending == Ending::Length;
+    fn response(&self) -> Json {
+        let cut = self.totals.is_some() && self.is_cut();
         let status = match (&self.error, self.totals) {
             (Some(_), _) => "failed",
             (None, None) => "in_progress",
@@ -109,45 +107,19 @@ impl Writer {
         response
     }
 
+    fn is_cut(&self) -> bool {
+        self.ending == Ending::Length
+    }
+
     fn event(&mut self, kind: &str, members: Json) -> Event {
-        let mut event = json!({"type": kind, "sequence_number": self.sequence});
+        let number = json!({"sequence_number": self.sequence});
         self.sequence += 1;
-        if let (Json::Object(event), Json::Object(members)) = (&mut event, members) {
-            event.extend(members);
-        }
-        typed_event(kind, &event)
+        typed_event(kind, number, members)
     }
 
     fn whole(&mut self, kind: &str) -> Event {
         let response = self.response();
         self.event(kind, json!({"response": response}))
-    }
-
-    /// Takes a delta, and gives the events that tell of it.
-    pub(super) fn take(&mut self, delta: Delta) -> Vec<Event> {
-        match delta {
-            Delta::Text { text, .. } => self.say(Kind::Message, &text),
-            Delta::Reasoning { text, .. } => self.say(Kind::Reasoning, &text),
-            Delta::Call { id, name, .. } => self.open(Kind::Call { id, name }),
-            Delta::Arguments { text, .. } => self.more(&text),
-            Delta::Finished { reason, .. } => {
-                self.ending = reason;
-                // an answer that says nothing is a message that does
-                let mut events = if self.open.is_none() && self.output.is_empty() {
-                    self.open(Kind::Message)
-                } else {
-                    Vec::new()
-                };
-                events.extend(self.close(if reason == Ending::Length { "incomplete" } else { "completed" }));
-                events
-            }
-            Delta::Done(totals) => {
-                self.totals = Some(totals);
-                let cut = self.ending == Ending::Length;
-                vec![self.whole(if cut { "response.incomplete" } else { "response.completed" })]
-            }
-            Delta::Prompt { .. } => Vec::new(),
-        }
     }
 
     fn say(&mut self, kind: Kind, text: &str) -> Vec<Event> {
@@ -229,7 +201,28 @@ impl Chunks for Writer {
     }
 
     fn on(&mut self, delta: Delta) -> Vec<Event> {
-        self.take(delta)
+        match delta {
+            Delta::Text { text, .. } => self.say(Kind::Message, &text),
+            Delta::Reasoning { text, .. } => self.say(Kind::Reasoning, &text),
+            Delta::Call { id, name, .. } => self.open(Kind::Call { id, name }),
+            Delta::Arguments { text, .. } => self.more(&text),
+            Delta::Finished { reason, .. } => {
+                self.ending = reason;
+                // an answer that says nothing is a message that does
+                let mut events = if self.open.is_none() && self.output.is_empty() {
+                    self.open(Kind::Message)
+                } else {
+                    Vec::new()
+                };
+                events.extend(self.close(if self.is_cut() { "incomplete" } else { "completed" }));
+                events
+            }
+            Delta::Done(totals) => {
+                self.totals = Some(totals);
+                vec![self.whole(if self.is_cut() { "response.incomplete" } else { "response.completed" })]
+            }
+            Delta::Prompt { .. } => Vec::new(),
+        }
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<Event> {
@@ -241,6 +234,12 @@ impl Chunks for Writer {
 
     fn closing(&mut self) -> Vec<Event> {
         Vec::new()
+    }
+}
+
+impl Adding for Writer {
+    fn object(&self) -> Json {
+        self.response()
     }
 }
 

@@ -3,14 +3,13 @@
 use serde_json::{Value as Json, json};
 
 use super::schema;
-use super::tools::{Calls, Tool, ToolSyntax, tool_calls};
 use crate::engine::Grammar;
 
 /// The most bytes of a schema, a regular expression, a grammar, or of all choices together.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Between the tokens of JSON, whitespace may be anything but endless: a model that is not sure what to say says that.
-pub(super) const WHITESPACE: &str = r"[ \t\n\r]{1,64}";
+const WHITESPACE: &str = r"[ \t\n\r]{1,64}";
 
 /// Characters that JSON's strings may escape. `\u` is not among them: a key could be spelled in two ways, and so be
 /// another one to the grammar than to its reader.
@@ -32,8 +31,6 @@ pub enum Shape {
     Choice(Vec<String>),
     /// A text of a grammar in Lark's syntax.
     Lark(String),
-    /// Text with calls of tools in it, or calls alone.
-    Tools(Vec<Tool>, ToolSyntax, Calls),
 }
 
 /// A shape that was asked for, and by which parameter.
@@ -78,7 +75,6 @@ impl Structure {
             Shape::Regex(pattern) => Ok(Grammar::from_regex(unanchored(pattern))),
             Shape::Choice(texts) => choice(texts),
             Shape::Lark(text) => lark(text),
-            Shape::Tools(tools, syntax, calls) => tool_calls(tools, syntax, *calls),
         }
     }
 
@@ -89,7 +85,7 @@ impl Structure {
 }
 
 /// A schema with the library's own settings in it.
-pub(super) fn with_options(schema: Json, whitespace: &str) -> Json {
+fn with_options(schema: Json, whitespace: &str) -> Json {
     let mut schema = match schema {
         Json::Bool(true) => json!({}),
         Json::Bool(false) => json!({"enum": []}),
@@ -106,10 +102,6 @@ fn key(shape: &Shape, whitespace: Option<&str>) -> String {
         Shape::Regex(pattern) => ("regex", pattern.clone()),
         Shape::Choice(texts) => ("choice", json!(texts).to_string()),
         Shape::Lark(text) => ("lark", text.clone()),
-        Shape::Tools(tools, ToolSyntax { begin, end, arguments }, calls) => {
-            let tools: Vec<Json> = tools.iter().map(|tool| json!([tool.name, tool.parameters])).collect();
-            ("tools", json!([format!("{calls:?}"), begin, end, arguments, tools]).to_string())
-        }
     };
     format!("{kind} {} {text}", json!(whitespace))
 }

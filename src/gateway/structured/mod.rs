@@ -11,8 +11,7 @@ mod compile;
 mod grammar;
 mod recent;
 mod schema;
-mod tools;
 
 pub(super) use compile::Structures;
 pub use grammar::{Shape, Structure};
-pub use tools::{Calls, Tool, ToolSyntax};
+pub use schema::depth;

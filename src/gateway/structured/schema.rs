@@ -62,7 +62,8 @@ pub(super) fn check(schema: &Json) -> Result<(), String> {
     Walk { root: schema }.schema(schema, "")
 }
 
-fn depth(value: &Json) -> usize {
+/// How deep a value is nested; the parser has bounded it.
+pub fn depth(value: &Json) -> usize {
     let deepest = match value {
         Json::Array(items) => items.iter().map(depth).max(),
         Json::Object(members) => members.values().map(depth).max(),
