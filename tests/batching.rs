@@ -49,7 +49,7 @@ fn serve(config: EngineConfig) -> Served {
     let shared = prompts.iter().all(|prompt| prompt[..=2 * BLOCK] == prompts[0][..=2 * BLOCK]);
     assert!(shared, "the prompts share less than two blocks: the prefix cache would have nothing to find");
     let lm = loaded.lm().unwrap();
-    let engine = Engine::start("demo".to_owned(), lm, loaded.tokenizer, config, Turns::default()).unwrap();
+    let engine = Engine::start("demo".into(), lm, loaded.tokenizer, config, Turns::default()).unwrap();
     Served { engine, prompts, eos: loaded.eos }
 }
 

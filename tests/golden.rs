@@ -82,7 +82,7 @@ fn batch(pieces: &[Piece<'_>]) -> Batch {
             batch.positions.push(position as u32);
             batch.slots.push(block_table[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
         }
-        batch.spans.push(Span { rows: start..batch.tokens.len(), context_len, block_table });
+        batch.spans.push(Span { rows: start..batch.tokens.len(), context_len, block_table, adapter: None });
     }
     batch.logit_rows = (0..batch.tokens.len() as u32).collect();
     batch

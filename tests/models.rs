@@ -69,7 +69,7 @@ async fn quality(version: &str) -> Quality {
     let (lm, tokenizer, eos) = (model.lm().unwrap(), model.tokenizer.clone(), model.eos);
     let encoder = tokenizer.clone();
     let engine =
-        Engine::start(version.to_owned(), lm, tokenizer, EngineConfig::default(), Turns::default()).unwrap();
+        Engine::start(version.into(), lm, tokenizer, EngineConfig::default(), Turns::default()).unwrap();
     let cases = held_out(1, 60);
     let answers = cases.iter().map(|case| {
         let text = format!(

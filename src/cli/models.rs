@@ -31,14 +31,15 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 
 /// Versions as the admin API gives them, each with the name of its model.
 pub(super) fn version_table<'a>(versions: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Table {
-    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest", "prompt"]);
+    let mut table =
+        Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest", "adapter", "prompt"]);
     for (model, version) in versions {
         table.row(cells(model, version));
     }
     table
 }
 
-fn cells(model: &str, version: &Value) -> [String; 7] {
+fn cells(model: &str, version: &Value) -> [String; 8] {
     let name = version["version"].as_str().unwrap_or("?");
     let weight = version["weight"].as_f64().unwrap_or(0.0);
     let size = |key: &str| version[key].as_u64().map(bytes).unwrap_or_default();
@@ -50,19 +51,20 @@ fn cells(model: &str, version: &Value) -> [String; 7] {
         size("weight_bytes"),
         size("shared_bytes"),
         digest.chars().take(12).collect(),
-        prompt_cell(&version["prompt"]),
+        named_cell(&version["adapter"], "image"),
+        named_cell(&version["prompt"], "file"),
     ]
 }
 
-/// A prompt's file and the beginning of its digest; nothing where there is none.
-fn prompt_cell(prompt: &Value) -> String {
-    let Some(file) = prompt["file"].as_str() else { return String::new() };
-    let digest = prompt["digest"].as_str().unwrap_or("").trim_start_matches("sha256:");
-    prompt_name(file.as_ref(), &digest.chars().take(12).collect::<String>())
+/// What comes beside an image, by where it lies, and the beginning of its digest; nothing where there is none.
+fn named_cell(beside: &Value, place: &str) -> String {
+    let Some(file) = beside[place].as_str() else { return String::new() };
+    let digest = beside["digest"].as_str().unwrap_or("").trim_start_matches("sha256:");
+    short_name(file.as_ref(), &digest.chars().take(12).collect::<String>())
 }
 
-/// A prompt as tables show it: its file's name, and the beginning of its digest where that is known.
-pub(super) fn prompt_name(file: &Path, digest: &str) -> String {
+/// A prompt or an adapter as tables show it: its file's name, and the beginning of its digest where that is known.
+pub(super) fn short_name(file: &Path, digest: &str) -> String {
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
     format!("{name} {digest}").trim_end().to_owned()
 }

@@ -1,18 +1,18 @@
 //! `switchback serve`: starts the server of a configuration and stays until it is told to stop.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::error::CliError;
-use super::models::prompt_name;
+use super::models::short_name;
 use super::table::{Table, bytes};
 use crate::api::{App, RunningApp};
 use crate::config::{Config, ModelConfig};
 use crate::gateway::{Gateway, Prepared};
-use crate::ids::{ModelName, VersionName, VersionRef};
+use crate::ids::{Digest, ModelName, VersionName, VersionRef};
 use crate::{config, telemetry};
 
 #[derive(Debug, clap::Args)]
@@ -93,8 +93,12 @@ fn unpinned(config: &Config) -> BTreeSet<VersionRef> {
 
 /// What is being served, where, and what it takes; for the person who just started it.
 fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
-    let mut table = Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest", "prompt"]);
+    let mut table =
+        Table::new(&["version", "residency", "traffic", "bytes", "shared", "digest", "adapter", "prompt"]);
     let mut failures = Vec::new();
+    let beside = |file: &Path, digest: Option<Digest>| {
+        short_name(file, &digest.map(|d| d.short()).unwrap_or_default())
+    };
     for version in app.gateway.models().into_iter().flat_map(|model| model.versions) {
         if let Some(why) = version.state.failure() {
             failures.push(format!("{} is not served: {why}", version.version));
@@ -110,15 +114,15 @@ fn summary(app: &RunningApp, unpinned: &BTreeSet<VersionRef>) {
             size(prepared.map(Prepared::weight_bytes)),
             size(prepared.map(Prepared::shared_bytes)),
             format!("{digest}{mark}").trim_start().to_owned(),
-            version
-                .prompt
-                .map(|p| prompt_name(&p.file, &p.digest.map(|d| d.short()).unwrap_or_default()))
-                .unwrap_or_default(),
+            version.adapter.map(|a| beside(a.image.to_string().as_ref(), a.digest)).unwrap_or_default(),
+            version.prompt.map(|p| beside(&p.file, p.digest)).unwrap_or_default(),
         ]);
     }
     eprintln!(
-        "\nclients    http://{}/v1\noperators  http://{}/admin\ndevice     cpu\n",
-        app.public, app.admin
+        "\nclients    http://{}/v1\noperators  http://{}/admin\ndevice     {}\n",
+        app.public,
+        app.admin,
+        app.gateway.device()
     );
     eprint!("{table}");
     for failure in failures {

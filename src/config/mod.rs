@@ -26,6 +26,7 @@ mod read_flag;
 mod read_guardrails;
 mod read_policy;
 mod read_prompt;
+mod read_version;
 mod read_webhooks;
 mod reader;
 pub mod sampling;
@@ -62,9 +63,9 @@ pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
-    ApiKey, Commit, Config, DeviceChoice, EmbeddingConfig, EngineSettings, HubRepo, ImageRef, ImageRefError,
-    KvTokens, Mode, ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, ServerConfig, ToolParser,
-    VersionConfig,
+    AdapterRef, ApiKey, Commit, Config, DeviceChoice, EmbeddingConfig, EngineSettings, HubRepo, ImageRef,
+    ImageRefError, KvTokens, Mode, ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, ServerConfig,
+    ToolParser, VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::checks::CheckKind;
 use super::raw::{Node, Value};
+use super::read_version::read_image;
 use super::reader::{Problem, Reader};
 use super::valid::{EmbeddingConfig, Mode, ModelConfig};
-use super::validate::read_image;
 use crate::ids::ModelName;
 
 pub(super) fn read_embedding(

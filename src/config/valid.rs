@@ -164,6 +164,8 @@ pub struct VersionConfig {
     pub digest: Option<Digest>,
     /// What becomes of its weights when they are loaded.
     pub quantize: Quantize,
+    /// The adapter that its requests go through, if it has one.
+    pub adapter: Option<AdapterRef>,
     /// The prompt around its conversations, if it has one.
     pub prompt: Option<PromptRef>,
     /// Loaded at start or on demand.
@@ -196,6 +198,15 @@ impl EmbeddingConfig {
     }
 }
 
+/// A LoRA adapter, and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterRef {
+    /// Where its files are.
+    pub image: ImageRef,
+    /// What they must be; always present outside dev mode.
+    pub digest: Option<Digest>,
+}
+
 /// A prompt file, and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptRef {
@@ -208,9 +219,10 @@ pub struct PromptRef {
 /// Whether what a version serves can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinning {
-    /// A digest, or a commit on the Hub, says what its files are, and another digest what its prompt is.
+    /// A digest, or a commit on the Hub, says what its files are and those of its adapter, and another digest what its
+    /// prompt is.
     Pinned,
-    /// It serves what lies in its folder, or in its prompt file, when it is loaded.
+    /// It serves what lies in one of its folders, or in its prompt file, when it is loaded.
     Unpinned,
 }
 
@@ -227,7 +239,13 @@ impl VersionConfig {
     /// Whether what it serves can change.
     pub fn pinning(&self) -> Pinning {
         let prompt_may_change = self.prompt.as_ref().is_some_and(|prompt| prompt.digest.is_none());
-        if prompt_may_change { Pinning::Unpinned } else { Pinning::of(&self.image, self.digest) }
+        let of = |adapter: &AdapterRef| Pinning::of(&adapter.image, adapter.digest);
+        let adapter_may_change = self.adapter.as_ref().map(of) == Some(Pinning::Unpinned);
+        if prompt_may_change || adapter_may_change {
+            Pinning::Unpinned
+        } else {
+            Pinning::of(&self.image, self.digest)
+        }
     }
 }
 

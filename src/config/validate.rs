@@ -8,24 +8,19 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
-use super::policy::Policy;
-use super::raw::{self, Key, Node, Value};
+use super::raw::{self, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
 use super::read_embedding::read_embedding;
 use super::read_flag::read_flag;
 use super::read_policy::{read_policies, read_policy_name};
-use super::read_prompt::read_prompt_ref;
+use super::read_version::{Given, less_than_a_block, read_version};
 use super::read_webhooks::read_webhooks;
-use super::reader::{Problem, Reader, Section, boolean, count, nearest, text};
+use super::reader::{Problem, Reader, Section, boolean, count, nearest};
 use super::valid::{
-    ApiKey, Config, EngineSettings, ImageRef, ImageRefError, KvTokens, Mode, ModelConfig, Residency,
-    ServerConfig, VersionConfig,
+    ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, Residency, ServerConfig, VersionConfig,
 };
-use super::values::{
-    MOST_KV_TOKENS, address, digest, duration, folder, header_name, kv_tokens, parsed, percentage,
-    reasoning_parser, size, tool_parser, word,
-};
-use crate::ids::{Digest, ModelName, VersionName, Weight};
+use super::values::{address, duration, folder, header_name, kv_tokens, parsed, percentage, size, word};
+use crate::ids::{ModelName, VersionName, Weight};
 
 const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
 
@@ -46,19 +41,6 @@ const ENGINE: &[&str] =
 
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
-
-const VERSION: &[&str] = &[
-    "image",
-    "digest",
-    "prompt",
-    "prompt_digest",
-    "quantize",
-    "residency",
-    "kv_tokens",
-    "tool_parser",
-    "reasoning_parser",
-    "flag",
-];
 
 const MODEL: &[&str] =
     &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
@@ -266,36 +248,6 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
     engine
 }
 
-fn less_than_a_block(tokens: usize, block_size: usize) -> Problem {
-    let found = format!("{tokens} is less than one block of {block_size}");
-    Problem::new(found, "raise kv_tokens or lower block_size")
-}
-
-/// `kv_tokens` of a version: its part of what the model's versions share.
-fn read_part(r: &mut Reader, s: &Section<'_>, engine: &EngineSettings) -> Option<usize> {
-    let tokens = r.field(s, "kv_tokens", count(MOST_KV_TOKENS))?.get();
-    let problem = match engine.kv_tokens {
-        _ if tokens < engine.block_size => less_than_a_block(tokens, engine.block_size),
-        KvTokens::Tokens(all) if tokens > all => Problem::new(
-            format!("{tokens} is more than the {all} that the model's versions share"),
-            "lower it, leave it out for all of them, or raise engine.kv_tokens",
-        ),
-        KvTokens::Auto | KvTokens::Tokens(_) => return Some(tokens),
-    };
-    r.push(s.line_of("kv_tokens"), s.path_of("kv_tokens"), problem);
-    None
-}
-
-/// What the rest of the file gives every model, and a model its versions.
-struct Given<'a> {
-    /// The folder of the file.
-    base: &'a Path,
-    mode: Mode,
-    /// For a model, before its own overrides.
-    engine: EngineSettings,
-    policies: &'a BTreeMap<String, Policy>,
-}
-
 fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<'_>) -> ModelConfig {
     let Given { base, engine, policies, .. } = *given;
     let s = r.section(node, path.to_owned(), MODEL);
@@ -332,76 +284,6 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     let check_sample = read_check_sample(r, &s);
     let policy = read_policy_name(r, &s, policies);
     ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy }
-}
-
-fn read_version(
-    r: &mut Reader,
-    node: &Node,
-    listed: &Section<'_>,
-    key: &Key,
-    given: &Given<'_>,
-) -> Option<VersionConfig> {
-    let Given { base, mode, engine, .. } = *given;
-    let s = r.section(node, listed.path_of(&key.name), VERSION);
-    let (image, digest) = read_image(r, &s, key.line, base, mode);
-    let prompt = read_prompt_ref(r, &s, key.line, base, mode);
-    let quantize = r.field(&s, "quantize", parsed).unwrap_or_default();
-    let residency = r.field(&s, "residency", |v| {
-        word(v, &[("hot", Residency::Hot), ("warm", Residency::Warm), ("cold", Residency::Cold)])
-    });
-    let declared: Vec<&str> = listed.entries.iter().map(|(k, _)| k.name.as_str()).collect();
-    let flag = read_flag(r, &s, &declared, Some(&key.name));
-    let residency = residency.unwrap_or(Residency::Hot);
-    let kv_tokens = read_part(r, &s, &engine);
-    let tool_parser = r.field(&s, "tool_parser", tool_parser);
-    let reasoning_parser = r.field(&s, "reasoning_parser", reasoning_parser).unwrap_or_default();
-    let image = image?;
-    Some(VersionConfig {
-        image,
-        digest,
-        quantize,
-        prompt,
-        residency,
-        kv_tokens,
-        tool_parser,
-        reasoning_parser,
-        flag,
-    })
-}
-
-/// `image` and `digest`: which files, and what they must be.
-pub(super) fn read_image(
-    r: &mut Reader,
-    s: &Section<'_>,
-    line: u64,
-    base: &Path,
-    mode: Mode,
-) -> (Option<ImageRef>, Option<Digest>) {
-    let image = r.field(s, "image", |v| {
-        let written = text(v)?;
-        ImageRef::parse(written, base).map_err(|e| image_problem(&e))
-    });
-    let missing = |key: &str| s.get(key).is_none_or(|n| matches!(n.value, Value::Null));
-    if missing("image") {
-        let problem = Problem::new("missing", "give a folder or `hf://org/name@<commit>`");
-        r.push(line, s.path_of("image"), problem);
-    }
-    let digest = r.field(s, "digest", |v| digest(v, "switchback images add"));
-    if missing("digest") && mode == Mode::Production {
-        let problem = Problem::new(
-            "missing",
-            "add the digest that `switchback images add` or `pull` prints, or set server.mode to dev",
-        );
-        r.push(line, s.path_of("digest"), problem);
-    }
-    (image, digest)
-}
-
-/// Splits the reference's own message, which says `found; fix`.
-fn image_problem(error: &ImageRefError) -> Problem {
-    let message = error.to_string();
-    let (found, fix) = message.split_once("; ").unwrap_or((&message, "give a folder"));
-    Problem::new(found, fix)
 }
 
 fn read_route(

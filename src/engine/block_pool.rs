@@ -22,11 +22,16 @@ impl BlockId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PrefixId(u64);
 
+impl PrefixId {
+    /// What comes before the first block of a context that goes through no adapter: nothing.
+    pub(super) const ROOT: Self = Self(0);
+}
+
 /// What a full block holds. The parent stands for everything before it, so equal keys mean equal contexts: the map
 /// hashes parent and tokens and then compares them, and a collision of hashes finds nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PrefixKey {
-    parent: Option<PrefixId>,
+    parent: PrefixId,
     tokens: Box<[u32]>,
 }
 
@@ -70,8 +75,14 @@ impl BlockPool {
             evictable: BTreeMap::new(),
             prefixes: HashMap::new(),
             clock: 0,
-            next_prefix: 0,
+            next_prefix: PrefixId::ROOT.0 + 1,
         }
+    }
+
+    /// A beginning of its own, for contexts that go through an adapter: the same tokens have other keys and values there.
+    pub(super) fn root(&mut self) -> PrefixId {
+        self.next_prefix += 1;
+        PrefixId(self.next_prefix - 1)
     }
 
     /// Takes empty blocks in.
@@ -98,16 +109,20 @@ impl BlockPool {
         self.free.len()
     }
 
-    /// How many blocks of a context that is cut into such pieces are known, and how many of those nobody holds.
-    pub(super) fn known<'t>(&self, pieces: impl Iterator<Item = &'t [u32]>) -> (usize, usize) {
-        let (mut parent, mut known, mut unheld) = (None, 0, 0);
+    /// How many blocks of a context that is cut into such pieces are known after `root`, and how many of those nobody holds.
+    pub(super) fn known<'t>(
+        &self,
+        root: PrefixId,
+        pieces: impl Iterator<Item = &'t [u32]>,
+    ) -> (usize, usize) {
+        let (mut parent, mut known, mut unheld) = (root, 0, 0);
         for tokens in pieces {
             let Some(CachedBlock { block, id }) =
                 self.prefixes.get(&PrefixKey { parent, tokens: tokens.into() })
             else {
                 break;
             };
-            parent = Some(*id);
+            parent = *id;
             known += 1;
             unheld += usize::from(self.slots[*block as usize].claims == 0);
         }
@@ -144,7 +159,7 @@ impl BlockPool {
     }
 
     /// A claim on the block that holds `tokens` after `parent`, if one is known.
-    pub(super) fn find(&mut self, parent: Option<PrefixId>, tokens: &[u32]) -> Option<(BlockId, PrefixId)> {
+    pub(super) fn find(&mut self, parent: PrefixId, tokens: &[u32]) -> Option<(BlockId, PrefixId)> {
         let key = PrefixKey { parent, tokens: tokens.into() };
         let CachedBlock { block, id } = *self.prefixes.get(&key)?;
         let slot = &mut self.slots[block as usize];
@@ -157,13 +172,12 @@ impl BlockPool {
 
     /// Lets others find a block that is now full and computed. If the same content is known already, that one stays
     /// and this block remains private; either way the content's name is returned.
-    pub(super) fn publish(&mut self, block: &BlockId, parent: Option<PrefixId>, tokens: &[u32]) -> PrefixId {
+    pub(super) fn publish(&mut self, block: &BlockId, parent: PrefixId, tokens: &[u32]) -> PrefixId {
         let key = PrefixKey { parent, tokens: tokens.into() };
         if let Some(known) = self.prefixes.get(&key) {
             return known.id;
         }
-        let id = PrefixId(self.next_prefix);
-        self.next_prefix += 1;
+        let id = self.root();
         self.slots[block.0 as usize].key = Some(key.clone());
         self.prefixes.insert(key, CachedBlock { block: block.0, id });
         id
@@ -236,23 +250,23 @@ mod tests {
                 match act {
                     Act::Build(content) => {
                         let mut claims = Vec::new();
-                        let mut parent = None;
+                        let mut parent = PrefixId::ROOT;
                         let pieces: Vec<_> = content.iter().map(|token| [u32::from(*token)]).collect();
-                        let (known, _) = pool.known(pieces.iter().map(<[u32; 1]>::as_slice));
+                        let (known, _) = pool.known(PrefixId::ROOT, pieces.iter().map(<[u32; 1]>::as_slice));
                         for (i, token) in content.iter().enumerate() {
                             let tokens = [u32::from(*token)];
                             let found = pool.find(parent, &tokens);
                             prop_assert!(i >= known || found.is_some(), "what is known is found");
                             if let Some((block, id)) = found {
                                 prop_assert_eq!(&memory[&block.number()], &content[..=i], "a foreign prefix");
-                                parent = Some(id);
+                                parent = id;
                                 claims.push(block);
                             } else if let Some(block) = pool.allocate() {
                                 let taken = held.iter().flatten().chain(&claims).any(|b| *b == block);
                                 prop_assert!(!taken, "a held block was given out to write");
                                 prop_assert!(!elsewhere.contains(&block.number()), "it is with others");
                                 memory.insert(block.number(), content[..=i].to_vec());
-                                parent = Some(pool.publish(&block, parent, &tokens));
+                                parent = pool.publish(&block, parent, &tokens);
                                 claims.push(block);
                             } else {
                                 break;
@@ -287,26 +301,28 @@ mod tests {
     fn the_least_recently_used_prefix_is_forgotten_first() {
         let mut pool = stocked(2);
         let [a, b] = [pool.allocate().unwrap(), pool.allocate().unwrap()];
-        pool.publish(&a, None, &[1]);
-        pool.publish(&b, None, &[2]);
+        pool.publish(&a, PrefixId::ROOT, &[1]);
+        pool.publish(&b, PrefixId::ROOT, &[2]);
         pool.release(vec![a]);
         pool.release(vec![b]);
-        let (a, _) = pool.find(None, &[1]).unwrap();
+        let (a, _) = pool.find(PrefixId::ROOT, &[1]).unwrap();
         pool.release(vec![a]);
         let _writer = pool.allocate().unwrap();
-        assert!(pool.find(None, &[2]).is_none());
-        assert!(pool.find(None, &[1]).is_some());
+        assert!(pool.find(PrefixId::ROOT, &[2]).is_none());
+        assert!(pool.find(PrefixId::ROOT, &[1]).is_some());
     }
 
     #[test]
     fn the_same_tokens_after_another_prefix_are_not_found() {
         let mut pool = stocked(3);
         let [a, b, c] = [(); 3].map(|()| pool.allocate().unwrap());
-        let one = pool.publish(&a, None, &[1]);
-        let two = pool.publish(&b, None, &[2]);
-        pool.publish(&c, Some(one), &[9]);
-        assert!(pool.find(Some(two), &[9]).is_none());
-        assert!(pool.find(None, &[9]).is_none());
-        assert!(pool.find(Some(one), &[9]).is_some());
+        let one = pool.publish(&a, PrefixId::ROOT, &[1]);
+        let two = pool.publish(&b, PrefixId::ROOT, &[2]);
+        pool.publish(&c, one, &[9]);
+        assert!(pool.find(two, &[9]).is_none());
+        assert!(pool.find(PrefixId::ROOT, &[9]).is_none());
+        let adapted = pool.root();
+        assert!(pool.find(adapted, &[1]).is_none(), "another adapter computes another prefix");
+        assert!(pool.find(one, &[9]).is_some());
     }
 }

@@ -35,6 +35,15 @@ pub enum EngineError {
         /// What the model said.
         source: ModelError,
     },
+    /// The first tenant's adapter could not be brought to where the model computes.
+    #[error("adapter: {source}")]
+    Adapter {
+        /// What the model said.
+        source: ModelError,
+    },
+    /// A tenant with an adapter, of a model that takes none.
+    #[error("the model takes no adapters")]
+    NoAdapters,
     /// The model could not take the memory that its steps work in.
     #[error(
         "memory for steps of {max_step_tokens} tokens: {source}; lower engine.max_step_tokens or engine.kv_tokens"

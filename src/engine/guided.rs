@@ -9,7 +9,7 @@ use super::constraint::Advance;
 use super::generation::Failure;
 use super::job::Job;
 use super::outcomes::Outcome;
-use super::scheduler::Plan;
+use super::plan::Plan;
 use super::sequence::SequenceId;
 
 /// Waits for the masks of all choices of a plan. Those that there is no mask for, and why.

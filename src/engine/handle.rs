@@ -13,11 +13,12 @@ use super::generation::{Event, Failure, channel};
 use super::job::Job;
 use super::kv_memory::KvMemory;
 use super::scheduler::{Limits, Scheduler};
+use super::sequence::Variant;
 use super::shared::{EngineStats, Phase, Place, Shared, Tenant};
 use super::turns::Turns;
 use super::worker::{Command, Member, Worker};
 use super::{EngineConfig, EngineError, GenerateRequest, Generation, SubmitError};
-use crate::model::{CausalLm, KvGeometry, Tokenizer};
+use crate::model::{Adapter, CausalLm, KvGeometry, Tokenizer};
 
 /// How long a drain waits for the step under way after its deadline.
 const LAST_STEP: Duration = Duration::from_secs(30);
@@ -71,6 +72,21 @@ impl Inner {
     }
 }
 
+/// Who is to use an engine.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    /// For the log.
+    pub name: String,
+    /// What its requests go through; none for the model's own weights alone.
+    pub adapter: Option<Adapter>,
+}
+
+impl<T: Into<String>> From<T> for NewTenant {
+    fn from(name: T) -> Self {
+        Self { name: name.into(), adapter: None }
+    }
+}
+
 /// What an engine can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineLimits {
@@ -114,22 +130,22 @@ impl Drop for MarkDead {
 impl Engine {
     /// Allocates key-value memory for this engine alone and starts it, as [`Engine::start_in`] does.
     pub fn start(
-        name: String,
+        first: NewTenant,
         lm: Box<dyn CausalLm>,
         tokenizer: Tokenizer,
         config: EngineConfig,
         turns: Turns,
     ) -> Result<Self, EngineError> {
         let memory = config.memory(lm.as_ref())?;
-        Self::start_in(&memory, name, lm, tokenizer, config, turns)
+        Self::start_in(&memory, first, lm, tokenizer, config, turns)
     }
 
-    /// Starts the thread, named after `name`, its first tenant. It takes at most `kv_tokens` of the memory, as it needs
+    /// Starts the thread, named after its first tenant. It takes at most `kv_tokens` of the memory, as it needs
     /// them. Engines that compute on one device hold the same `turns`.
     #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
     pub fn start_in(
         memory: &KvMemory,
-        name: String,
+        first: NewTenant,
         mut lm: Box<dyn CausalLm>,
         tokenizer: Tokenizer,
         config: EngineConfig,
@@ -138,6 +154,14 @@ impl Engine {
         let KvGeometry { blocks: most, block_size } = config.geometry()?;
         let EngineConfig { max_running, max_step_tokens, queue, prefix_cache, .. } = config;
         lm.join(memory.pool()).map_err(|source| EngineError::Join { source })?;
+        let NewTenant { name, adapter } = first;
+        let adapter = match adapter {
+            Some(adapter) => {
+                let slot = lm.seat(&adapter).map_err(|source| EngineError::Adapter { source })?;
+                Some(slot.ok_or(EngineError::NoAdapters)?)
+            }
+            None => None,
+        };
         lm.reserve(max_step_tokens, max_running)
             .map_err(|source| EngineError::Reserve { max_step_tokens, source })?;
         let (commands, inbox) = sync_channel(queue + SPARE_COMMANDS);
@@ -146,7 +170,7 @@ impl Engine {
         let max_context = lm.max_positions().min(blocks * block_size);
         let vocab = lm.vocab_size();
         let all_blocks = memory.pool().layout().blocks;
-        let scheduler = Scheduler::new(Limits {
+        let mut scheduler = Scheduler::new(Limits {
             blocks: all_blocks,
             block_size,
             max_running,
@@ -154,7 +178,10 @@ impl Engine {
             prefix_cache,
         });
         let shared = Arc::new(Shared::default());
-        let (member, ended) = member(&shared);
+        let (mut member, ended) = member(&shared);
+        if adapter.is_some() {
+            member.variant = Variant { adapter, root: scheduler.root() };
+        }
         let tenant = Arc::clone(&member.tenant);
         let worker = Worker {
             name: name.clone(),
@@ -183,14 +210,14 @@ impl Engine {
         Ok(Self(Arc::new(Inner { name, tenant, core, ended })))
     }
 
-    /// The same engine for another tenant, named `name`; none if it has ended or is about to, or does not answer. Waits for
-    /// the step under way, so it blocks.
-    pub fn share(&self, name: String) -> Option<Self> {
+    /// The same engine for another tenant; none if it has ended or is about to, does not answer, or has no room for the
+    /// tenant's adapter. Waits for the step under way, so it blocks.
+    pub fn share(&self, NewTenant { name, adapter }: NewTenant) -> Option<Self> {
         let core = Arc::clone(&self.0.core);
         let (member, ended) = member(&core.shared);
         let tenant = Arc::clone(&member.tenant);
         let (tell, told) = sync_channel(1);
-        let mut admit = Command::Admit(member, tell);
+        let mut admit = Command::Admit(member, adapter, tell);
         let asked = Instant::now();
         while let Err(refused) = core.commands.try_send(admit) {
             match refused {
@@ -295,5 +322,6 @@ impl Engine {
 /// A new tenant of an engine, for its thread; and the news that it has left.
 fn member(engine: &Arc<Shared>) -> (Member, watch::Receiver<()>) {
     let (ending, ended) = watch::channel(());
-    (Member { tenant: Arc::new(Tenant::of(Arc::clone(engine))), _ending: ending }, ended)
+    let tenant = Arc::new(Tenant::of(Arc::clone(engine)));
+    (Member { tenant, variant: Variant::BASE, _ending: ending }, ended)
 }

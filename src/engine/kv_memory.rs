@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::scheduler::{Lacking, Plan, Scheduler};
+use super::plan::Plan;
+use super::scheduler::{Lacking, Scheduler};
 use super::sequence::{Age, SequenceId};
 use super::turns::Priority;
 use super::worker::Command;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::PrefixCache;
 use crate::engine::scheduler::Limits;
-use crate::engine::sequence::{PromptScores, Sequence};
+use crate::engine::sequence::{PromptScores, Sequence, Variant};
 use crate::engine::testing::small_pool;
 use crate::model::KvGeometry;
 
@@ -97,7 +97,7 @@ proptest! {
             for wish in wishes.iter().filter(|wish| wish.arrives == round) {
                 let desk = &mut desks[wish.engine];
                 let id = desk.share.arrival();
-                let sequence = Sequence::new(id, wish.prompt.clone(), PromptScores::Skip);
+                let sequence = Sequence::new(id, Variant::BASE, wish.prompt.clone(), PromptScores::Skip);
                 desk.scheduler.add(sequence, wish.priority);
                 desk.rests = false;
                 open.insert(id, wish);
@@ -183,7 +183,7 @@ fn prefixes_stay_while_there_are_empty_blocks() {
     let mut ask = |first: u32| {
         let id = share.arrival();
         let prompt: Vec<u32> = (0..13).map(|i| first + i).collect();
-        scheduler.add(Sequence::new(id, prompt, PromptScores::Skip), Priority::Foreground);
+        scheduler.add(Sequence::new(id, Variant::BASE, prompt, PromptScores::Skip), Priority::Foreground);
         let plan = share.plan(&mut scheduler, &mut cache, Priority::Foreground).unwrap();
         scheduler.computed(&plan);
         let cached = scheduler.get(id).unwrap().cached;

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use super::generation::{Failure, Unusable};
 use super::job::{Chosen, Job};
 use super::logprobs::{Score, score};
-use super::scheduler::{Part, Plan, Scheduler};
+use super::plan::{Part, Plan};
+use super::scheduler::Scheduler;
 use super::sequence::SequenceId;
 use crate::model::{Choice, Logits, ModelError};
 

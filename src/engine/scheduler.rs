@@ -10,14 +10,14 @@
 //! the foreground takes them from the background where it needs them.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
-use super::block_pool::{BlockId, BlockPool};
+use super::block_pool::{BlockPool, PrefixId};
 use super::config::PrefixCache;
 use super::kv_memory::{Need, Want};
+use super::plan::{Budget, Plan};
 use super::sequence::{Age, Sequence, SequenceId, State};
 use super::turns::Priority;
-use crate::model::{Batch, MOST_SCORED_ROWS, Span};
+use crate::model::MOST_SCORED_ROWS;
 
 /// The most prompt rows of a step in the background: it is to be over soon.
 const BACKGROUND_ROWS: usize = 32;
@@ -30,15 +30,6 @@ pub(super) struct Limits {
     pub(super) max_running: usize,
     pub(super) max_step_tokens: usize,
     pub(super) prefix_cache: PrefixCache,
-}
-
-/// What one step computes.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// For the model.
-    pub(super) batch: Batch,
-    /// One for each span of the batch.
-    pub(super) parts: Vec<Part>,
 }
 
 /// What becomes of the youngest sequence of a lane where there is no block for it to go on in.
@@ -55,18 +46,6 @@ pub(super) enum Lacking {
 enum SetAside {
     Nobody,
     Some,
-}
-
-/// One sequence's part of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) id: SequenceId,
-    /// The positions that are computed.
-    pub(super) positions: Range<usize>,
-    /// Prompt positions whose logits are wanted, with their index among the wanted rows.
-    pub(super) scores: Vec<(usize, usize)>,
-    /// The index among the wanted rows of the one that the next token is sampled from, if it is its turn.
-    pub(super) sample: Option<usize>,
 }
 
 /// All sequences of one engine and their blocks.
@@ -100,7 +79,8 @@ impl Lane {
         if waiting.wants_scores() || end >= waiting.tokens.len() {
             return false;
         }
-        let is_reading = |s: &&Sequence| s.remaining() > 1 && s.computed() < end;
+        let is_reading =
+            |s: &&Sequence| s.variant == waiting.variant && s.remaining() > 1 && s.computed() < end;
         let beginning = Some(&waiting.tokens[..end]);
         self.running.iter().filter(is_reading).any(|s| s.tokens.get(..end) == beginning)
     }
@@ -121,6 +101,11 @@ impl Scheduler {
     pub(super) fn new(limits: Limits) -> Self {
         let pool = BlockPool::new(limits.blocks);
         Self { limits, pool, foreground: Lane::default(), background: Lane::default(), preemptions: 0 }
+    }
+
+    /// Where prefixes begin of contexts that go through an adapter that is new.
+    pub(super) fn root(&mut self) -> PrefixId {
+        self.pool.root()
     }
 
     /// Takes a sequence in at the end of its lane. It must fit the pool when nothing else is there, and be younger
@@ -239,7 +224,8 @@ impl Scheduler {
         let size = self.limits.block_size;
         let (known, unheld) = match self.limits.prefix_cache {
             PrefixCache::On if !sequence.wants_scores() => {
-                self.pool.known(sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size))
+                let pieces = sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size);
+                self.pool.known(sequence.variant.root, pieces)
             }
             PrefixCache::On | PrefixCache::Off => (0, 0),
         };
@@ -313,13 +299,15 @@ impl Scheduler {
                 continue;
             };
             sequence.computed_to(part.positions.end);
+            let root = sequence.variant.root;
             let State::Running { blocks, prefixes, computed } = &mut sequence.state else { continue };
             if self.limits.prefix_cache == PrefixCache::Off {
                 continue;
             }
             let full = &blocks[..*computed / size];
             for (block, tokens) in full.iter().zip(sequence.tokens.chunks_exact(size)).skip(prefixes.len()) {
-                prefixes.push(self.pool.publish(block, prefixes.last().copied(), tokens));
+                let parent = prefixes.last().copied().unwrap_or(root);
+                prefixes.push(self.pool.publish(block, parent, tokens));
             }
         }
     }
@@ -361,7 +349,8 @@ impl Scheduler {
         if prefix_cache == PrefixCache::On && !sequence.wants_scores() {
             // The last token is always computed: its logits are what is wanted.
             for tokens in sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size) {
-                let Some((block, id)) = pool.find(prefixes.last().copied(), tokens) else { break };
+                let parent = prefixes.last().copied().unwrap_or(sequence.variant.root);
+                let Some((block, id)) = pool.find(parent, tokens) else { break };
                 blocks.push(block);
                 prefixes.push(id);
             }
@@ -424,66 +413,6 @@ impl Scheduler {
 fn free(pool: &mut BlockPool, sequence: &mut Sequence) {
     if let State::Running { blocks, .. } = std::mem::replace(&mut sequence.state, State::Waiting) {
         pool.release(blocks);
-    }
-}
-
-/// What a step may still spend on prompts.
-struct Budget {
-    rows: usize,
-    /// Of these, rows of prompts whose every token is scored.
-    scored: usize,
-}
-
-impl Budget {
-    /// How many rows of this sequence's prompt the step computes; they are taken from the budget.
-    fn spend(&mut self, sequence: &Sequence) -> usize {
-        if !sequence.wants_scores() {
-            return self.spend_on(sequence.remaining());
-        }
-        let rows = self.spend_on(sequence.remaining().min(self.scored));
-        self.scored -= rows;
-        rows
-    }
-
-    /// As many of so many rows as there are left.
-    fn spend_on(&mut self, rows: usize) -> usize {
-        let rows = rows.min(self.rows);
-        self.rows -= rows;
-        rows
-    }
-}
-
-impl Plan {
-    fn push(&mut self, sequence: &Sequence, rows: usize, block_size: usize) {
-        let State::Running { blocks, computed, .. } = &sequence.state else { return };
-        if rows == 0 {
-            return;
-        }
-        let positions = *computed..computed + rows;
-        let first = self.batch.tokens.len();
-        let (mut scores, mut sample) = (Vec::new(), None);
-        for position in positions.clone() {
-            let block = blocks[position / block_size].number() as usize;
-            if sequence.wants_logits(position) {
-                let wanted = self.batch.logit_rows.len();
-                self.batch.logit_rows.push(self.batch.tokens.len() as u32);
-                if sequence.scores_prompt(position) {
-                    scores.push((position, wanted));
-                }
-                if position + 1 == sequence.tokens.len() {
-                    sample = Some(wanted);
-                }
-            }
-            self.batch.tokens.push(sequence.tokens[position]);
-            self.batch.positions.push(position as u32);
-            self.batch.slots.push((block * block_size + position % block_size) as u32);
-        }
-        self.batch.spans.push(Span {
-            rows: first..first + rows,
-            context_len: positions.end,
-            block_table: blocks[..positions.end.div_ceil(block_size)].iter().map(BlockId::number).collect(),
-        });
-        self.parts.push(Part { id: sequence.id, positions, scores, sample });
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::sequence::PromptScores;
+use crate::engine::plan::Part;
+use crate::engine::sequence::{PromptScores, Variant};
+use crate::model::AdapterSlot;
 
 const BLOCK: usize = 4;
 
@@ -86,7 +88,7 @@ proptest! {
             while arrived < order.len() && wishes[order[arrived]].arrives <= step {
                 let (id, wish) = (SequenceId(arrived as u64), &wishes[order[arrived]]);
                 let scores = if wish.scores { PromptScores::Want } else { PromptScores::Skip };
-                scheduler.add(Sequence::new(id, wish.prompt.clone(), scores), wish.priority);
+                scheduler.add(Sequence::new(id, Variant::BASE, wish.prompt.clone(), scores), wish.priority);
                 open.insert(id, wish);
                 arrived += 1;
             }
@@ -166,14 +168,20 @@ proptest! {
 fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
     let mut scheduler = stocked(limits(64, 8, 6, PrefixCache::Off));
     for id in 0..2 {
-        scheduler.add(Sequence::new(SequenceId(id), vec![1], PromptScores::Skip), Priority::Foreground);
+        scheduler.add(
+            Sequence::new(SequenceId(id), Variant::BASE, vec![1], PromptScores::Skip),
+            Priority::Foreground,
+        );
     }
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     scheduler.computed(&plan);
     for step in &plan.parts {
         scheduler.append(step.id, 5);
     }
-    scheduler.add(Sequence::new(SequenceId(2), vec![1; 10], PromptScores::Skip), Priority::Foreground);
+    scheduler.add(
+        Sequence::new(SequenceId(2), Variant::BASE, vec![1; 10], PromptScores::Skip),
+        Priority::Foreground,
+    );
     let chunks: Vec<Vec<usize>> = (0..3)
         .map(|_| {
             let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
@@ -192,10 +200,14 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
 fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
     let mut scheduler = stocked(limits(16, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..12).collect();
-    scheduler.add(Sequence::new(SequenceId(0), prompt.clone(), PromptScores::Skip), Priority::Foreground);
+    scheduler.add(
+        Sequence::new(SequenceId(0), Variant::BASE, prompt.clone(), PromptScores::Skip),
+        Priority::Foreground,
+    );
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     scheduler.computed(&plan);
-    scheduler.add(Sequence::new(SequenceId(1), prompt, PromptScores::Skip), Priority::Foreground);
+    scheduler
+        .add(Sequence::new(SequenceId(1), Variant::BASE, prompt, PromptScores::Skip), Priority::Foreground);
     scheduler.append(SequenceId(0), 3);
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(plan.parts[1].positions, 8..12);
@@ -206,9 +218,9 @@ fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
 fn of_requests_with_one_prompt_that_come_together_the_first_computes_it() {
     let mut scheduler = stocked(limits(32, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..14).collect();
-    let other = Sequence::new(SequenceId(3), vec![9; 6], PromptScores::Skip);
+    let other = Sequence::new(SequenceId(3), Variant::BASE, vec![9; 6], PromptScores::Skip);
     for id in 0..3 {
-        let choice = Sequence::new(SequenceId(id), prompt.clone(), PromptScores::Skip);
+        let choice = Sequence::new(SequenceId(id), Variant::BASE, prompt.clone(), PromptScores::Skip);
         scheduler.add(choice, Priority::Foreground);
     }
     scheduler.add(other, Priority::Foreground);
@@ -221,12 +233,37 @@ fn of_requests_with_one_prompt_that_come_together_the_first_computes_it() {
     assert_eq!(rows(&plan), [14..15, 12..14, 12..14, 0..6]);
 }
 
+/// Keys and values of the same tokens differ by adapter: nobody waits for, or finds, those of another.
+#[test]
+fn what_goes_through_another_adapter_has_no_beginning_in_common() {
+    let mut scheduler = stocked(limits(32, 8, 64, PrefixCache::On));
+    let mut slots = AdapterSlot::all();
+    let [one, other] = [(); 2].map(|()| Variant { adapter: slots.next(), root: scheduler.root() });
+    let prompt: Vec<u32> = (0..14).collect();
+    for (id, variant) in [Variant::BASE, one, other, one].into_iter().enumerate() {
+        let sequence = Sequence::new(SequenceId(id as u64), variant, prompt.clone(), PromptScores::Skip);
+        scheduler.add(sequence, Priority::Foreground);
+    }
+    let rows = |plan: &Plan| plan.parts.iter().map(|s| s.positions.clone()).collect::<Vec<_>>();
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
+    assert_eq!(rows(&plan), [0..14, 0..14, 0..14], "each its own, and the fourth waits for the second");
+    let through: Vec<_> = plan.batch.spans.iter().map(|span| span.adapter).collect();
+    assert_eq!(through, [None, one.adapter, other.adapter]);
+    scheduler.computed(&plan);
+    for id in 0..3 {
+        scheduler.append(SequenceId(id), 3);
+    }
+    let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
+    assert_eq!(rows(&plan)[3], 12..14);
+}
+
 #[test]
 fn without_a_prefix_cache_or_where_scores_are_wanted_nobody_waits_for_another_prompt() {
     for (cache, scores) in [(PrefixCache::Off, PromptScores::Skip), (PrefixCache::On, PromptScores::Want)] {
         let mut scheduler = stocked(limits(32, 8, 64, cache));
         for id in 0..2 {
-            scheduler.add(Sequence::new(SequenceId(id), vec![1; 14], scores), Priority::Foreground);
+            scheduler
+                .add(Sequence::new(SequenceId(id), Variant::BASE, vec![1; 14], scores), Priority::Foreground);
         }
         assert_eq!(scheduler.plan(Priority::Foreground, Lacking::SetAside).parts.len(), 2);
     }
@@ -235,11 +272,17 @@ fn without_a_prefix_cache_or_where_scores_are_wanted_nobody_waits_for_another_pr
 #[test]
 fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
     let mut scheduler = stocked(limits(4, 8, 64, PrefixCache::Off));
-    scheduler.add(Sequence::new(SequenceId(0), vec![1; 12], PromptScores::Skip), Priority::Background);
+    scheduler.add(
+        Sequence::new(SequenceId(0), Variant::BASE, vec![1; 12], PromptScores::Skip),
+        Priority::Background,
+    );
     let plan = scheduler.plan(Priority::Background, Lacking::SetAside);
     scheduler.computed(&plan);
     assert_eq!(scheduler.blocks_used(), 3);
-    scheduler.add(Sequence::new(SequenceId(1), vec![2; 8], PromptScores::Skip), Priority::Foreground);
+    scheduler.add(
+        Sequence::new(SequenceId(1), Variant::BASE, vec![2; 8], PromptScores::Skip),
+        Priority::Foreground,
+    );
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(plan.parts.iter().map(|s| s.id).collect::<Vec<_>>(), [SequenceId(1)]);
     assert_eq!((scheduler.blocks_used(), scheduler.set_aside().count()), (2, 1));
@@ -250,6 +293,9 @@ fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
 #[test]
 fn a_step_in_the_background_is_short() {
     let mut scheduler = stocked(limits(256, 8, 512, PrefixCache::Off));
-    scheduler.add(Sequence::new(SequenceId(0), vec![1; 500], PromptScores::Skip), Priority::Background);
+    scheduler.add(
+        Sequence::new(SequenceId(0), Variant::BASE, vec![1; 500], PromptScores::Skip),
+        Priority::Background,
+    );
     assert_eq!(scheduler.plan(Priority::Background, Lacking::SetAside).batch.tokens.len(), BACKGROUND_ROWS);
 }

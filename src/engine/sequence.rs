@@ -2,6 +2,7 @@
 
 use super::block_pool::{BlockId, PrefixId};
 use super::turns::Priority;
+use crate::model::AdapterSlot;
 
 /// Names a sequence for its whole life; a later arrival has a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +22,20 @@ pub(super) enum PromptScores {
     Skip,
     /// Every prompt row must be computed at least once.
     Want,
+}
+
+/// What computes a context beside the weights that all have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Variant {
+    /// The adapter that its rows go through, if any.
+    pub(super) adapter: Option<AdapterSlot>,
+    /// Where the prefix cache looks for its beginning.
+    pub(super) root: PrefixId,
+}
+
+impl Variant {
+    /// Nothing.
+    pub(super) const BASE: Self = Self { adapter: None, root: PrefixId::ROOT };
 }
 
 /// Where a sequence stands.
@@ -43,6 +58,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
+    pub(super) variant: Variant,
     /// The prompt and then what was generated.
     pub(super) tokens: Vec<u32>,
     pub(super) prompt_len: usize,
@@ -56,9 +72,15 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// A sequence that waits.
-    pub(super) fn new(id: SequenceId, prompt: Vec<u32>, prompt_scores: PromptScores) -> Self {
+    pub(super) fn new(
+        id: SequenceId,
+        variant: Variant,
+        prompt: Vec<u32>,
+        prompt_scores: PromptScores,
+    ) -> Self {
         Self {
             id,
+            variant,
             prompt_len: prompt.len(),
             tokens: prompt,
             state: State::Waiting,

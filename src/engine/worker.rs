@@ -15,11 +15,12 @@ use super::guided;
 use super::job::{Chosen, End, Job, Progress};
 use super::kv_memory::Share;
 use super::outcomes::{Outcome, outcomes};
-use super::scheduler::{Part, Scheduler};
-use super::sequence::{PromptScores, Sequence, SequenceId};
+use super::plan::Part;
+use super::scheduler::Scheduler;
+use super::sequence::{PromptScores, Sequence, SequenceId, Variant};
 use super::shared::{Phase, Shared, Tenant};
 use super::turns::{Priority, Runner, Turn, Turns};
-use crate::model::{CausalLm, Tokenizer};
+use crate::model::{Adapter, CausalLm, Tokenizer};
 
 /// How long an engine waits before it asks again for its turn, or for blocks.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -29,8 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(1);
 pub(super) enum Command {
     /// Answer this prompt.
     Generate(Box<(Job, Vec<u32>)>),
-    /// Take requests of another tenant, too, and say so.
-    Admit(Member, SyncSender<()>),
+    /// Take requests of another tenant, too, which may go through an adapter, and say so; or drop both.
+    Admit(Member, Option<Adapter>, SyncSender<()>),
     /// Look at the tenants' phases, and at what others want of the memory.
     Wake,
 }
@@ -39,6 +40,8 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) tenant: Arc<Tenant>,
+    /// What computes its requests.
+    pub(super) variant: Variant,
     pub(super) _ending: watch::Sender<()>,
 }
 
@@ -160,7 +163,11 @@ impl Worker {
         }
         let stays = |member: &Member| member.tenant.phase() < Phase::Gone;
         if self.members.iter().any(stays) {
-            self.members.retain(stays);
+            for gone in self.members.extract_if(.., |member| !stays(member)) {
+                if let Some(Err(error)) = gone.variant.adapter.map(|slot| self.lm.unseat(slot)) {
+                    tracing::warn!(engine = %self.name, %error, "an adapter was not taken out");
+                }
+            }
         }
     }
 
@@ -203,19 +210,34 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         let work = match command {
             Command::Generate(work) => work,
-            Command::Admit(member, told) => {
-                self.members.push(member);
-                // who has given up waiting leaves by dropping his handle
-                let _ = told.try_send(());
-                return;
-            }
+            Command::Admit(member, adapter, told) => return self.admit(member, adapter, told),
             Command::Wake => return,
         };
         let (job, prompt) = *work;
+        let of = |member: &&Member| Arc::ptr_eq(&member.tenant, &job.tenant);
+        // a tenant stays until its last request is over; without one, the client finds its channel closed
+        let Some(Member { variant, .. }) = self.members.iter().find(of) else { return };
         let id = self.share.arrival();
         let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
-        self.scheduler.add(Sequence::new(id, prompt, scores), job.priority);
+        self.scheduler.add(Sequence::new(id, *variant, prompt, scores), job.priority);
         self.jobs.insert(id, job);
+    }
+
+    fn admit(&mut self, mut member: Member, adapter: Option<Adapter>, told: SyncSender<()>) {
+        if let Some(adapter) = adapter {
+            match self.lm.seat(&adapter) {
+                Ok(Some(slot)) => {
+                    member.variant = Variant { adapter: Some(slot), root: self.scheduler.root() };
+                }
+                Ok(None) => return tracing::warn!(engine = %self.name, "it has no room for another adapter"),
+                Err(error) => {
+                    return tracing::warn!(engine = %self.name, %error, "it cannot take another adapter");
+                }
+            }
+        }
+        self.members.push(member);
+        // who has given up waiting leaves by dropping his handle
+        let _ = told.try_send(());
     }
 
     /// Cancels what tenants past their deadline have, and what those who leave have in the background: nobody waits for

@@ -10,7 +10,7 @@ use super::identity::Identity;
 use super::residency::{LoadTo, UnloadTo};
 use super::state::{ResidencyError, State};
 use super::{Gateway, StickyKey};
-use crate::config::{ImageRef, PromptRef, UnknownPolicy};
+use crate::config::{AdapterRef, ImageRef, PromptRef, UnknownPolicy};
 use crate::ids::{Digest, ModelName, Quantize, VersionName, VersionRef, Weight};
 use crate::prompt::Prompt;
 use crate::release::{AuditAction, AuditEntry, Change, ReleaseError, RouteView, Traits, Withdrawn};
@@ -62,12 +62,23 @@ pub struct VersionStatus {
     pub digest: Option<Digest>,
     /// What becomes of its weights when they are loaded.
     pub quantize: Quantize,
+    /// The adapter that its requests go through, if it has one.
+    pub adapter: Option<AdapterStatus>,
     /// The prompt around its conversations, if it has one.
     pub prompt: Option<PromptStatus>,
     /// Where it is.
     pub state: State,
     /// Its share of the model's traffic.
     pub weight: Weight,
+}
+
+/// A version's adapter as operators see it.
+#[derive(Debug, Clone)]
+pub struct AdapterStatus {
+    /// Where its files come from.
+    pub image: ImageRef,
+    /// Their digest: as loaded, else as configured.
+    pub digest: Option<Digest>,
 }
 
 /// A version's prompt as operators see it.
@@ -102,7 +113,11 @@ impl VersionStatus {
             None => None,
             Some(prompt) => Some(prompt.digest?),
         };
-        Some(Identity { image: self.digest?, quantize: self.quantize, prompt }.digest())
+        let adapter = match &self.adapter {
+            None => None,
+            Some(adapter) => Some(adapter.digest?),
+        };
+        Some(Identity { image: self.digest?, quantize: self.quantize, adapter, prompt }.digest())
     }
 }
 
@@ -121,7 +136,11 @@ impl Gateway {
             let state = table.get(&version).cloned().unwrap_or(State::Cold);
             let loaded = state.prepared().and_then(|prepared| prepared.prompt.as_ref()).map(Prompt::digest);
             let status = |p: &PromptRef| PromptStatus { file: p.file.clone(), digest: loaded.or(p.digest) };
+            let adapter = state.prepared().and_then(|prepared| prepared.adapter);
+            let adapter_status =
+                |a: &AdapterRef| AdapterStatus { image: a.image.clone(), digest: adapter.or(a.digest) };
             VersionStatus {
+                adapter: settings.adapter.as_ref().map(adapter_status),
                 prompt: settings.prompt.as_ref().map(status),
                 image: settings.image.clone(),
                 quantize: settings.quantize,

@@ -11,7 +11,7 @@ use super::speech::Formats;
 use super::structured::Structures;
 use crate::engine::{DrainOutcome, Engine};
 use crate::ids::{Digest, Quantize, VersionRef};
-use crate::model::{Encoder, LoadedModel, StagedModel, Tokenizer};
+use crate::model::{Adapter, AdapterInfo, Encoder, LoadedModel, StagedModel, Tokenizer};
 use crate::prompt::{ChatTemplate, Prompt};
 
 /// What the host's memory holds of a version: all that it takes to answer, but what computes. Immutable.
@@ -22,6 +22,8 @@ pub struct Prepared {
     pub digest: Digest,
     /// What became of the image's weights.
     pub(super) quantize: Quantize,
+    /// The digest of its adapter, if it has one.
+    pub(super) adapter: Option<Digest>,
     /// Its prompt as it was read when the version was loaded.
     pub(super) prompt: Option<Prompt>,
     /// The size of its image on disk.
@@ -40,6 +42,8 @@ pub(super) enum Body {
 /// A model that goes on with texts, and how it speaks.
 pub(super) struct Decoder {
     pub(super) model: LoadedModel,
+    /// What its requests go through beside the model's weights.
+    pub(super) adapter: Option<Adapter>,
     pub(super) template: Option<ChatTemplate>,
     /// Grammars that were compiled for it.
     pub(super) structures: Structures,
@@ -70,7 +74,9 @@ impl Prepared {
     /// Bytes of its weights.
     pub fn weight_bytes(&self) -> u64 {
         match &self.body {
-            Body::Decoder(decoder) => decoder.model.info.weight_bytes,
+            Body::Decoder(decoder) => {
+                decoder.model.info.weight_bytes + decoder.of_adapter(|info| info.weight_bytes)
+            }
             Body::Encoder(encoder) => encoder.weight_bytes(),
         }
     }
@@ -78,7 +84,9 @@ impl Prepared {
     /// Of these, bytes that another version had loaded before.
     pub fn shared_bytes(&self) -> u64 {
         match &self.body {
-            Body::Decoder(decoder) => decoder.model.info.shared_bytes,
+            Body::Decoder(decoder) => {
+                decoder.model.info.shared_bytes + decoder.of_adapter(|info| info.shared_bytes)
+            }
             Body::Encoder(encoder) => encoder.shared_bytes(),
         }
     }
@@ -91,7 +99,7 @@ impl Prepared {
     /// The digest of all that decides the answers.
     pub fn version_digest(&self) -> Digest {
         let prompt = self.prompt.as_ref().map(Prompt::digest);
-        Identity { image: self.digest, quantize: self.quantize, prompt }.digest()
+        Identity { image: self.digest, quantize: self.quantize, adapter: self.adapter, prompt }.digest()
     }
 
     /// The text of each token by itself.
@@ -138,6 +146,13 @@ impl Prepared {
     fn is_an_encoder(&self) -> GatewayError {
         let (version, is) = (self.version.clone(), "an encoder, which turns texts into vectors");
         GatewayError::WrongKind { version, is, answers: "/v1/embeddings" }
+    }
+}
+
+impl Decoder {
+    /// Something of its adapter, 0 without one.
+    fn of_adapter(&self, of: impl Fn(AdapterInfo) -> u64) -> u64 {
+        self.adapter.as_ref().map_or(0, |adapter| of(adapter.info()))
     }
 }
 

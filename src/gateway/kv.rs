@@ -217,7 +217,7 @@ mod tests {
             let tokens = memory.pool().layout().blocks * 16;
             let config = EngineConfig { kv_tokens: tokens, ..engine.clone() };
             let (name, tokenizer) = (name.to_string(), loaded.tokenizer.clone());
-            let running = Engine::start_in(&memory, name, lm, tokenizer, config, Turns::default());
+            let running = Engine::start_in(&memory, name.into(), lm, tokenizer, config, Turns::default());
             running.map(|engine| (engine, memory, tokens)).map_err(|error| error.to_string())
         };
         let canary = later("desk", KvTokens::Auto, Expected::Perhaps);

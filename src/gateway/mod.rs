@@ -47,7 +47,7 @@ mod work;
 #[cfg(test)]
 mod testing;
 
-pub use admin::{AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
+pub use admin::{AdapterStatus, AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
 pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals};
 pub use backend::{Backend, Prepared, Warm};
 pub use command::{

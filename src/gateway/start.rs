@@ -26,7 +26,7 @@ use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, KvTokens,
 use crate::engine::{EngineConfig, PrefixCache, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
-use crate::model::TensorError;
+use crate::model::{Device, TensorError};
 use crate::notify::{Courier, NotifyError, Terms, Webhooks};
 use crate::quality::{CheckQueue, Checks, CompileError, Embedder, Limits, Plan};
 use crate::release::{Declared, Message, Readiness, ReleaseError, Releases, Routes, Watcher};
@@ -137,6 +137,11 @@ pub(super) struct Inner {
 }
 
 impl Gateway {
+    /// What its engines compute on.
+    pub fn device(&self) -> &Device {
+        self.0.residency.device()
+    }
+
     /// Opens the stores, loads the embedding model if one is configured, and reads back the routes; loads no version yet.
     pub async fn start(config: &Config, metrics: Metrics, pace: Pace) -> Result<Self, StartError> {
         let Pace { clock, look_every } = pace;
@@ -326,12 +331,21 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
         for (name, version) in &settings.versions {
             let reference = VersionRef { model: model.clone(), version: name.clone() };
             let (image, digest, prompt) = (version.image.clone(), version.digest, version.prompt.clone());
-            let quantize = version.quantize;
+            let (quantize, adapter) = (version.quantize, version.adapter.clone());
             let engine = engine_config(&settings.engine);
             let kv = KvPlan { tokens: settings.engine.kv_tokens, most: version.kv_tokens };
             let (tool_parser, reasoning_parser) = (version.tool_parser, version.reasoning_parser);
-            let plan =
-                Blueprint { image, digest, quantize, prompt, tool_parser, reasoning_parser, engine, kv };
+            let plan = Blueprint {
+                image,
+                digest,
+                quantize,
+                adapter,
+                prompt,
+                tool_parser,
+                reasoning_parser,
+                engine,
+                kv,
+            };
             all.insert(reference, plan);
         }
     }

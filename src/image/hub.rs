@@ -75,11 +75,11 @@ struct Lfs {
 }
 
 impl Snapshot {
-    /// The files that serving needs; refuses a repository without config or weights.
+    /// The files that serving needs, of a model or of an adapter; refuses a repository without config or weights.
     pub fn model_files(&self, repo: &HubRepo) -> Result<Vec<&RemoteFile>, ImageError> {
         let files: Vec<_> = self.files.iter().filter(|f| is_model_file(&f.path)).collect();
         let lacks = |missing| Err(ImageError::Incomplete { repo: repo.to_string(), missing });
-        if !files.iter().any(|f| f.path == "config.json") {
+        if !files.iter().any(|f| matches!(f.path.as_str(), "config.json" | "adapter_config.json")) {
             return lacks("config.json");
         }
         if !files.iter().any(|f| f.path.ends_with(".safetensors")) {
@@ -92,8 +92,13 @@ impl Snapshot {
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "the Hub's names are exact")]
 /// Only files at the top count, and those below it whose folder is known, so a path from the Hub cannot lead out of a folder.
 fn is_model_file(path: &str) -> bool {
-    const NAMES: [&str; 4] =
-        ["config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"];
+    const NAMES: [&str; 5] = [
+        "config.json",
+        "adapter_config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ];
     /// What sentence-transformers adds.
     const OF_ENCODERS: [&str; 4] = [
         "modules.json",

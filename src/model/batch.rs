@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::adapter::Adapter;
 use super::error::ModelError;
-use crate::tensor::{Choice, Device, ElementType, KvCache, KvLayout, KvPool, Tensor, choose};
+use crate::tensor::{AdapterSlot, Choice, Device, ElementType, KvCache, KvLayout, KvPool, Tensor, choose};
 
 /// One ragged forward: rows of several independent spans, each span consecutive positions of one context.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Span {
     pub context_len: usize,
     /// The blocks that hold the context, in its order; more than are needed do no harm.
     pub block_table: Vec<u32>,
+    /// The adapter that its rows go through, if any: one that is seated.
+    pub adapter: Option<AdapterSlot>,
 }
 
 /// The most prompt rows of a pass that are scored over the whole vocabulary: each takes `vocab` numbers.
@@ -112,6 +115,17 @@ pub trait CausalLm: Send {
         }
         Ok(())
     }
+    /// Adds an adapter that spans may name from now on; none where it has as many as it can have. It is one of a model of
+    /// this description.
+    fn seat(&mut self, adapter: &Adapter) -> Result<Option<AdapterSlot>, ModelError> {
+        let _ = adapter;
+        Ok(None)
+    }
+    /// Takes an adapter out, which no span names any more. What is left of it where that fails is never read.
+    fn unseat(&mut self, slot: AdapterSlot) -> Result<(), ModelError> {
+        let _ = slot;
+        Ok(())
+    }
     /// Takes the memory that passes work in: so that it is missed now, while others serve, and not by a request. `rows`
     /// is the most of one pass, `contexts` the most that get their next token in one, which others may share with prompts;
     /// of these, at most [`MOST_SCORED_ROWS`] rows are scored. What depends on the cache is done if there is one.
@@ -172,7 +186,7 @@ impl Logits {
 impl Batch {
     /// So many contexts of one token, all in the first slot.
     pub(super) fn first_tokens(contexts: usize) -> Self {
-        let span = |row| Span { rows: row..row + 1, context_len: 1, block_table: vec![0] };
+        let span = |row| Span { rows: row..row + 1, context_len: 1, block_table: vec![0], adapter: None };
         Self {
             tokens: vec![0; contexts],
             positions: vec![0; contexts],
@@ -190,7 +204,8 @@ impl Batch {
         while batch.tokens.len() < rows {
             let (first, len) = (batch.tokens.len(), longest.min(rows - batch.tokens.len()));
             let block_table = (0..len.div_ceil(block_size) as u32).collect();
-            batch.spans.push(Span { rows: first..first + len, context_len: len, block_table });
+            let rows = first..first + len;
+            batch.spans.push(Span { rows, context_len: len, block_table, adapter: None });
             batch.tokens.resize(first + len, 0);
             batch.positions.extend(0..len as u32);
             batch.slots.extend(0..len as u32);
@@ -217,7 +232,7 @@ impl Batch {
             return wrong(format!("logits of row {row} of {rows}"));
         }
         let mut covered = 0;
-        for Span { rows: span, context_len, block_table } in &self.spans {
+        for Span { rows: span, context_len, block_table, .. } in &self.spans {
             if span.start != covered || span.end < span.start || span.end > rows {
                 return wrong(format!("a span of rows {span:?} where row {covered} of {rows} is next"));
             }
@@ -256,7 +271,7 @@ mod tests {
     #[test]
     fn a_batch_that_contradicts_itself_is_refused() {
         let cache = KvGeometry { blocks: 4, block_size: 2 };
-        let span = Span { rows: 0..2, context_len: 3, block_table: vec![3, 1] };
+        let span = Span { rows: 0..2, context_len: 3, block_table: vec![3, 1], adapter: None };
         let good = Batch {
             tokens: vec![5, 6],
             positions: vec![1, 2],

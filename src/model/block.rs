@@ -1,14 +1,15 @@
 //! One block of a decoder: attention, then an MLP, each on the normalised residual stream (Vaswani et al., 2017; Touvron
 //! et al., 2023). How families differ is data: see [`Config`].
 
+use super::adapter::{Parts, Target};
 use super::config::{Config, Gain, HeadNorm, Layer, NormPlacement, Projections};
 use super::error::ModelError;
 use super::moe::Mlp;
 use super::projection::Projection;
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Attention, Device, RopeAngles, Rows, Tensor, TensorError, Vector, add_rms_norm, linear, paged_attention,
-    rms_norm, rms_norm_heads, rope_write_kv,
+    AdapterSlot, Attention, Device, RopeAngles, Rows, Tensor, TensorError, Vector, add_rms_norm,
+    paged_attention, rms_norm, rms_norm_heads, rope_write_kv,
 };
 
 pub(super) struct Block {
@@ -63,18 +64,18 @@ impl Block {
         let h = normed(h, self.norms.after_attention.as_ref(), norm_eps)?;
 
         let h = add_rms_norm(x, &h, &self.norms.mlp, norm_eps)?;
-        let h = self.mlp.forward(&h, activation)?; // [rows, hidden]
+        let h = self.mlp.forward(&h, activation, step.rows)?; // [rows, hidden]
         normed(h, self.norms.after_mlp.as_ref(), norm_eps)
     }
 
     fn attend(&self, h: &Tensor, i: usize, step: &Step<'_>) -> Result<Tensor, TensorError> {
         let Step { config, angles, rows } = step;
-        let q = normed(linear(h, self.q.layer())?, self.q_norm.as_ref(), config.norm_eps)?; // [rows, heads * head_dim]
-        let k = normed(linear(h, self.k.layer())?, self.k_norm.as_ref(), config.norm_eps)?; // [rows, kv_heads * head_dim]
-        let v = linear(h, self.v.layer())?;
+        let q = normed(self.q.forward(h, rows)?, self.q_norm.as_ref(), config.norm_eps)?; // [rows, heads * head_dim]
+        let k = normed(self.k.forward(h, rows)?, self.k_norm.as_ref(), config.norm_eps)?; // [rows, kv_heads * head_dim]
+        let v = self.v.forward(h, rows)?;
         let q = rope_write_kv(q, k, &v, self.rope.map(|rope| &angles[rope]), i, rows)?;
         let h = paged_attention(&q, i, rows, self.attention)?; // [rows, heads * head_dim]
-        linear(&h, self.o.layer())
+        self.o.forward(&h, rows)
     }
 }
 
@@ -91,6 +92,33 @@ fn normed(x: Tensor, gain: Option<&Vector>, eps: f32) -> Result<Tensor, TensorEr
 }
 
 impl Block {
+    /// Adds an adapter's part of this layer to rows that go through it from now on.
+    pub(super) fn seat(
+        &mut self,
+        slot: AdapterSlot,
+        parts: &Parts,
+        device: &Device,
+    ) -> Result<(), TensorError> {
+        for (target, projection) in self.adaptable() {
+            if let Some(part) = parts.get(&target) {
+                projection.seat(slot, part, device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it out.
+    pub(super) fn unseat(&mut self, slot: AdapterSlot, device: &Device) -> Result<(), TensorError> {
+        self.adaptable().into_iter().try_for_each(|(_, projection)| projection.unseat(slot, device))
+    }
+
+    fn adaptable(&mut self) -> Vec<(Target, &mut Projection)> {
+        let Self { q, k, v, o, mlp, .. } = self;
+        let mut all = vec![(Target::Q, q), (Target::K, k), (Target::V, v), (Target::O, o)];
+        all.extend(mlp.adaptable());
+        all
+    }
+
     pub(super) fn on(&self, device: &Device) -> Result<Self, TensorError> {
         let Self { norms, q, k, v, o, q_norm, k_norm, attention, rope, mlp } = self;
         Ok(Self {

@@ -1,13 +1,17 @@
 //! A decoder: its weights and its forward pass.
 
+use std::collections::BTreeSet;
+
+use super::adapter::Adapter;
 use super::batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, Span};
 use super::block::{Block, Step, gain};
 use super::config::{Config, EmbeddingScale};
 use super::error::ModelError;
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Context, Device, ElementType, HostRows, KvCache, KvLayout, KvPool, Mask, Replays, Rope, Rows, Tensor,
-    TensorError, Vector, Weight, add_rms_norm, embedding, logits, rms_norm, select_rows, softcap,
+    AdapterSlot, Adapters, Context, Device, ElementType, HostRows, KvCache, KvLayout, KvPool, Mask, Replays,
+    Rope, Rows, Tensor, TensorError, Vector, Weight, add_rms_norm, embedding, logits, rms_norm, select_rows,
+    softcap,
 };
 
 /// A decoder with its cache.
@@ -17,6 +21,8 @@ pub(super) struct Decoder {
     body: Body,
     cache: Option<KvCache>,
     replays: Replays,
+    /// The slots that adapters have.
+    seated: BTreeSet<AdapterSlot>,
 }
 
 /// Its weights, on a device.
@@ -31,8 +37,14 @@ pub(super) struct Body {
 }
 
 fn context(span: &Span) -> Context<'_> {
-    let Span { rows, context_len, block_table } = span;
-    Context { rows: rows.len(), len: *context_len, blocks: block_table, mask: Mask::Causal }
+    let Span { rows, context_len, block_table, adapter } = span;
+    Context {
+        rows: rows.len(),
+        len: *context_len,
+        blocks: block_table,
+        mask: Mask::Causal,
+        adapter: *adapter,
+    }
 }
 
 impl CausalLm for Decoder {
@@ -73,12 +85,42 @@ impl CausalLm for Decoder {
         !self.device.is_host()
     }
 
+    fn seat(&mut self, adapter: &Adapter) -> Result<Option<AdapterSlot>, ModelError> {
+        let Some(slot) = AdapterSlot::all().find(|slot| !self.seated.contains(slot)) else { return Ok(None) };
+        let Self { body, device, .. } = self;
+        let mut layers = body.blocks.iter_mut().zip(adapter.layers());
+        if let Err(error) = layers.try_for_each(|(block, parts)| block.seat(slot, parts, device)) {
+            let _ = self.unseat(slot);
+            return Err(error.into());
+        }
+        self.seated.insert(slot);
+        // what was recorded is recorded anew, now that it is not a request that waits for it
+        let Self { body, cache, replays, .. } = self;
+        if let (Some(rows), Some(cache)) = (replays.adapt(Adapters::Some), cache)
+            && let Err(error) = replays.record(cache, rows, |rows| body.forward(rows))
+        {
+            let _ = self.unseat(slot);
+            return Err(error.into());
+        }
+        Ok(Some(slot))
+    }
+
+    fn unseat(&mut self, slot: AdapterSlot) -> Result<(), ModelError> {
+        self.seated.remove(&slot);
+        let Self { body, device, replays, seated, .. } = self;
+        // passes that are recorded for more adapters than there are left do for those
+        if seated.is_empty() {
+            replays.adapt(Adapters::None);
+        }
+        Ok(body.blocks.iter_mut().try_for_each(|block| block.unseat(slot, device))?)
+    }
+
     fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {
         if !self.device.takes_memory_for_passes() {
             return Ok(());
         }
         let bytes_per_token = self.kv_token_bytes();
-        let Self { device, body, cache, replays } = self;
+        let Self { device, body, cache, replays, .. } = self;
         // first those whose results stay: they would take pieces that the largest pass leaves for others
         if let Some(cache) = cache {
             replays.record(cache, contexts, |rows| body.forward(rows))?;
@@ -98,7 +140,7 @@ impl CausalLm for Decoder {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
-        let Self { body, cache, replays, .. } = self;
+        let Self { body, cache, replays, seated, .. } = self;
         let Some(cache) = cache else {
             return Err(ModelError::Batch("a forward pass before the model has a cache".to_owned()));
         };
@@ -106,6 +148,11 @@ impl CausalLm for Decoder {
             return Ok(Logits::new(Vec::new(), body.config.vocab));
         }
         let contexts = body.checked(cache, batch)?;
+        if let Some(slot) =
+            batch.spans.iter().filter_map(|span| span.adapter).find(|slot| !seated.contains(slot))
+        {
+            return Err(ModelError::Batch(format!("{slot:?}, where no adapter is")));
+        }
         let host = host_rows(batch, &contexts);
         if let Some(logits) = replays.run(cache, &host, |rows| body.forward(rows))? {
             return Ok(Logits::of(logits));
@@ -123,6 +170,10 @@ fn host_rows<'a>(batch: &'a Batch, contexts: &'a [Context<'a>]) -> HostRows<'a> 
 }
 
 impl Body {
+    pub(super) const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Bytes of weights of which a pass reads a row a token: the embedding, where it is not the last layer, too.
     pub(super) fn looked_up_bytes(&self) -> u64 {
         if self.config.tied_embeddings { 0 } else { self.embedding.bytes().len() as u64 }
@@ -196,7 +247,7 @@ impl Decoder {
     /// Without a cache. `body` is on `device`, or on another stream of it.
     pub(super) fn new(body: Body, device: Device) -> Self {
         let replays = Replays::new(body.config.max_positions);
-        Self { device, body, cache: None, replays }
+        Self { device, body, cache: None, replays, seated: BTreeSet::new() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span, WeightPool, load};
+use super::{AdapterSlot, Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span, WeightPool, load};
 use crate::ids::Quantize;
 use crate::tensor::{test_device, watched_device};
 
@@ -15,9 +15,18 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn both(dir: &Path, blocks: usize) -> [Box<dyn CausalLm>; 2] {
+    both_with(dir, &[], blocks)
+}
+
+/// With these adapters in their first slots.
+fn both_with(dir: &Path, adapters: &[PathBuf], blocks: usize) -> [Box<dyn CausalLm>; 2] {
     [WeightPool::new(), WeightPool::of(test_device(1 << 30))].map(|pool| {
-        let mut lm = load(dir, Quantize::AsStored, &pool, &|_, _| ()).unwrap().lm().unwrap();
+        let model = load(dir, Quantize::AsStored, &pool, &|_, _| ()).unwrap();
+        let mut lm = model.lm().unwrap();
         lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
+        for (slot, adapter) in AdapterSlot::all().zip(adapters) {
+            assert_eq!(lm.seat(&model.adapter(adapter, &pool).unwrap()).unwrap(), Some(slot));
+        }
         lm
     })
 }
@@ -36,7 +45,7 @@ fn batch(contexts: &[(&[u32], u32, usize)]) -> Batch {
         }
         batch.logit_rows.push(batch.tokens.len() as u32 - 1);
         let rows = start..batch.tokens.len();
-        batch.spans.push(Span { rows, context_len: tokens.len(), block_table });
+        batch.spans.push(Span { rows, context_len: tokens.len(), block_table, adapter: None });
     }
     batch
 }
@@ -253,4 +262,76 @@ fn recorded_steps_are_those_of_the_host(fixture: &str, tolerance: f32) {
         let distance = distance(&a, &b);
         assert!(distance < tolerance, "{fixture}, step {i}: {distance}");
     }
+}
+
+/// Prompts, and then recorded steps, of contexts that go through one adapter, another or none; the second comes when steps
+/// are recorded already, and goes while the others go on.
+#[test]
+fn adapters_add_on_a_gpu_what_they_add_on_the_host() {
+    for (fixture, first, tolerance) in
+        [("gqa", "gqa_all", 1e-4), ("gemma2", "gemma2_all", 1e-4), ("phi3", "phi3_fused", 0.05)]
+    {
+        let adapters = repository("tests/fixtures/adapters");
+        let [mut host, mut gpu] =
+            both_with(&repository("tests/fixtures/golden").join(fixture), &[adapters.join(first)], 40);
+        let slots: Vec<AdapterSlot> = AdapterSlot::all().take(2).collect();
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 53 + 5) % 290).collect();
+        let mut check = |what: &str, contexts: &[(usize, usize)], through: &[Option<AdapterSlot>]| {
+            let spans: Vec<_> = contexts
+                .iter()
+                .enumerate()
+                .map(|(i, (len, new))| (&tokens[i * 10..i * 10 + len], i as u32 * 10, *new))
+                .collect();
+            let mut batch = batch(&spans);
+            for (span, adapter) in batch.spans.iter_mut().zip(through) {
+                span.adapter = *adapter;
+            }
+            let (a, b) = (host.forward(&batch).unwrap(), gpu.forward(&batch).unwrap());
+            let distance = distance(&a, &b);
+            assert!(distance < tolerance, "{fixture}, {what}: {distance}");
+        };
+        let none_and_one = [None, Some(slots[0]), None];
+        check("prompts", &[(5, 5), (9, 9), (3, 3)], &none_and_one);
+        check("a step", &[(6, 1), (10, 1), (4, 1)], &none_and_one);
+        check("the same step with other rows", &[(7, 1), (10, 1), (5, 1)], &[None, None, Some(slots[0])]);
+        check("nobody goes through it", &[(8, 1), (10, 1), (6, 1)], &[None; 3]);
+    }
+}
+
+#[test]
+fn an_adapter_comes_and_goes_while_steps_are_recorded() {
+    let golden = repository("tests/fixtures/golden/gqa");
+    let adapters = repository("tests/fixtures/adapters");
+    let (device, used) = watched_device(1 << 30);
+    let pool = WeightPool::of(device);
+    let model = load(&golden, Quantize::AsStored, &pool, &|_, _| ()).unwrap();
+    let load = |name: &str| model.adapter(&adapters.join(name), &pool).unwrap();
+    let (all, some) = (load("gqa_all"), load("gqa_qv"));
+    let mut lm = model.lm().unwrap();
+    lm.allocate_kv(KvGeometry { blocks: 40, block_size: BLOCK }).unwrap();
+    lm.reserve(16, 4).unwrap();
+    let tokens = [3, 1, 4, 1, 5];
+    let answer = |lm: &mut dyn CausalLm, adapter: Option<AdapterSlot>| {
+        let mut rows = Vec::new();
+        for (len, new) in [(4, 4), (5, 1)] {
+            let mut batch = batch(&[(&tokens[..len], 0, new)]);
+            batch.spans[0].adapter = adapter;
+            rows = lm.forward(&batch).unwrap().row(0).unwrap().into_owned();
+        }
+        rows
+    };
+    let alone = answer(lm.as_mut(), None);
+    let first = lm.seat(&all).unwrap();
+    let before = used.device();
+    let through_first = answer(lm.as_mut(), first);
+    assert!(through_first != alone);
+    let second = lm.seat(&some).unwrap();
+    let through_second = answer(lm.as_mut(), second);
+    assert!(through_second != through_first && through_second != alone);
+    assert_eq!(answer(lm.as_mut(), first), through_first, "another one is there");
+    lm.unseat(second.unwrap()).unwrap();
+    assert_eq!(answer(lm.as_mut(), first), through_first, "another one was there");
+    assert!(used.device() <= before, "what it had is given back");
+    lm.unseat(first.unwrap()).unwrap();
+    assert_eq!(answer(lm.as_mut(), None), alone);
 }

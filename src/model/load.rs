@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::adapter::Adapter;
 use super::batch::{CausalLm, KvShape};
 use super::config::{Config, Marks, TokenIds, read_optional};
 use super::decoder::{Body, Decoder};
@@ -145,6 +146,16 @@ impl LoadedModel {
     pub fn lm(&self) -> Result<Box<dyn CausalLm>, ModelError> {
         // weights go there by the device's first stream, where nothing waits behind a step
         Ok(Box::new(Decoder::new(self.body.on(&self.device)?, self.device.stream()?)))
+    }
+
+    /// Reads an adapter that was trained on this model; `pool` is that which it was loaded with.
+    pub fn adapter(&self, dir: &Path, pool: &WeightPool) -> Result<Adapter, ModelError> {
+        Adapter::load(dir, self.body.config(), pool)
+    }
+
+    /// An adapter of noise, to measure what one of such a rank costs.
+    pub fn noise_adapter(&self, rank: usize, seed: u64) -> Result<Adapter, ModelError> {
+        Adapter::noise(self.body.config(), rank, seed)
     }
 
     /// Keeps the weights in the host's memory such that [`LoadedModel::lm`] takes no longer than copying them; nothing more

@@ -9,6 +9,7 @@
 //! on what else a batch held; a model file that is cut short, corrupt or of another shape is a [`ModelError`]
 //! that names it; tensors that are equal byte for byte are held once, whichever versions they came with.
 
+mod adapter;
 mod batch;
 mod block;
 mod config;
@@ -29,6 +30,7 @@ mod weights;
 #[cfg(test)]
 mod gpu_tests;
 
+pub use adapter::{Adapter, AdapterInfo};
 pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, MOST_SCORED_ROWS, Span};
 pub use encoder::Encoder;
 pub use error::ModelError;
@@ -42,6 +44,6 @@ pub use tokenizer::{SpecialText, SpecialTokens, Spelling, Tokenizer};
 pub(crate) use crate::tensor::watched_device;
 /// What models compute on, and how tokens are chosen there, for those who may not know how.
 pub use crate::tensor::{
-    Choice, Device, Edit, ElementType, GpuInfo, KvCache, KvLayout, KvPool, TensorError, TokenMask, by_rank,
-    greatest,
+    AdapterSlot, Choice, Device, Edit, ElementType, GpuInfo, KvCache, KvLayout, KvPool, TensorError,
+    TokenMask, by_rank, greatest,
 };

@@ -1,27 +1,42 @@
 //! What follows attention in a block: one gated MLP, or a mixture of them.
 
+use super::adapter::Target;
 use super::config::{Config, Experts, Mlp as Kind, Projections};
 use super::error::ModelError;
 use super::projection::Projection;
 use super::weights::Checkpoint;
-use crate::tensor::{
-    self, Activation, Device, Routing, Tensor, TensorError, Weight, gated_linear, linear, mixture,
-};
+use crate::tensor::{self, Activation, Device, Routing, Rows, Tensor, TensorError, Weight, mixture};
 
 /// Takes the normalised residual stream `[rows, hidden]`, and gives what is to be added to it.
+#[expect(clippy::large_enum_variant, reason = "there is one a layer, and nearly all are the larger")]
 pub(super) enum Mlp {
     Dense { gate: Projection, up: Projection, down: Projection },
     Sparse { router: Weight, experts: tensor::Experts, routing: Routing },
 }
 
 impl Mlp {
-    pub(super) fn forward(&self, h: &Tensor, activation: Activation) -> Result<Tensor, TensorError> {
+    pub(super) fn forward(
+        &self,
+        h: &Tensor,
+        activation: Activation,
+        rows: &Rows<'_>,
+    ) -> Result<Tensor, TensorError> {
         match self {
             Self::Dense { gate, up, down } => {
-                let h = gated_linear(h, gate.layer(), up.layer(), activation)?; // [rows, intermediate]
-                linear(&h, down.layer()) // [rows, hidden]
+                let h = Projection::gated(h, [gate, up], activation, rows)?; // [rows, intermediate]
+                down.forward(&h, rows) // [rows, hidden]
             }
             Self::Sparse { router, experts, routing } => mixture(h, router, experts, *routing, activation),
+        }
+    }
+
+    /// The projections that adapters add to.
+    pub(super) fn adaptable(&mut self) -> Vec<(Target, &mut Projection)> {
+        match self {
+            Self::Dense { gate, up, down } => {
+                vec![(Target::Gate, gate), (Target::Up, up), (Target::Down, down)]
+            }
+            Self::Sparse { .. } => Vec::new(),
         }
     }
 

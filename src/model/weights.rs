@@ -39,13 +39,45 @@ pub(super) struct Totals {
     pub(super) shared_bytes: u64,
 }
 
+/// Where a tensor lies in a file.
 #[derive(Clone)]
-struct Stored {
+pub(super) struct Stored {
     path: PathBuf,
     file: MappedFile,
     dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
+}
+
+impl Stored {
+    /// Refuses another shape.
+    pub(super) fn of_shape(self, name: &str, expected: &[usize]) -> Result<Self, ModelError> {
+        if self.shape == expected {
+            return Ok(self);
+        }
+        let (tensor, expected) = (name.to_owned(), expected.to_vec());
+        Err(ModelError::TensorShape { path: self.path, tensor, expected, found: self.shape })
+    }
+
+    /// Of a matrix of `cols` columns, those of so many rows each that lie in it one below the other: all of its rows.
+    pub(super) fn stacked(self, rows: &[usize], cols: usize) -> Vec<Self> {
+        let row_bytes = self.range.len() / rows.iter().sum::<usize>().max(1);
+        let mut start = self.range.start;
+        let part = |rows: &usize| {
+            let range = start..start + rows * row_bytes;
+            start = range.end;
+            Self { shape: vec![*rows, cols], range, ..self.clone() }
+        };
+        rows.iter().map(part).collect()
+    }
+
+    /// The tensor where it is mapped.
+    pub(super) fn weight(self, name: &str) -> Result<Weight, ModelError> {
+        let element = element(&self, name)?;
+        let Self { path, file, shape, range, .. } = self;
+        Weight::mapped(&file, range, element, &shape)
+            .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })
+    }
 }
 
 #[derive(Deserialize)]
@@ -88,20 +120,14 @@ impl<'a> Checkpoint<'a> {
             let (path, tensor) = (self.source.clone(), name.to_owned());
             return Err(ModelError::MissingTensor { path, tensor, expected: expected.to_vec() });
         };
-        if stored.shape != expected {
-            let (path, tensor, expected) = (stored.path, name.to_owned(), expected.to_vec());
-            return Err(ModelError::TensorShape { path, tensor, expected, found: stored.shape });
-        }
-        Ok(stored)
+        stored.of_shape(name, expected)
     }
 
     fn adopt(&mut self, name: &str, stored: Stored) -> Result<Weight, ModelError> {
-        let element = element(&stored, name)?;
-        let Stored { path, file, shape, range, .. } = stored;
-        let stored_bytes = range.len() as u64;
-        let weight = Weight::mapped(&file, range, element, &shape)
-            .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })?;
-        let own = match self.recipe.format(name, &shape) {
+        let stored_bytes = stored.range.len() as u64;
+        let format = self.recipe.format(name, &stored.shape);
+        let weight = stored.weight(name)?;
+        let own = match format {
             Some(format) => {
                 // said before gigabytes are quantised
                 self.pool.device().takes(format)?;
@@ -148,16 +174,8 @@ impl<'a> Checkpoint<'a> {
         cols: usize,
     ) -> Result<[Weight; N], ModelError> {
         let all: usize = rows.iter().sum();
-        let stored = self.find(name, &[all, cols])?;
-        let row_bytes = stored.range.len() / all;
-        let mut start = stored.range.start;
-        let mut parts = Vec::with_capacity(N);
-        for rows in rows {
-            let range = start..start + rows * row_bytes;
-            start = range.end;
-            let part = Stored { shape: vec![rows, cols], range, ..stored.clone() };
-            parts.push(self.adopt(name, part)?);
-        }
+        let stored = self.find(name, &[all, cols])?.stacked(&rows, cols);
+        let parts = stored.into_iter().map(|part| self.adopt(name, part)).collect::<Result<Vec<_>, _>>()?;
         Ok(std::array::from_fn(|i| parts[i].clone()))
     }
 
@@ -248,7 +266,7 @@ fn read_shards(dir: &Path, index: &Path) -> Result<BTreeMap<String, Stored>, Mod
 }
 
 /// The tensors of one file. The header is checked against the file's length, so that no tensor reaches past it.
-fn read_file(path: &Path) -> Result<BTreeMap<String, Stored>, ModelError> {
+pub(super) fn read_file(path: &Path) -> Result<BTreeMap<String, Stored>, ModelError> {
     let file = MappedFile::open(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
     let wrong = |what: String| ModelError::Weights { path: path.into(), what };
     let length = file.bytes().len();

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn keys_and_values_of_other_rows_or_no_layer_are_refused() {
         let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
-        let context = Context { rows: 2, len: 2, blocks: &[0], mask: Mask::Causal };
+        let context = Context { rows: 2, len: 2, blocks: &[0], mask: Mask::Causal, adapter: None };
         let host = HostRows {
             tokens: &[0, 0],
             positions: &[0, 1],

@@ -49,6 +49,15 @@ impl ElementType {
         out
     }
 
+    /// The nearest stored elements, behind what is there.
+    pub(super) fn narrow_onto(self, values: &[f32], bytes: &mut Vec<u8>) {
+        match self {
+            Self::Bf16 => bytes.extend(values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())),
+            Self::F16 => bytes.extend(values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes())),
+            Self::F32 => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+        }
+    }
+
     fn widen_into(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::Bf16 => {

@@ -23,6 +23,7 @@ mod error;
 mod experts;
 mod gpu;
 mod kv;
+mod low_rank;
 mod ops;
 #[cfg(test)]
 mod reference;
@@ -42,11 +43,12 @@ pub use experts::{Experts, Routing, Shares, mixture};
 #[cfg(test)]
 pub(crate) use gpu::{test_device, watched_device};
 pub use kv::{KvCache, KvLayout, KvPool};
+pub use low_rank::{AdapterSlot, HIGHEST_RANK, LowRank, LowRanks, MOST_ADAPTERS, add_low_rank};
 pub use ops::{
-    Activation, Affine, add, add_rms_norm, choose, embedding, gated_linear, gelu, layer_norm, linear, logits,
-    rms_norm, rms_norm_heads, select_rows, softcap,
+    Activation, Affine, add, add_rms_norm, choose, embedding, gate_mul, gated_linear, gelu, layer_norm,
+    linear, logits, rms_norm, rms_norm_heads, select_rows, softcap,
 };
 pub use replay::Replays;
 pub use rope::{Rope, RopeAngles, RopeTable};
-pub use rows::{Context, HostRows, Indices, Mask, Rows};
+pub use rows::{Adapters, Context, HostRows, Indices, Mask, Rows};
 pub use weight::{MappedFile, Staged, Vector, WeakWeight, Weight, WeightError};

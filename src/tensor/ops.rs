@@ -74,10 +74,17 @@ pub fn gated_linear<'a>(
         let gated = gpu::gated_linear(array, x.rows(), [on_gpu(gate)?, on_gpu(up)?], activation)?;
         return Ok(Tensor::new(x.rows(), outs, Data::Device(gated)));
     }
-    let (mut gate, up) = (linear(x, gate)?, linear(x, up)?);
+    gate_mul(linear(x, gate)?, &linear(x, up)?, activation)
+}
+
+/// `activation(gate) * up`, element by element: [`gated_linear`] where something comes between its products and this.
+pub fn gate_mul(mut gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    same_shape("gate-mul", &gate, up)?;
+    let n = gate.rows() * gate.width();
     match (gate.data_mut(), up.data()) {
         (Data::Host(gate), Data::Host(up)) => cpu::gate_mul(Level::best(), activation, gate, up),
-        _ => return Err(elsewhere("gated-linear")),
+        (Data::Device(gate), Data::Device(up)) => gpu::gate_mul(gate, up, n, activation)?,
+        _ => return Err(elsewhere("gate-mul")),
     }
     Ok(gate)
 }

@@ -12,7 +12,7 @@ use super::array::Tensor;
 use super::error::Result;
 use super::gpu::{Graph, Places};
 use super::kv::{KvCache, KvLayout, KvPool, Store};
-use super::rows::{HostRows, Rows};
+use super::rows::{Adapters, HostRows, Rows};
 
 /// The most rows of a pass that is recorded: larger ones keep a device busy by themselves.
 const MOST_ROWS: usize = 256;
@@ -24,6 +24,8 @@ pub struct Replays {
     by_rows: BTreeMap<usize, Replay>,
     /// The memory that they write to, so that it stays while they do.
     over: Option<KvPool>,
+    /// Whether rows of theirs may have adapters.
+    adapters: Adapters,
 }
 
 struct Replay {
@@ -35,7 +37,7 @@ struct Replay {
 impl Replays {
     /// Of a model whose contexts have at most `longest` tokens.
     pub fn new(longest: usize) -> Self {
-        Self { longest, by_rows: BTreeMap::new(), over: None }
+        Self { longest, by_rows: BTreeMap::new(), over: None, adapters: Adapters::None }
     }
 
     /// What `pass` gives for these rows, if it is one to be recorded: single rows of contexts on a GPU, the results of all
@@ -89,6 +91,7 @@ impl Replays {
             self.clear();
             self.over = Some(cache.pool().clone());
         }
+        let adapters = self.adapters;
         match self.by_rows.entry(rows) {
             Entry::Occupied(recorded) => Ok(recorded.into_mut()),
             Entry::Vacant(place) => {
@@ -97,13 +100,22 @@ impl Replays {
                 let places = Places::new(cache.gpu()?, rows, table)?;
                 places.fill(&HostRows::default(), block_size)?;
                 // Rows of its own for each pass: what a pass makes once for all layers is made, and so recorded, anew.
-                let mut pass_once = || pass(&Rows::at(&places, cache));
+                let mut pass_once = || pass(&Rows::at(&places, cache, adapters));
                 // once as it is, so that all that is asked for the first time is there when it is recorded
                 drop(pass_once()?);
                 let (graph, out) = places.gpu().record(pass_once)?;
                 Ok(place.insert(Replay { places, graph, out }))
             }
         }
+    }
+
+    /// Forgets all of them, as the model's adapters have changed: what passes read of those is recorded with them. Gives
+    /// the rows of the largest.
+    pub fn adapt(&mut self, adapters: Adapters) -> Option<usize> {
+        self.adapters = adapters;
+        let largest = self.by_rows.last_key_value().map(|(rows, _)| *rows);
+        self.by_rows.clear();
+        largest
     }
 
     /// Forgets all of them, as a cache that they write to goes.

@@ -1,8 +1,11 @@
 //! What the operators of one forward pass know of its rows: checked once, used in every layer.
 
+use std::ops::Range;
+
 use super::error::{Result, TensorError};
 use super::gpu;
 use super::kv::{KvCache, Store};
+use super::low_rank::AdapterSlot;
 
 /// Numbers of tokens, positions, slots or rows, on a device.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Context<'a> {
     pub blocks: &'a [u32],
     /// What of it a row sees.
     pub mask: Mask,
+    /// The adapter that its rows go through, if any.
+    pub adapter: Option<AdapterSlot>,
 }
 
 /// What of its context a row sees.
@@ -72,8 +77,22 @@ pub struct Rows<'a> {
     pub(super) slots: Indices<'a>,
     wanted: Indices<'a>,
     contexts: Contexts<'a>,
+    /// None where no row has an adapter.
+    adapted: Option<Adapted<'a>>,
     cache: &'a KvCache,
 }
+
+/// Which rows have which adapters.
+#[derive(Debug)]
+pub(super) enum Adapted<'a> {
+    /// Neighbours of one adapter together; rows of none are left out.
+    Host(Vec<(Range<usize>, AdapterSlot)>),
+    /// The slot of each row, or [`NO_ADAPTER`].
+    Device(Indices<'a>),
+}
+
+/// In the place of a slot: none.
+pub(super) const NO_ADAPTER: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) enum Contexts<'a> {
@@ -110,21 +129,36 @@ impl<'a> Rows<'a> {
                 slots: Indices::host(host.slots),
                 wanted: Indices::host(host.wanted),
                 contexts: Contexts::Host(queries(host.contexts)),
+                adapted: host.is_adapted().then(|| Adapted::Host(host.runs())),
                 cache,
             },
             Store::Device(store) => {
                 let (lists, contexts) = store.upload(cache.gpu()?, &host)?;
-                let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
-                Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), cache }
+                let [tokens, positions, slots, wanted, adapters] =
+                    lists.map(|list| Indices(Numbers::Device(list)));
+                let adapted = host.is_adapted().then_some(Adapted::Device(adapters));
+                Self {
+                    tokens,
+                    positions,
+                    slots,
+                    wanted,
+                    contexts: Contexts::Device(contexts),
+                    adapted,
+                    cache,
+                }
             }
         })
     }
 
-    /// Rows that are written to places of their own, again and again.
-    pub(super) fn at(places: &gpu::Places, cache: &'a KvCache) -> Self {
+    /// Rows that are written to places of their own, again and again, of which some may have adapters if there are any.
+    pub(super) fn at(places: &gpu::Places, cache: &'a KvCache, adapters: Adapters) -> Self {
         let (lists, contexts) = places.lists();
-        let [tokens, positions, slots, wanted] = lists.map(|list| Indices(Numbers::Device(list)));
-        Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), cache }
+        let [tokens, positions, slots, wanted, adapted] = lists.map(|list| Indices(Numbers::Device(list)));
+        let adapted = match adapters {
+            Adapters::None => None,
+            Adapters::Some => Some(Adapted::Device(adapted)),
+        };
+        Self { tokens, positions, slots, wanted, contexts: Contexts::Device(contexts), adapted, cache }
     }
 
     /// How many rows there are.
@@ -160,12 +194,34 @@ impl<'a> Rows<'a> {
     pub(super) const fn contexts(&self) -> &Contexts<'a> {
         &self.contexts
     }
+
+    pub(super) const fn adapted(&self) -> Option<&Adapted<'a>> {
+        self.adapted.as_ref()
+    }
+
+    /// Whether any of them may have an adapter.
+    pub const fn adapters(&self) -> Adapters {
+        match self.adapted {
+            None => Adapters::None,
+            Some(_) => Adapters::Some,
+        }
+    }
+}
+
+/// Whether there are adapters, or rows that go through one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Adapters {
+    /// There are none.
+    #[default]
+    None,
+    /// There are some.
+    Some,
 }
 
 /// What each row attends to.
 pub(super) fn queries<'a>(contexts: &[Context<'a>]) -> Vec<Query<'a>> {
     let of = |context: &Context<'a>| {
-        let Context { rows, len, blocks, mask } = *context;
+        let Context { rows, len, blocks, mask, .. } = *context;
         (0..rows).map(move |row| {
             let visible = match mask {
                 Mask::Causal => len - rows + row + 1,
@@ -178,6 +234,36 @@ pub(super) fn queries<'a>(contexts: &[Context<'a>]) -> Vec<Query<'a>> {
 }
 
 impl HostRows<'_> {
+    /// Whether any row has an adapter.
+    pub(super) fn is_adapted(&self) -> bool {
+        self.contexts.iter().any(|context| context.adapter.is_some())
+    }
+
+    /// The slot of each row, or [`NO_ADAPTER`].
+    pub(super) fn adapters(&self) -> impl Iterator<Item = u32> {
+        let of = |context: &Context<'_>| {
+            let slot = context.adapter.map_or(NO_ADAPTER, AdapterSlot::number);
+            std::iter::repeat_n(slot, context.rows)
+        };
+        self.contexts.iter().flat_map(of)
+    }
+
+    /// Neighbours of one adapter together; rows of none are left out.
+    fn runs(&self) -> Vec<(Range<usize>, AdapterSlot)> {
+        let mut runs: Vec<(Range<usize>, AdapterSlot)> = Vec::new();
+        let mut row = 0;
+        for Context { rows, adapter, .. } in self.contexts {
+            let own = row..row + rows;
+            row = own.end;
+            let Some(slot) = *adapter else { continue };
+            match runs.last_mut() {
+                Some((run, same)) if *same == slot && run.end == own.start => run.end = own.end,
+                _ => runs.push((own, slot)),
+            }
+        }
+        runs
+    }
+
     /// What [`Rows::new`] refuses.
     pub(super) fn check(&self, cache: &KvCache) -> Result<()> {
         let layout = cache.layout();
@@ -217,7 +303,7 @@ mod tests {
     #[test]
     fn rows_that_contradict_themselves_or_the_cache_are_refused() {
         let layout = KvLayout { layers: 1, blocks: 2, block_size: 4, kv_heads: 1, head_dim: 6 };
-        let context = Context { rows: 2, len: 5, blocks: &[1, 0], mask: Mask::Causal };
+        let context = Context { rows: 2, len: 5, blocks: &[1, 0], mask: Mask::Causal, adapter: None };
         let host = HostRows {
             tokens: &[1, 2],
             positions: &[3, 4],
@@ -252,7 +338,7 @@ mod tests {
         let held = part.take(1);
         assert!(Rows::new(&part, host).is_err(), "one of the two blocks is not held");
         let [slot] = [held[0] * 4];
-        let context = [Context { rows: 1, len: 1, blocks: &held, mask: Mask::Causal }];
+        let context = [Context { rows: 1, len: 1, blocks: &held, mask: Mask::Causal, adapter: None }];
         let one = HostRows { tokens: &[1], positions: &[0], slots: &[slot], wanted: &[], contexts: &context };
         assert!(
             Rows::new(&part, one).is_ok()

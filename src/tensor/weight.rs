@@ -159,6 +159,21 @@ impl Weight {
         Some(Self::of(Bytes::Owned(bytes), format.into(), self.rows(), self.cols()))
     }
 
+    /// The same numbers as elements of a type, each the nearest that there is: itself, where they are that already.
+    #[must_use]
+    pub fn rounded_to(&self, element: ElementType) -> Self {
+        if self.encoding() == Encoding::Plain(element) {
+            return self.clone();
+        }
+        let mut bytes = Vec::with_capacity(self.rows() * self.cols() * element.size());
+        let mut row = vec![0.0; self.cols()];
+        for i in 0..self.rows() {
+            self.widen_row(i, &mut row);
+            element.narrow_onto(&row, &mut bytes);
+        }
+        Self::of(Bytes::Owned(bytes.into()), element.into(), self.rows(), self.cols())
+    }
+
     /// The weight on a device: itself on the host; on a GPU a copy there, which all who ask share while one of them
     /// holds it.
     pub fn on(&self, device: &Device) -> Result<Self> {

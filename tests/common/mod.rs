@@ -1,9 +1,10 @@
 //! A server over a tiny model, and a client for it. Every test has its own, on ports of its own.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::needless_pass_by_value)]
 
+pub mod adapter;
 pub mod customers;
 pub mod desk;
-mod model;
+pub mod model;
 pub mod process;
 pub mod schemas;
 pub mod scripted;

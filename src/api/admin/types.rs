@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gateway::{LoadTo, ModelStatus, Prepared, PromptStatus, State, UnloadTo, Unloaded, VersionStatus};
+use crate::gateway::{
+    AdapterStatus, LoadTo, ModelStatus, Prepared, PromptStatus, State, UnloadTo, Unloaded, VersionStatus,
+};
 use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 /// All models.
@@ -45,10 +47,12 @@ pub struct VersionAnswer {
     pub image: String,
     /// What becomes of its weights when they are loaded: `none`, `q8_0` or `q4_k_m`.
     pub quantize: String,
+    /// The adapter that its requests go through; null where it has none.
+    pub adapter: Option<AdapterAnswer>,
     /// The prompt around its conversations; null where it has none.
     pub prompt: Option<PromptAnswer>,
-    /// The digest of all that decides its answers, the image's, the quantisation and the prompt's; `system_fingerprint`
-    /// shows its beginning. Without the latter two it is the image's.
+    /// The digest of all that decides its answers, the image's, the quantisation, the adapter's and the prompt's;
+    /// `system_fingerprint` shows its beginning. Without the latter three it is the image's.
     #[schema(value_type = Option<String>)]
     pub version_digest: Option<Digest>,
     /// Bytes of its image on disk, once loaded.
@@ -59,6 +63,16 @@ pub struct VersionAnswer {
     pub shared_bytes: Option<u64>,
     /// The most tokens of prompt and answer.
     pub max_context: Option<usize>,
+}
+
+/// A version's adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdapterAnswer {
+    /// Where its files come from.
+    pub image: String,
+    /// Their digest: as loaded, else as configured.
+    #[schema(value_type = Option<String>)]
+    pub digest: Option<Digest>,
 }
 
 /// A version's prompt.
@@ -269,9 +283,16 @@ impl From<VersionStatus> for VersionAnswer {
             shared_bytes: prepared.map(Prepared::shared_bytes),
             max_context: status.max_context(),
             version_digest: status.version_digest(),
+            adapter: status.adapter.map(AdapterAnswer::from),
             prompt: status.prompt.map(PromptAnswer::from),
             version: status.version.version,
         }
+    }
+}
+
+impl From<AdapterStatus> for AdapterAnswer {
+    fn from(status: AdapterStatus) -> Self {
+        Self { image: status.image.to_string(), digest: status.digest }
     }
 }
 

@@ -117,7 +117,7 @@ async fn one_run(args: &Args, tokenizer: &Tokenizer, sequences: usize) -> Result
         ..EngineConfig::default()
     };
     let lm = Box::new(Idle { cache: None });
-    let engine = Engine::start("bench".to_owned(), lm, tokenizer.clone(), config, Turns::default());
+    let engine = Engine::start("bench".into(), lm, tokenizer.clone(), config, Turns::default());
     let engine = engine.map_err(|error| failed(&error))?;
     let generations: Result<Vec<Generation>, _> =
         (0..sequences).map(|number| engine.submit(request(prompt(args, number), args.output))).collect();

@@ -22,7 +22,7 @@ use crate::cli::images::show;
 use crate::cli::table::{Table, bytes};
 use crate::config::DeviceChoice;
 use crate::engine::{
-    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Generation, PrefixCache, Priority,
+    Engine, EngineConfig, EosPolicy, Event, GenerateRequest, Generation, NewTenant, PrefixCache, Priority,
     SamplingParams, StopParams, Turns,
 };
 use crate::gateway::choose;
@@ -49,6 +49,12 @@ pub(super) struct Args {
     /// Sequences at once; several, with commas between them
     #[arg(long, default_value = "1,4,16", value_delimiter = ',', value_parser = positive)]
     batch: Vec<usize>,
+    /// Adapters of noise that the sequences go through in turn; 0 for the model's own weights alone
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    adapters: usize,
+    /// The rank of the adapters
+    #[arg(long, default_value_t = 16, value_parser = positive)]
+    rank: usize,
     /// The most rows of one step
     #[arg(long, default_value_t = 2048, value_parser = positive)]
     step_tokens: usize,
@@ -90,17 +96,19 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let loaded = loaded.map_err(|error| failed(&args, &error))?;
     let info = &loaded.info;
     for batch in &args.batch {
-        let engine = start(&args, &loaded, *batch)?;
+        let engines = start(&args, &loaded, *batch)?;
         let mut runs = Vec::with_capacity(args.runs);
         for number in 0..=args.runs {
-            let run = one_run(&args, &engine, info.vocab_size, *batch, number).await?;
+            let run = one_run(&args, &engines, info.vocab_size, *batch, number).await?;
             // the first finds nothing warm
             if number > 0 {
                 runs.push(run);
             }
             bar.inc(1);
         }
-        engine.drain(Duration::from_secs(5)).await;
+        for engine in engines {
+            engine.drain(Duration::from_secs(5)).await;
+        }
         figures.insert(
             batch.to_string(),
             report(&args, *batch, &mut runs, Roof { weights: info.step_bytes, bandwidth }),
@@ -108,7 +116,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     }
     bar.finish_and_clear();
     let document = json!({
-        "model": args.model, "quantize": args.quantize.to_string(), "device": device.to_string(), "prompt": args.prompt, "output": args.output,
+        "model": args.model, "quantize": args.quantize.to_string(), "adapters": args.adapters, "device": device.to_string(),
+        "prompt": args.prompt, "output": args.output,
         "weights_bytes": info.weight_bytes, "memory_bytes_per_s": bandwidth, "batch": figures,
     });
     if args.json {
@@ -123,7 +132,8 @@ fn failed(args: &Args, error: &dyn Display) -> CliError {
     CliError::Bench(format!("{}: {error}", args.model.display()))
 }
 
-fn start(args: &Args, loaded: &LoadedModel, batch: usize) -> Result<Engine, CliError> {
+/// One engine, as its tenants see it: one for each adapter, or the one without.
+fn start(args: &Args, loaded: &LoadedModel, batch: usize) -> Result<Vec<Engine>, CliError> {
     let block_size = EngineConfig::default().block_size;
     let config = EngineConfig {
         kv_tokens: batch * (args.prompt + args.output).next_multiple_of(block_size),
@@ -134,13 +144,23 @@ fn start(args: &Args, loaded: &LoadedModel, batch: usize) -> Result<Engine, CliE
         ..EngineConfig::default()
     };
     let lm = loaded.lm().map_err(|error| failed(args, &error))?;
-    let engine = Engine::start("bench".to_owned(), lm, loaded.tokenizer.clone(), config, Turns::default());
-    engine.map_err(|error| failed(args, &error))
+    let tenant = |i: usize| -> Result<NewTenant, CliError> {
+        let adapter = (args.adapters > 0).then(|| loaded.noise_adapter(args.rank, i as u64));
+        let adapter = adapter.transpose().map_err(|error| failed(args, &error))?;
+        Ok(NewTenant { name: format!("bench {i}"), adapter })
+    };
+    let first = Engine::start(tenant(0)?, lm, loaded.tokenizer.clone(), config, Turns::default());
+    let mut engines = vec![first.map_err(|error| failed(args, &error))?];
+    for i in 1..args.adapters {
+        let full = || failed(args, &"the engine takes no more adapters");
+        engines.push(engines[0].share(tenant(i)?).ok_or_else(full)?);
+    }
+    Ok(engines)
 }
 
 async fn one_run(
     args: &Args,
-    engine: &Engine,
+    engines: &[Engine],
     vocab: usize,
     batch: usize,
     number: usize,
@@ -149,7 +169,7 @@ async fn one_run(
     let mut random = ChaCha8Rng::seed_from_u64(number as u64);
     let begun = Instant::now();
     let mut generations = Vec::with_capacity(batch);
-    for _ in 0..batch {
+    for engine in engines.iter().cycle().take(batch) {
         let prompt = (0..args.prompt).map(|_| random.next_u32() % vocab as u32).collect();
         let generation = engine.submit(request(prompt, args.output));
         generations.push(generation.map_err(|error| failed(error.to_string()))?);

@@ -48,7 +48,7 @@ impl Bert {
         };
         // the text's positions are its slots, too
         let positions: Vec<u32> = (0..rows as u32).collect();
-        let whole_text = [Context { rows, len: rows, blocks: &[0], mask: Mask::Full }];
+        let whole_text = [Context { rows, len: rows, blocks: &[0], mask: Mask::Full, adapter: None }];
         let host =
             HostRows { tokens, positions: &positions, slots: &positions, wanted: &[], contexts: &whole_text };
         let rows = Rows::new(&cache, host)?;

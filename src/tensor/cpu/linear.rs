@@ -77,6 +77,31 @@ pub(super) fn linear_f32(level: Level, x: &[f32], weights: &[f32], width: usize,
     unsafe { grid.compute(level, 0..outs) };
 }
 
+/// [`linear`] on the calling thread, for a weight that is not quantised.
+///
+/// # Panics
+/// As [`linear`], or if the weight is quantised.
+pub(super) fn linear_alone(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
+    let Encoding::Plain(element) = weight.encoding() else {
+        panic!("a quantised weight where a plain one is taken")
+    };
+    let (outs, width) = (weight.rows(), weight.cols());
+    let rows = x.len() / width;
+    assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
+    let grid = Grid {
+        x: x.as_ptr(),
+        rows,
+        w: weight.bytes().as_ptr(),
+        element,
+        w_stride: width,
+        width,
+        y: y.as_mut_ptr(),
+        y_stride: outs,
+    };
+    // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
+    unsafe { grid.compute(level, 0..outs) };
+}
+
 /// Computes all `outs` outputs of `grid`, on several threads if it is worth it.
 ///
 /// # Safety

@@ -54,7 +54,7 @@ impl KvStore {
         &self,
         gpu: &Gpu,
         host: &HostRows<'_>,
-    ) -> Result<([Indices; 4], Contexts)> {
+    ) -> Result<([Indices; 5], Contexts)> {
         upload(gpu, host, self.tiling())
     }
 

@@ -8,7 +8,7 @@ use super::lists::{Indices, Lists};
 use super::memory::Buffer;
 use super::rows::Contexts;
 use crate::tensor::error::Result;
-use crate::tensor::rows::HostRows;
+use crate::tensor::rows::{HostRows, NO_ADAPTER};
 
 /// What a driver has recorded.
 pub(super) trait Recorded: Send {
@@ -34,8 +34,8 @@ impl Graph {
     }
 }
 
-/// Lists of single rows at places that stay: tokens, positions, slots, wanted rows, which rows, where tables start, what
-/// is visible; and block tables behind them, as long as need be.
+/// Lists of single rows at places that stay: tokens, positions, slots, wanted rows, adapters, which rows, where tables
+/// start, what is visible; and block tables behind them, as long as need be.
 pub(in crate::tensor) struct Places {
     buffer: Arc<Buffer>,
     rows: usize,
@@ -46,7 +46,7 @@ pub(in crate::tensor) struct Places {
 /// A row that only fills a pass up.
 const NO_SLOT: u32 = u32::MAX;
 /// Lists before the tables.
-const LISTS: usize = 7;
+const LISTS: usize = 8;
 
 impl Places {
     pub(in crate::tensor) fn new(gpu: &Gpu, rows: usize, blocks_of_a_context: usize) -> Result<Self> {
@@ -60,17 +60,17 @@ impl Places {
     }
 
     /// The lists at their places.
-    pub(in crate::tensor) fn lists(&self) -> ([Indices; 4], Contexts) {
+    pub(in crate::tensor) fn lists(&self) -> ([Indices; 5], Contexts) {
         let stride = Lists::stride(self.rows);
         let list = |i: usize, len: usize| Indices::new(Arc::clone(&self.buffer), i * stride, len);
         let rows = |i: usize| list(i, self.rows);
         let contexts = Contexts {
             tables: list(LISTS, self.table),
-            singles: [rows(4), rows(5), rows(6)],
+            singles: [rows(5), rows(6), rows(7)],
             tiles: list(LISTS, 0),
             arrived: OnceCell::new(),
         };
-        ([rows(0), rows(1), rows(2), rows(3)], contexts)
+        ([rows(0), rows(1), rows(2), rows(3), rows(4)], contexts)
     }
 
     /// Writes rows there, and what fills them up behind them.
@@ -90,6 +90,7 @@ impl Places {
         // all rows are wanted, and each is single
         let numbers: Vec<u32> = (0..self.rows as u32).collect();
         add(&numbers, 0);
+        add(&host.adapters().collect::<Vec<_>>(), NO_ADAPTER);
         add(&numbers, 0);
         add(&starts, 0);
         add(&visible, 0);

@@ -21,6 +21,7 @@ mod gemm;
 mod graph;
 mod launch;
 mod lists;
+mod low_rank;
 #[cfg(feature = "cuda")]
 mod matmul;
 mod memory;
@@ -36,10 +37,11 @@ pub(super) use driver::Gpu;
 pub(super) use experts::{MixtureShape, mixture, table};
 pub(super) use graph::{Graph, Places};
 pub(super) use lists::Indices;
+pub(super) use low_rank::{AdapterTable, add_low_rank};
 pub(super) use memory::{Buffer, Pinned};
 pub(super) use ops::{
-    Array, Layer, add_rms_norm, angles, embedding, gated_linear, linear, logits, rms_norm, rms_norm_heads,
-    select_rows, softcap,
+    Array, Layer, add_rms_norm, angles, embedding, gate_mul, gated_linear, linear, logits, rms_norm,
+    rms_norm_heads, select_rows, softcap,
 };
 pub(super) use rows::Contexts;
 

@@ -49,6 +49,12 @@ impl Array {
         Ok(Self { buffer: Arc::new(gpu.scratch(n * element.size())?), element })
     }
 
+    /// What lies in a buffer.
+    #[cfg(test)]
+    pub(in crate::tensor) const fn of(buffer: Arc<Buffer>, element: ElementType) -> Self {
+        Self { buffer, element }
+    }
+
     /// A row of so many elements as `f32`, once all work before is done.
     pub(in crate::tensor) fn row(&self, row: usize, width: usize) -> Result<Vec<f32>> {
         let mut bytes = vec![0; width * self.element.size()];
@@ -246,11 +252,16 @@ pub(in crate::tensor) fn gated_linear(
     }
     let n = rows * gate.outs;
     let (gate, up) = (linear(x, rows, gate)?, linear(x, rows, up)?);
-    let launch = Launch::of(format!("gate_mul_{}", element.name()));
+    gate_mul(&gate, &up, n, activation).map(|()| gate)
+}
+
+/// `activation(gate) * up` of `n` elements, in the place of `gate`.
+pub(in crate::tensor) fn gate_mul(gate: &Array, up: &Array, n: usize, activation: Activation) -> Result<()> {
+    same_element("gate-mul", up.element, gate.element)?;
+    let launch = Launch::of(format!("gate_mul_{}", gate.element.name()));
     let launch = launch.buffer(&gate.buffer).buffer(&up.buffer).size(n).int(activation_code(activation));
-    // SAFETY: gate_mul(gate, up, n, activation), in the place of gate
-    unsafe { launch.go(gpu, an_element(n))? };
-    Ok(gate)
+    // SAFETY: gate_mul(gate, up, n, activation)
+    unsafe { launch.go(gate.buffer.gpu(), an_element(n)) }
 }
 
 /// The number of rows that a kernel of linear.cu is compiled for.

@@ -26,19 +26,21 @@ pub(in crate::tensor) struct Contexts {
     pub(super) arrived: OnceCell<Buffer>,
 }
 
-/// The lists of a pass: tokens, positions, slots and wanted rows, and its contexts.
-pub(super) fn upload(gpu: &Gpu, host: &HostRows<'_>, tiling: Tiling) -> Result<([Indices; 4], Contexts)> {
+/// The lists of a pass: tokens, positions, slots, wanted rows and adapters, and its contexts.
+pub(super) fn upload(gpu: &Gpu, host: &HostRows<'_>, tiling: Tiling) -> Result<([Indices; 5], Contexts)> {
     let cut = cut(host.contexts, tiling)?;
     let mut lists = Lists::default();
     for list in [host.tokens, host.positions, host.slots, host.wanted] {
         lists.add(list.iter().copied());
     }
+    lists.add(host.adapters());
     for list in [cut.tables, cut.rows, cut.starts, cut.visible, cut.tiles] {
         lists.add(list);
     }
-    let [tokens, positions, slots, wanted, tables, rows, starts, visible, tiles] = lists.upload(gpu)?;
+    let [tokens, positions, slots, wanted, adapters, tables, rows, starts, visible, tiles] =
+        lists.upload(gpu)?;
     let contexts = Contexts { tables, singles: [rows, starts, visible], tiles, arrived: OnceCell::new() };
-    Ok(([tokens, positions, slots, wanted], contexts))
+    Ok(([tokens, positions, slots, wanted, adapters], contexts))
 }
 
 /// Whether contexts of many rows are cut into tiles for tensor cores.
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn long_contexts_are_cut_into_tiles_and_short_ones_into_rows() {
-        let of = |rows, len, blocks| Context { rows, len, blocks, mask: Mask::Causal };
+        let of = |rows, len, blocks| Context { rows, len, blocks, mask: Mask::Causal, adapter: None };
         let contexts = [of(1, 5, &[3, 1][..]), of(70, 90, &[2, 4]), of(2, 2, &[7])];
         let cut = cut(&contexts, Tiling::Tiles).unwrap();
         assert_eq!(cut.tables, [3, 1, 2, 4, 7]);

@@ -74,7 +74,7 @@ fn rows_are_looked_up_picked_and_normalised() {
         let what = format!("{element:?} {width}");
         let [host, table] = weights(&device, &[50, width], element, 1);
         let cache = KvCache::new(&device, layout, element).unwrap();
-        let context = Context { rows: 5, len: 5, blocks: &[0], mask: Mask::Causal };
+        let context = Context { rows: 5, len: 5, blocks: &[0], mask: Mask::Causal, adapter: None };
         let rows = HostRows {
             tokens: &[7, 49, 0, 7, 13],
             positions: &[0, 1, 2, 3, 4],
@@ -252,7 +252,7 @@ fn compare_attention(
                 contexts.iter().map(|(rows, len)| if whole { *len } else { *rows }).collect();
             let (mut positions, mut slots, mut spans) = (Vec::new(), Vec::new(), Vec::new());
             for ((rows, (_, len)), blocks) in counts.iter().zip(contexts).zip(&tables) {
-                spans.push(Context { rows: *rows, len: *len, blocks, mask: Mask::Causal });
+                spans.push(Context { rows: *rows, len: *len, blocks, mask: Mask::Causal, adapter: None });
                 for position in len - rows..*len {
                     positions.push(position as u32);
                     slots.push(

@@ -3,6 +3,8 @@
 //! The states of all versions are one immutable table behind an atomic pointer. Requests read it without a lock;
 //! a change replaces it by compare-and-swap, so a transition that another one has forestalled is refused.
 
+mod engines;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,33 +13,34 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use super::backend::{Backend, Body, Decoder, Prepared, Runner, Warm};
-use super::encoders::EncoderQueue;
-use super::kv::{Expected, KvMemories, KvPlan, Later};
-use super::speech::Formats;
-use super::state::{Progress, ResidencyError, State};
-use super::structured::Structures;
-use crate::config::{ImageRef, PromptRef, ReasoningParser, ToolParser};
-use crate::engine::{DrainOutcome, Engine, EngineConfig, Turns};
+use crate::config::{AdapterRef, ImageRef, PromptRef, ReasoningParser, ToolParser};
+use crate::engine::{DrainOutcome, EngineConfig, Turns};
+use crate::gateway::backend::{Backend, Body, Decoder, Prepared, Runner, Warm};
+use crate::gateway::encoders::EncoderQueue;
+use crate::gateway::kv::{KvMemories, KvPlan};
+use crate::gateway::speech::Formats;
+use crate::gateway::state::{Progress, ResidencyError, State};
+use crate::gateway::structured::Structures;
 use crate::ids::{Digest, Quantize, VersionRef};
-use crate::image;
-use crate::model::{self, Device, Encoder, Footprint, LoadedModel, WeightPool};
+use crate::image::{self, LocatedImage};
+use crate::model::{self, Adapter, Device, Encoder, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
 use crate::release::{Presence, Readiness};
 use crate::telemetry::Metrics;
 
 /// What it takes to load a version.
 #[derive(Debug, Clone)]
-pub(super) struct Blueprint {
-    pub(super) image: ImageRef,
-    pub(super) digest: Option<Digest>,
-    pub(super) quantize: Quantize,
-    pub(super) prompt: Option<PromptRef>,
-    pub(super) tool_parser: Option<ToolParser>,
-    pub(super) reasoning_parser: ReasoningParser,
+pub(in crate::gateway) struct Blueprint {
+    pub(in crate::gateway) image: ImageRef,
+    pub(in crate::gateway) digest: Option<Digest>,
+    pub(in crate::gateway) quantize: Quantize,
+    pub(in crate::gateway) adapter: Option<AdapterRef>,
+    pub(in crate::gateway) prompt: Option<PromptRef>,
+    pub(in crate::gateway) tool_parser: Option<ToolParser>,
+    pub(in crate::gateway) reasoning_parser: ReasoningParser,
     /// But for its key-value memory.
-    pub(super) engine: EngineConfig,
-    pub(super) kv: KvPlan,
+    pub(in crate::gateway) engine: EngineConfig,
+    pub(in crate::gateway) kv: KvPlan,
 }
 
 /// How far a load goes.
@@ -98,7 +101,7 @@ fn staged(prepared: Arc<Prepared>) -> Result<Warm, String> {
 }
 
 impl Residency {
-    pub(super) fn new(
+    pub(in crate::gateway) fn new(
         blueprints: BTreeMap<VersionRef, Blueprint>,
         images: image::Store,
         device: Device,
@@ -119,6 +122,11 @@ impl Residency {
         }))
     }
 
+    /// What versions are loaded for.
+    pub fn device(&self) -> &Device {
+        self.0.pool.device()
+    }
+
     /// The states of this moment.
     pub fn table(&self) -> Arc<BTreeMap<VersionRef, State>> {
         self.0.table.load_full()
@@ -130,12 +138,12 @@ impl Residency {
     }
 
     /// Says which versions are to be loaded first. They count as coming until [`Residency::first_load`] is over.
-    pub(super) fn await_first_loads(&self, versions: BTreeSet<VersionRef>) {
+    pub(in crate::gateway) fn await_first_loads(&self, versions: BTreeSet<VersionRef>) {
         self.0.awaited.store(Arc::new(versions));
     }
 
     /// The first load of a version since the server came up.
-    pub(super) async fn first_load(&self, version: &VersionRef, to: LoadTo) {
+    pub(in crate::gateway) async fn first_load(&self, version: &VersionRef, to: LoadTo) {
         // The failure is in the version's state, in the log and in the metrics.
         let _ = self.load(version, to).await;
         self.0.awaited.rcu(|awaited| {
@@ -216,93 +224,16 @@ impl Residency {
             LoadTo::Hot => {
                 let runner = match &prepared.body {
                     Body::Encoder(_) => Runner::Encoder(EncoderQueue::new(plan.engine.queue)),
-                    Body::Decoder(decoder) => Runner::Engine(match self.engine_of_sibling(&prepared, plan) {
-                        Some(engine) => engine,
-                        None => self.start_engine(&prepared.version, &decoder.model, plan)?,
-                    }),
+                    Body::Decoder(decoder) => {
+                        Runner::Engine(match self.engine_of_sibling(&prepared, decoder, plan) {
+                            Some(engine) => engine,
+                            None => self.start_engine(&prepared, decoder, plan)?,
+                        })
+                    }
                 };
                 Ok(State::Hot(Arc::new(Backend { prepared, runner })))
             }
         }
-    }
-
-    /// A place at the engine of another version of the model, hot by now, that has the same image and settings: what tells
-    /// the two apart (a prompt) comes before the engine, and their requests are computed together.
-    fn engine_of_sibling(&self, prepared: &Prepared, plan: &Blueprint) -> Option<Engine> {
-        let table = self.0.table.load();
-        let is_sibling = |backend: &&Arc<Backend>| {
-            let sibling = &backend.prepared;
-            let its = self.0.blueprints.get(&sibling.version);
-            let same_settings = its.is_some_and(|its| its.engine == plan.engine && its.kv == plan.kv);
-            sibling.version.model == prepared.version.model
-                && (sibling.digest, sibling.quantize) == (prepared.digest, prepared.quantize)
-                && same_settings
-        };
-        let sibling = table.values().filter_map(State::serving).find(is_sibling)?;
-        let Some(engine) = sibling.engine().ok()?.share(prepared.version.to_string()) else {
-            tracing::warn!(version = %prepared.version, sibling = %sibling.version(), "its engine does not answer: another one is started");
-            return None;
-        };
-        tracing::info!(version = %prepared.version, sibling = %sibling.version(), "they share an engine");
-        Some(engine)
-    }
-
-    fn start_engine(
-        &self,
-        version: &VersionRef,
-        model: &LoadedModel,
-        plan: &Blueprint,
-    ) -> Result<Engine, String> {
-        let mut lm = model.lm().map_err(|e| e.to_string())?;
-        let Inner { memories, pool, turns, .. } = &*self.0;
-        let memory = memories.of(
-            &version.model,
-            lm.as_mut(),
-            (&plan.engine, plan.kv.tokens),
-            pool.device(),
-            || self.later(version),
-        )?;
-        let layout = memory.pool().layout();
-        let kv_tokens = plan.kv.most.unwrap_or(layout.blocks * layout.block_size);
-        let settings = EngineConfig { kv_tokens, ..plan.engine.clone() };
-        let (name, tokenizer) = (version.to_string(), model.tokenizer.clone());
-        Engine::start_in(&memory, name, lm, tokenizer, settings, turns.clone()).map_err(|e| e.to_string())
-    }
-
-    /// Which engines are to find room on the device beside that of a version that is being loaded, as far as their files
-    /// can be found and read.
-    fn later(&self, version: &VersionRef) -> Vec<Later> {
-        let Inner { blueprints, images, awaited, table, .. } = &*self.0;
-        let (awaited, table) = (awaited.load(), table.load());
-        let on_device = |other: &VersionRef| table.get(other).is_some_and(|state| state.backend().is_some());
-        let there = blueprints.iter().filter(|(other, _)| *other == version || on_device(other));
-        let mut engines: Vec<_> =
-            there.map(|(other, plan)| (&other.model, &plan.image, plan.quantize)).collect();
-        // those that come for certain first, so that what they bring counts as theirs
-        let (soon, perhaps): (Vec<_>, Vec<_>) =
-            blueprints.iter().partition(|(other, _)| awaited.contains(*other));
-        let soon = soon.into_iter().map(|plan| (plan, Expected::Soon));
-        let perhaps = perhaps.into_iter().map(|plan| (plan, Expected::Perhaps));
-        let mut later = Vec::new();
-        for ((other, plan), expected) in soon.chain(perhaps) {
-            // versions of a model that differ in their prompt share an engine
-            let engine = (&other.model, &plan.image, plan.quantize);
-            if engines.contains(&engine) {
-                continue;
-            }
-            let brought = engines
-                .iter()
-                .any(|(_, image, quantize)| (*image, *quantize) == (&plan.image, plan.quantize));
-            engines.push(engine);
-            let dir = images.dir_of(&plan.image).ok().flatten();
-            let Some(footprint) = dir.and_then(|dir| Footprint::of(&dir, plan.quantize).ok()) else {
-                continue;
-            };
-            let weight_bytes = if brought { 0 } else { footprint.weight_bytes };
-            let (model, tokens) = (other.model.clone(), plan.kv.tokens);
-            later.push(Later { model, footprint, weight_bytes, tokens, expected });
-        }
-        later
     }
 
     /// The way into the host's memory: read the prompt, find and verify the image, read the model, compile its template.
@@ -315,6 +246,7 @@ impl Residency {
         // The small file first: what is wrong with it shows before gigabytes are read.
         let prompt = plan.prompt.as_ref().map(|prompt| Prompt::read(&prompt.file, prompt.digest));
         let prompt = prompt.transpose().map_err(|e| e.to_string())?;
+        let adapter = plan.adapter.as_ref().map(|adapter| self.adapter_files(adapter)).transpose()?;
         // Every byte is read twice, to verify and to load; the first pass takes the second to be as long.
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
@@ -322,6 +254,9 @@ impl Residency {
         let body = if Encoder::is_in(&image.dir) {
             if prompt.is_some() {
                 return Err("its image is an encoder, and texts have no prompt: leave `prompt` out".into());
+            }
+            if plan.adapter.is_some() {
+                return Err("its image is an encoder, which takes no adapter: leave `adapter` out".into());
             }
             if plan.quantize != Quantize::AsStored {
                 return Err(
@@ -333,24 +268,45 @@ impl Residency {
             encoder.embed("a first text").map_err(|e| e.to_string())?;
             Body::Encoder(Arc::new(encoder))
         } else {
-            Body::Decoder(Box::new(self.decoder(&image.dir, plan, &report)?))
+            Body::Decoder(Box::new(self.decoder(&image.dir, adapter.as_ref(), plan, &report)?))
         };
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
-        Ok(Prepared { version, digest, quantize: plan.quantize, prompt, image_bytes, body })
+        let adapter = adapter.map(|adapter| adapter.digest);
+        Ok(Prepared { version, digest, quantize: plan.quantize, adapter, prompt, image_bytes, body })
     }
 
-    fn decoder(&self, dir: &Path, plan: &Blueprint, report: &dyn Fn(u64, u64)) -> Result<Decoder, String> {
+    /// Finds and verifies an adapter. It is small, and what is wrong with it shows before gigabytes are read.
+    fn adapter_files(&self, AdapterRef { image, digest }: &AdapterRef) -> Result<LocatedImage, String> {
+        let files = self.0.images.resolve(image, *digest, &|_, _| ()).map_err(|e| format!("adapter: {e}"))?;
+        if Adapter::is_in(&files.dir) {
+            return Ok(files);
+        }
+        Err(format!(
+            "adapter: {} has no adapter_config.json: give a folder in PEFT's layout",
+            files.dir.display()
+        ))
+    }
+
+    fn decoder(
+        &self,
+        dir: &Path,
+        adapter: Option<&LocatedImage>,
+        plan: &Blueprint,
+        report: &dyn Fn(u64, u64),
+    ) -> Result<Decoder, String> {
         let model = model::load(dir, plan.quantize, &self.0.pool, report).map_err(|e| e.to_string())?;
+        let adapter = adapter.map(|files| model.adapter(&files.dir, &self.0.pool));
+        let adapter = adapter.transpose().map_err(|e| format!("adapter: {e}"))?;
         let sources = model.chat_templates.as_ref();
         let template = sources.map(|sources| ChatTemplate::compile_all(sources, &model.special));
         let template = template.transpose().map_err(|e| e.to_string())?;
         let source = sources.map(|sources| sources.tool_use.as_ref().unwrap_or(&sources.default).as_str());
         let formats = Formats::of(plan.tool_parser, plan.reasoning_parser, source);
-        Ok(Decoder { model, template, structures: Structures::default(), formats })
+        Ok(Decoder { model, adapter, template, structures: Structures::default(), formats })
     }
 
     /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.
-    pub(super) fn withdraw(
+    pub(in crate::gateway) fn withdraw(
         &self,
         version: &VersionRef,
         to: UnloadTo,
@@ -379,7 +335,7 @@ impl Residency {
 
     /// Lets a version that was withdrawn finish what it has, within the deadline, and frees it. Where it is to stay warm
     /// and the host has no room for that, the log says so, and it is cold.
-    pub(super) async fn drain(
+    pub(in crate::gateway) async fn drain(
         &self,
         backend: Arc<Backend>,
         deadline: Duration,
@@ -416,7 +372,7 @@ impl Residency {
 
     /// Drains every version at once, those that an operator is unloading too; for the end of the server. How many
     /// requests were cut off.
-    pub(super) async fn drain_all(&self, deadline: Duration) -> usize {
+    pub(in crate::gateway) async fn drain_all(&self, deadline: Duration) -> usize {
         let table = self.table();
         let leaving = table.iter().filter_map(|(version, state)| match state {
             State::Hot(_) => self.withdraw(version, UnloadTo::Cold).ok().flatten(),
@@ -467,7 +423,7 @@ impl Residency {
     }
 
     /// Ends a load that this caller began: from `Loading` nothing else leads away.
-    pub(super) fn put(&self, version: &VersionRef, state: &State) {
+    pub(in crate::gateway) fn put(&self, version: &VersionRef, state: &State) {
         self.0.table.rcu(|table| {
             let mut table = Table::clone(table);
             table.insert(version.clone(), state.clone());
