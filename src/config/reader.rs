@@ -164,6 +164,20 @@ pub(super) fn count(most: usize) -> impl Fn(&Value) -> Result<NonZeroUsize, Prob
     }
 }
 
+/// A whole number from 0 to `most`.
+pub(super) fn up_to(most: usize) -> impl Fn(&Value) -> Result<usize, Problem> {
+    move |value| {
+        let read = match value {
+            Value::Integer(i) => usize::try_from(*i).ok(),
+            _ => None,
+        };
+        read.filter(|n| *n <= most).ok_or_else(|| {
+            let fix = format!("give a whole number from 0 to {most}");
+            Problem::new(format!("found {}", value.describe()), fix)
+        })
+    }
+}
+
 /// The known word nearest to `word`, where it is near enough to be a slip.
 pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let allowed = |k: &str| (word.len().min(k.len()) / 3).clamp(1, 3);

@@ -324,6 +324,8 @@ pub struct EngineSettings {
     pub queue: usize,
     /// Whether equal prompt prefixes share KV blocks.
     pub prefix_cache: bool,
+    /// The most tokens that are guessed of a request at once; 0 for none.
+    pub speculative_tokens: usize,
 }
 
 impl Default for EngineSettings {
@@ -335,6 +337,7 @@ impl Default for EngineSettings {
             max_step_tokens: 512,
             queue: 256,
             prefix_cache: true,
+            speculative_tokens: 0,
         }
     }
 }

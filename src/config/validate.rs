@@ -15,7 +15,7 @@ use super::read_flag::read_flag;
 use super::read_policy::{read_policies, read_policy_name};
 use super::read_version::{Given, less_than_a_block, read_version};
 use super::read_webhooks::read_webhooks;
-use super::reader::{Problem, Reader, Section, boolean, count, nearest};
+use super::reader::{Problem, Reader, Section, boolean, count, nearest, up_to};
 use super::valid::{
     ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, Residency, ServerConfig, VersionConfig,
 };
@@ -36,8 +36,15 @@ const SERVER: &[&str] = &[
     "mirror_capacity",
     "api_keys",
 ];
-const ENGINE: &[&str] =
-    &["kv_tokens", "block_size", "max_running", "max_step_tokens", "queue", "prefix_cache"];
+const ENGINE: &[&str] = &[
+    "kv_tokens",
+    "block_size",
+    "max_running",
+    "max_step_tokens",
+    "queue",
+    "prefix_cache",
+    "speculative_tokens",
+];
 
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
@@ -226,6 +233,7 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
         max_step_tokens: number("max_step_tokens", 1 << 20, base.max_step_tokens),
         queue: number("queue", 1 << 20, base.queue),
         prefix_cache: r.field(s, "prefix_cache", boolean).unwrap_or(base.prefix_cache),
+        speculative_tokens: r.field(s, "speculative_tokens", up_to(7)).unwrap_or(base.speculative_tokens),
     };
     if let KvTokens::Tokens(tokens) = engine.kv_tokens
         && tokens < engine.block_size

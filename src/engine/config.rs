@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Whether prefixes are kept.
     pub prefix_cache: PrefixCache,
+    /// The most tokens that are guessed of a request at once, and checked in one step; 0 for none.
+    pub speculative_tokens: usize,
 }
 
 impl Default for EngineConfig {
@@ -39,6 +41,7 @@ impl Default for EngineConfig {
             max_step_tokens: 512,
             queue: 256,
             prefix_cache: PrefixCache::On,
+            speculative_tokens: 0,
         }
     }
 }

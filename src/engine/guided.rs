@@ -32,7 +32,7 @@ pub(super) fn advance(
 ) -> HashMap<SequenceId, Advance> {
     let chosen = plan.parts.iter().zip(outcomes).filter_map(|(part, outcome)| {
         jobs.get(&part.id)?.guide.as_ref()?;
-        Some((part.id, outcome.as_ref().ok()?.chosen.as_ref()?.0))
+        Some((part.id, outcome.as_ref().ok()?.chosen.first()?.0))
     });
     let chosen: HashMap<_, _> = chosen.collect();
     if chosen.is_empty() {

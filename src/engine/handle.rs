@@ -152,7 +152,8 @@ impl Engine {
         turns: Turns,
     ) -> Result<Self, EngineError> {
         let KvGeometry { blocks: most, block_size } = config.geometry()?;
-        let EngineConfig { max_running, max_step_tokens, queue, prefix_cache, .. } = config;
+        let EngineConfig { max_running, max_step_tokens, queue, prefix_cache, speculative_tokens, .. } =
+            config;
         lm.join(memory.pool()).map_err(|source| EngineError::Join { source })?;
         let NewTenant { name, adapter } = first;
         let adapter = match adapter {
@@ -194,6 +195,7 @@ impl Engine {
             turns: turns.clone(),
             runner: turns.runner(),
             share,
+            speculative_tokens,
             untold: Vec::new(),
             members: vec![member],
         };

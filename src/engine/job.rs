@@ -10,6 +10,7 @@ use super::penalties::History;
 use super::request::{GenerateRequest, SamplingParams, StopInclusion};
 use super::sampler::choice;
 use super::shared::{Place, Tenant};
+use super::speculation::Guessing;
 use super::turns::{Presence, Priority, Turns};
 use crate::model::{Choice, SpecialText, Tokenizer};
 
@@ -108,12 +109,33 @@ impl Job {
         (job, request.prompt)
     }
 
-    /// How the next token is chosen.
-    pub(super) fn choice(&self) -> Choice {
-        let index = self.usage.completion_tokens;
+    /// How the next token is chosen, and the one after each of these guesses, were they right.
+    pub(super) fn choices(&self, guesses: &[u32]) -> Vec<Choice> {
+        let mut choices = vec![self.choice(0, self.history.as_ref())];
+        let mut history = self.history.as_ref().filter(|_| !guesses.is_empty()).cloned();
+        for (i, guess) in guesses.iter().enumerate() {
+            if let Some(history) = &mut history {
+                history.push(*guess);
+            }
+            choices.push(self.choice(i + 1, history.as_ref()));
+        }
+        choices
+    }
+
+    /// How the token `ahead` of the next one is chosen, by such a history.
+    fn choice(&self, ahead: usize, history: Option<&History>) -> Choice {
+        let index = self.usage.completion_tokens + ahead;
         let banned: &[u32] = if index < self.min_tokens { &self.stop_tokens } else { &[] };
         let allowed = self.guide.as_ref().and_then(Guide::allowed);
-        choice(&self.sampling, self.history.as_ref(), index, allowed, banned)
+        choice(&self.sampling, history, index, allowed, banned)
+    }
+
+    /// How much is guessed of its sequence. With a grammar, nothing: the mask after a guess is not there yet.
+    pub(super) fn guessing(&self, most: usize) -> Guessing {
+        if self.guide.is_some() {
+            return Guessing::NEVER;
+        }
+        Guessing::up_to(most, self.usage.prompt_tokens + self.max_tokens)
     }
 
     /// Scores of prompt tokens, in order.

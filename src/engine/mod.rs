@@ -37,6 +37,7 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod shared;
+mod speculation;
 mod turns;
 mod worker;
 

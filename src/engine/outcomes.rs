@@ -17,7 +17,8 @@ use crate::model::{Choice, Logits, ModelError};
 /// What a step gave one sequence.
 pub(super) struct Outcome {
     pub(super) scores: Vec<Score>,
-    pub(super) chosen: Option<Chosen>,
+    /// Its next tokens: the first was chosen in any case, and each of the others after a guess that was right.
+    pub(super) chosen: Vec<Chosen>,
 }
 
 /// A token that is to be drawn.
@@ -39,23 +40,41 @@ pub(super) fn outcomes(
     // before the choices, which may spend their rows
     let scores = plan.parts.par_iter().map(|part| prompt_scores(jobs, scheduler, part, logits));
     let scores: Vec<Result<Vec<Score>, Unusable>> = scores.collect::<Result<_, _>>()?;
-    let (mut draws, mut choices) = (Vec::with_capacity(plan.parts.len()), Vec::new());
+    let mut draws: Vec<Vec<Draw<'_>>> = Vec::with_capacity(plan.parts.len());
+    let mut choices = Vec::new();
     for part in &plan.parts {
         let draw = draw(jobs, part, logits)?;
-        draws.push(draw.map(|(draw, choice)| {
-            choices.push(choice);
-            draw
-        }));
+        draws.push(
+            draw.into_iter()
+                .map(|(draw, choice)| {
+                    choices.push(choice);
+                    draw
+                })
+                .collect(),
+        );
     }
-    let rows: Vec<u32> = draws.iter().flatten().map(|draw| draw.row).collect();
+    let rows: Vec<u32> = draws.iter().flatten().map(|draw: &Draw<'_>| draw.row).collect();
     for (draw, token) in draws.iter_mut().flatten().zip(logits.choose(&rows, &choices)?) {
         draw.token = token;
     }
-    let outcome = |(scores, draw): (Result<Vec<Score>, Unusable>, Option<Draw<'_>>)| {
-        let chosen = draw.map(Draw::scored).transpose()?;
-        Ok(Outcome { scores: scores?, chosen })
+    let outcome = |((scores, draws), part): ((Result<Vec<Score>, Unusable>, Vec<Draw<'_>>), &Part)| {
+        Ok(Outcome { chosen: valid(draws, &part.guesses)?, scores: scores? })
     };
-    Ok(scores.into_par_iter().zip(draws).map(outcome).collect())
+    Ok(scores.into_par_iter().zip(draws).zip(&plan.parts).map(outcome).collect())
+}
+
+/// The tokens up to the first that is not what was guessed in its place: what comes after it was computed for another
+/// context.
+fn valid(draws: Vec<Draw<'_>>, guesses: &[u32]) -> Result<Vec<Chosen>, Unusable> {
+    let mut chosen = Vec::with_capacity(draws.len());
+    for (i, draw) in draws.into_iter().enumerate() {
+        let (token, score) = draw.scored()?;
+        chosen.push((token, score));
+        if guesses.get(i) != Some(&token) {
+            break;
+        }
+    }
+    Ok(chosen)
 }
 
 fn prompt_scores(
@@ -78,18 +97,21 @@ fn prompt_scores(
     Ok(Ok(scores))
 }
 
-/// What is to be drawn for a sequence, if it is its turn.
+/// What is to be drawn for a sequence, if it is its turn: its next token, and one after each guess.
 fn draw<'l>(
     jobs: &HashMap<SequenceId, Job>,
     part: &Part,
     logits: &'l Logits,
-) -> Result<Option<(Draw<'l>, Choice)>, ModelError> {
-    let Some((job, row)) = jobs.get(&part.id).zip(part.sample) else { return Ok(None) };
-    let scored = match job.logprobs {
-        Some(top) => Some((logits.row(row)?, top)),
-        None => None,
+) -> Result<Vec<(Draw<'l>, Choice)>, ModelError> {
+    let Some((job, row)) = jobs.get(&part.id).zip(part.sample) else { return Ok(Vec::new()) };
+    let draw = |(row, choice): (usize, Choice)| {
+        let scored = match job.logprobs {
+            Some(top) => Some((logits.row(row)?, top)),
+            None => None,
+        };
+        Ok((Draw { row: row as u32, token: None, scored }, choice))
     };
-    Ok(Some((Draw { row: row as u32, token: None, scored }, job.choice())))
+    (row..).zip(job.choices(&part.guesses)).map(draw).collect()
 }
 
 impl Draw<'_> {

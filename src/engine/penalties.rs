@@ -9,7 +9,7 @@ const NEUTRAL: [f32; 3] = [1.0, 0.0, 0.0];
 
 /// How often each token of a context was generated; zero for one that only the prompt has. Repetition looks at the
 /// prompt, too, presence and frequency only at the answer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct History(HashMap<u32, u32>);
 
 impl History {

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::block_pool::BlockId;
 use super::sequence::{Sequence, SequenceId, State};
-use crate::model::{Batch, Span};
+use super::speculation::MOST_GUESSING_ROWS;
+use crate::model::{Batch, MOST_SCORED_ROWS, Span};
 
 /// What one step computes.
 #[derive(Debug, Default)]
@@ -19,22 +20,46 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) id: SequenceId,
-    /// The positions that are computed.
+    /// The positions that are computed; guesses come after them.
     pub(super) positions: Range<usize>,
     /// Prompt positions whose logits are wanted, with their index among the wanted rows.
     pub(super) scores: Vec<(usize, usize)>,
     /// The index among the wanted rows of the one that the next token is sampled from, if it is its turn.
     pub(super) sample: Option<usize>,
+    /// What may be the tokens that follow. The wanted rows behind `sample` are theirs, in their order.
+    pub(super) guesses: Vec<u32>,
 }
 
-/// What a step may still spend on prompts.
+/// What a step may still spend on prompts, and on guesses.
 pub(super) struct Budget {
     pub(super) rows: usize,
     /// Of these, rows of prompts whose every token is scored.
     pub(super) scored: usize,
+    /// For guesses at each sequence that decodes.
+    pub(super) guesses: usize,
 }
 
 impl Budget {
+    /// Of a step of at most `most` rows, in which so many sequences decode.
+    pub(super) fn new(most: usize, decoding: usize) -> Self {
+        Self {
+            // prompts go on even where the tokens of running sequences fill the step
+            rows: most.saturating_sub(decoding).max(1),
+            scored: MOST_SCORED_ROWS,
+            guesses: (MOST_GUESSING_ROWS / decoding.max(1)).saturating_sub(1),
+        }
+    }
+
+    /// What is guessed of a sequence that decodes; one row is left for a prompt.
+    pub(super) fn guess<'s>(&mut self, sequence: &'s Sequence, block_size: usize) -> &'s [u32] {
+        let room = self.guesses.min(self.rows.saturating_sub(1)).min(self.scored);
+        let guesses = sequence.guesses(room, block_size);
+        self.rows -= guesses.len();
+        // as many logits of a step are wanted as it has sequences and rows that are scored
+        self.scored -= guesses.len();
+        guesses
+    }
+
     /// How many rows of this sequence's prompt the step computes; they are taken from the budget.
     pub(super) fn spend(&mut self, sequence: &Sequence) -> usize {
         if !sequence.wants_scores() {
@@ -54,8 +79,8 @@ impl Budget {
 }
 
 impl Plan {
-    /// Takes in the next so many rows of a running sequence.
-    pub(super) fn push(&mut self, sequence: &Sequence, rows: usize, block_size: usize) {
+    /// Takes in the next so many rows of a running sequence, and behind its last token what may follow.
+    pub(super) fn push(&mut self, sequence: &Sequence, rows: usize, guesses: &[u32], block_size: usize) {
         let State::Running { blocks, computed, .. } = &sequence.state else { return };
         if rows == 0 {
             return;
@@ -63,9 +88,10 @@ impl Plan {
         let positions = *computed..computed + rows;
         let first = self.batch.tokens.len();
         let (mut scores, mut sample) = (Vec::new(), None);
-        for position in positions.clone() {
+        let end = positions.end + guesses.len();
+        for position in positions.start..end {
             let block = blocks[position / block_size].number() as usize;
-            if sequence.wants_logits(position) {
+            if position >= positions.end || sequence.wants_logits(position) {
                 let wanted = self.batch.logit_rows.len();
                 self.batch.logit_rows.push(self.batch.tokens.len() as u32);
                 if sequence.scores_prompt(position) {
@@ -75,16 +101,17 @@ impl Plan {
                     sample = Some(wanted);
                 }
             }
-            self.batch.tokens.push(sequence.tokens[position]);
+            let token = sequence.tokens.get(position);
+            self.batch.tokens.push(*token.unwrap_or_else(|| &guesses[position - positions.end]));
             self.batch.positions.push(position as u32);
             self.batch.slots.push((block * block_size + position % block_size) as u32);
         }
         self.batch.spans.push(Span {
-            rows: first..first + rows,
-            context_len: positions.end,
-            block_table: blocks[..positions.end.div_ceil(block_size)].iter().map(BlockId::number).collect(),
+            rows: first..first + rows + guesses.len(),
+            context_len: end,
+            block_table: blocks[..end.div_ceil(block_size)].iter().map(BlockId::number).collect(),
             adapter: sequence.variant.adapter,
         });
-        self.parts.push(Part { id: sequence.id, positions, scores, sample });
+        self.parts.push(Part { id: sequence.id, positions, scores, sample, guesses: guesses.to_vec() });
     }
 }

@@ -17,7 +17,6 @@ use super::kv_memory::{Need, Want};
 use super::plan::{Budget, Plan};
 use super::sequence::{Age, Sequence, SequenceId, State};
 use super::turns::Priority;
-use crate::model::MOST_SCORED_ROWS;
 
 /// The most prompt rows of a step in the background: it is to be over soon.
 const BACKGROUND_ROWS: usize = 32;
@@ -268,15 +267,15 @@ impl Scheduler {
         let block_size = self.limits.block_size;
         let lane = self.lane(priority);
         let ready = lane.running.iter().filter(|s| s.decodes()).count();
-        // Prompts go on even where the tokens of running sequences fill the budget.
-        let mut budget = Budget { rows: most.saturating_sub(ready).max(1), scored: MOST_SCORED_ROWS };
+        let mut budget = Budget::new(most, ready);
         for sequence in lane.running.iter().filter(|s| !s.has_outgrown(block_size)) {
-            let rows = if sequence.decodes() {
-                1 + budget.spend_on(sequence.remaining() - 1)
+            let (rows, guesses) = if sequence.decodes() {
+                let guesses = budget.guess(sequence, block_size);
+                (1 + budget.spend_on(sequence.remaining() - 1), guesses)
             } else {
-                budget.spend(sequence)
+                (budget.spend(sequence), &[][..])
             };
-            plan.push(sequence, rows, block_size);
+            plan.push(sequence, rows, guesses, block_size);
         }
         // Who was just set aside would come straight back and be set aside again.
         while set_aside == SetAside::Nobody
@@ -285,7 +284,7 @@ impl Scheduler {
         {
             let Some(sequence) = self.admit(priority) else { break };
             let rows = budget.spend(&sequence);
-            plan.push(&sequence, rows, block_size);
+            plan.push(&sequence, rows, &[], block_size);
             self.lane_mut(priority).running.push(sequence);
         }
         plan
@@ -309,6 +308,14 @@ impl Scheduler {
                 let parent = prefixes.last().copied().unwrap_or(root);
                 prefixes.push(self.pool.publish(block, parent, tokens));
             }
+        }
+    }
+
+    /// Notes that the first `right` of the tokens that were guessed of a sequence are its own by now: their keys and values
+    /// are there.
+    pub(super) fn guessed(&mut self, id: SequenceId, right: usize) {
+        if let Some(sequence) = self.get_mut(id) {
+            sequence.guessed(right);
         }
     }
 

@@ -1,6 +1,7 @@
 //! One context that grows: its tokens, how many of them are computed, and the blocks that hold them.
 
 use super::block_pool::{BlockId, PrefixId};
+use super::speculation::Guessing;
 use super::turns::Priority;
 use crate::model::AdapterSlot;
 
@@ -68,6 +69,7 @@ pub(super) struct Sequence {
     prompt_scores: PromptScores,
     /// Prompt tokens that have their score.
     scored: usize,
+    guessing: Guessing,
 }
 
 impl Sequence {
@@ -88,6 +90,31 @@ impl Sequence {
             prompt_scores,
             // The first token has nothing before it, so it has no score.
             scored: 1,
+            guessing: Guessing::NEVER,
+        }
+    }
+
+    /// The same sequence, of which so much is guessed at.
+    pub(super) const fn guessing(mut self, guessing: Guessing) -> Self {
+        self.guessing = guessing;
+        self
+    }
+
+    /// What may be its next tokens, while only the last one it has is to be computed: as many as `most`, and as there is
+    /// room for in its blocks.
+    pub(super) fn guesses(&self, most: usize, block_size: usize) -> &[u32] {
+        if self.remaining() != 1 {
+            return &[];
+        }
+        let room = (self.blocks() * block_size).saturating_sub(self.tokens.len());
+        self.guessing.guess(&self.tokens, most.min(room))
+    }
+
+    /// Notes that the first `right` of some guesses are its tokens by now.
+    pub(super) fn guessed(&mut self, right: usize) {
+        self.guessing.learn(right);
+        if let State::Running { computed, .. } = &mut self.state {
+            *computed += right;
         }
     }
 

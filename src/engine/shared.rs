@@ -22,6 +22,10 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens generated for the tenant.
     pub generated_tokens: u64,
+    /// Tokens that were guessed.
+    pub speculated_tokens: u64,
+    /// Of those, the right ones.
+    pub accepted_tokens: u64,
     /// Times that a request of any tenant was set aside to make room.
     pub preemptions: u64,
     /// Forward passes of the engine.
@@ -68,6 +72,8 @@ pub(super) struct Tenant {
     pub(super) prefix_hit_tokens: AtomicU64,
     pub(super) prompt_tokens: AtomicU64,
     pub(super) generated_tokens: AtomicU64,
+    pub(super) speculated_tokens: AtomicU64,
+    pub(super) accepted_tokens: AtomicU64,
     /// Requests that a drain cut off.
     pub(super) cut_off: AtomicUsize,
 }
@@ -103,6 +109,8 @@ impl Tenant {
             prefix_hit_tokens: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
+            speculated_tokens: AtomicU64::new(0),
+            accepted_tokens: AtomicU64::new(0),
             cut_off: AtomicUsize::new(0),
         }
     }
@@ -144,6 +152,8 @@ impl Tenant {
             prefix_hit_tokens: count(&self.prefix_hit_tokens),
             prompt_tokens: count(&self.prompt_tokens),
             generated_tokens: count(&self.generated_tokens),
+            speculated_tokens: count(&self.speculated_tokens),
+            accepted_tokens: count(&self.accepted_tokens),
             preemptions: count(&self.engine.preemptions),
             steps: count(&self.engine.steps),
         }

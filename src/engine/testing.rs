@@ -36,6 +36,7 @@ pub(super) struct FakeLm {
     fault: Fault,
     max_positions: usize,
     apart: bool,
+    echo: bool,
     gate: Option<(Sender<()>, Receiver<()>)>,
 }
 
@@ -62,7 +63,16 @@ impl Gate {
 impl FakeLm {
     pub(super) fn new(fault: Fault) -> Self {
         let (slots, cache) = (Slots::default(), None);
-        Self { slots, cache, forwards: 0, fault, max_positions: 1 << 20, apart: false, gate: None }
+        Self {
+            slots,
+            cache,
+            forwards: 0,
+            fault,
+            max_positions: 1 << 20,
+            apart: false,
+            echo: false,
+            gate: None,
+        }
     }
 
     /// Another that is to keep its contexts in the same pool.
@@ -78,6 +88,11 @@ impl FakeLm {
     /// One that says that it computes while others do something else.
     pub(super) fn apart(self) -> Self {
         Self { apart: true, ..self }
+    }
+
+    /// One that is inclined to say what it heard [`ECHO`] tokens ago.
+    pub(super) fn echoing(self) -> Self {
+        Self { echo: true, ..self }
     }
 
     pub(super) fn gated(mut self) -> (Self, Gate) {
@@ -97,6 +112,14 @@ fn mix(a: u64, b: u64) -> u64 {
 
 fn entry(token: u32, position: usize) -> u64 {
     mix(u64::from(token), position as u64)
+}
+
+/// After how many tokens an echo comes.
+pub(super) const ECHO: usize = 9;
+
+/// The token that an entry is of.
+fn token_of(found: u64, position: usize) -> u32 {
+    (0..VOCAB as u32).find(|token| entry(*token, position) == found).expect("it is an entry")
 }
 
 /// Lower-case letters are likelier, so that there is something to read; other bytes come up, broken characters too.
@@ -187,7 +210,13 @@ impl CausalLm for FakeLm {
                 assert_eq!((batch.positions[row] as usize, batch.slots[row]), (i, slot(i)));
                 if wanted.next_if_eq(&row).is_some() {
                     let nan = self.fault == Fault::NanFor(batch.tokens[row]);
-                    values.extend(logits_of(context).map(|logit| if nan { f32::NAN } else { logit }));
+                    let heard = (i + 1).checked_sub(ECHO).filter(|_| self.echo);
+                    let heard = heard.map(|at| token_of(slots[&slot(at)], at));
+                    values.extend((0..).zip(logits_of(context)).map(|(token, logit)| match heard {
+                        _ if nan => f32::NAN,
+                        Some(heard) if heard == token => logit + 4.0,
+                        _ => logit,
+                    }));
                 }
             }
         }

@@ -80,6 +80,8 @@ pub(super) struct Worker {
     pub(super) turns: Turns,
     pub(super) runner: Runner,
     pub(super) share: Share,
+    /// The most tokens that are guessed of a sequence at once.
+    pub(super) speculative_tokens: usize,
     /// What clients are still to be told of the step before.
     pub(super) untold: Vec<Untold>,
     /// Those who have not gone. Dropped after the model, so that it is freed by when their end is told.
@@ -219,7 +221,9 @@ impl Worker {
         let Some(Member { variant, .. }) = self.members.iter().find(of) else { return };
         let id = self.share.arrival();
         let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
-        self.scheduler.add(Sequence::new(id, *variant, prompt, scores), job.priority);
+        let sequence = Sequence::new(id, *variant, prompt, scores);
+        let sequence = sequence.guessing(job.guessing(self.speculative_tokens));
+        self.scheduler.add(sequence, job.priority);
         self.jobs.insert(id, job);
     }
 
@@ -351,21 +355,27 @@ impl Worker {
             Err(why) => return self.end(part.id, why),
         };
         job.add_prompt_scores(scores, &self.tokenizer);
-        let Some(chosen) = chosen else { return };
+        // the last was chosen after the guesses that were right
+        let Some(right) = chosen.len().checked_sub(1) else { return };
         let cached = sequence.cached.unwrap_or(0);
         if job.start(cached, &self.tokenizer) {
             let Tenant { prefix_hit_tokens, prompt_tokens, .. } = &*job.tenant;
             prefix_hit_tokens.fetch_add(cached as u64, Ordering::Relaxed);
             prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
         }
+        job.tenant.speculated_tokens.fetch_add(part.guesses.len() as u64, Ordering::Relaxed);
+        job.tenant.accepted_tokens.fetch_add(right as u64, Ordering::Relaxed);
         let Advance { forced, then } = advance.unwrap_or(Advance { forced: Vec::new(), then: Then::Choice });
-        let last = forced.len();
-        let tokens = std::iter::once(chosen).chain(forced.into_iter().map(|token| (token, None)));
+        let last = right + forced.len();
+        let tokens = chosen.into_iter().chain(forced.into_iter().map(|token| (token, None)));
         for (i, chosen) in tokens.enumerate() {
             let completes = i == last && then == Then::Complete;
             if self.accept(part.id, chosen, completes.then_some(End::Complete)) == Progress::Ended {
                 return;
             }
+        }
+        if !part.guesses.is_empty() {
+            self.scheduler.guessed(part.id, right);
         }
         if let Then::Stuck(why) = then {
             return self.end(part.id, Failure::Constraint(why));

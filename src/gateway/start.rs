@@ -300,6 +300,8 @@ impl Gateway {
                     steps: stats.steps,
                     prefix_hit_tokens: stats.prefix_hit_tokens,
                     generated_tokens: stats.generated_tokens,
+                    speculated_tokens: stats.speculated_tokens,
+                    accepted_tokens: stats.accepted_tokens,
                 });
             }
         }
@@ -400,6 +402,7 @@ fn engine_config(settings: &EngineSettings) -> EngineConfig {
         max_step_tokens: settings.max_step_tokens,
         queue: settings.queue,
         prefix_cache: if settings.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
+        speculative_tokens: settings.speculative_tokens,
     }
 }
 

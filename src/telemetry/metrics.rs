@@ -382,6 +382,8 @@ mod tests {
             steps: 6,
             prefix_hit_tokens: 7,
             generated_tokens: 8,
+            speculated_tokens: 4,
+            accepted_tokens: 3,
         }];
         metrics.render(&engines, &residency, &routes, Duration::from_millis(1500)).unwrap()
     }

@@ -30,6 +30,10 @@ pub struct EngineSample {
     pub prefix_hit_tokens: u64,
     /// Tokens generated since the start, those of answers under way too.
     pub generated_tokens: u64,
+    /// Tokens that were guessed.
+    pub speculated_tokens: u64,
+    /// Of those, the right ones.
+    pub accepted_tokens: u64,
 }
 
 /// Where one version is, at a scrape.
@@ -86,6 +90,10 @@ pub(super) fn sampled(
     let hits = totals("engine_prefix_hit_tokens_total", "Prompt tokens that the prefix cache saved.")?;
     let generated =
         totals("engine_generated_tokens_total", "Tokens generated, those of answers under way too.")?;
+    let speculated =
+        totals("engine_speculated_tokens_total", "Tokens that were guessed ahead of their step.")?;
+    let accepted =
+        totals("engine_accepted_tokens_total", "Of the tokens that were guessed, the right ones.")?;
     for engine in engines {
         let labels = labels(&engine.version);
         alive.with_label_values(&labels).set(i64::from(engine.alive));
@@ -97,6 +105,8 @@ pub(super) fn sampled(
         steps.with_label_values(&labels).inc_by(engine.steps);
         hits.with_label_values(&labels).inc_by(engine.prefix_hit_tokens);
         generated.with_label_values(&labels).inc_by(engine.generated_tokens);
+        speculated.with_label_values(&labels).inc_by(engine.speculated_tokens);
+        accepted.with_label_values(&labels).inc_by(engine.accepted_tokens);
     }
 
     let state = gauges("residency", "1 for the state a version is in.", &["model", "version", "state"])?;
