@@ -11,12 +11,16 @@
   void name parameters;                   \
   static emulator::Kernel registered_##name(#name, emulator::call<name>); \
   void name parameters
+#define KERNEL_OF_BLOCKS(name, threads, blocks, parameters) KERNEL(name, threads, parameters)
 #define DYNAMIC_SHARED(name) unsigned char* name = emulator::dynamic_shared()
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cstdint>
 #define KERNEL(name, threads, parameters) extern "C" __global__ void __launch_bounds__(threads) name parameters
+// One of which a multiprocessor is to have so many blocks: registers up to there are better than spills.
+#define KERNEL_OF_BLOCKS(name, threads, blocks, parameters) \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) name parameters
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 

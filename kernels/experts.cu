@@ -4,13 +4,16 @@
 // table [3, experts], where the gate, the upward and the downward layer of each expert lie, row-major T. A warp takes one
 // output of one row, so that a row's result does not depend on the others, and rows need not be grouped on the host. It
 // reads an expert's weights once for each row: right for a decode step, which is bound by them, and slow for a long
-// prompt. All sums are in f32.
-#include "common.cuh"
+// prompt. All sums are in f32. Where weights are quantised they lie in planes (blocks.cuh); gates and upward layers are of
+// one format, downward layers of one.
+#include "blocks.cuh"
 
 using u64 = unsigned long long;
 
 constexpr int EXPERT_WARPS = 4;
 constexpr int EXPERT_THREADS = EXPERT_WARPS * WARP;
+// of a multiprocessor, at least
+constexpr int EXPERT_BLOCKS = 4;
 
 struct Pick {
   float score;
@@ -63,9 +66,24 @@ KERNEL(route, WARP,
   }
 }
 
-// The product of two rows, by a whole warp.
+// A weight [outs, width] as it was trained. `product` is that of x and one of its rows, by a whole warp.
 template <class T>
-__device__ float product(const T* x, const T* weight, int width) {
+struct Plain {
+  static __device__ float product(const T* x, u64 address, int out, int outs, int width);
+};
+
+// And one of blocks.
+template <class F>
+struct Quantised {
+  template <class T>
+  static __device__ float product(const T* x, u64 address, int out, int outs, int width) {
+    return block_product<F>(x, reinterpret_cast<const u8*>(address), out, outs, width);
+  }
+};
+
+template <class T>
+__device__ float Plain<T>::product(const T* x, u64 address, int out, int, int width) {
+  const T* const weight = reinterpret_cast<const T*>(address) + size_t(out) * width;
   float sum = 0.0f;
   if (width % WIDE<T> == 0) {
     for (int k = threadIdx.x % WARP * WIDE<T>; k < width; k += WARP * WIDE<T>) {
@@ -80,21 +98,19 @@ __device__ float product(const T* x, const T* weight, int width) {
 }
 
 // h [rows, per_token, outs] of x [rows, width]: each picked expert's gate and upward layer.
-template <class T>
+template <class W, class T>
 __device__ void experts_gated(const T* x, const u64* table, const u32* picked, T* h, int per_token, int experts,
                               int outs, int width, int activation) {
   const int pick = blockIdx.x, out = blockIdx.y * EXPERT_WARPS + threadIdx.x / WARP;
   if (out >= outs) return;
   x += size_t(pick / per_token) * width;
-  const T* const gate = reinterpret_cast<const T*>(table[picked[pick]]);
-  const T* const up = reinterpret_cast<const T*>(table[experts + picked[pick]]);
-  const float a = product(x, gate + size_t(out) * width, width);
-  const float b = product(x, up + size_t(out) * width, width);
+  const float a = W::product(x, table[picked[pick]], out, outs, width);
+  const float b = W::product(x, table[experts + picked[pick]], out, outs, width);
   if (threadIdx.x % WARP == 0) h[size_t(pick) * outs + out] = narrow<T>(activated(a, activation) * b);
 }
 
 // y [rows, outs] of h [rows, per_token, width]: the downward layers, each by its share.
-template <class T>
+template <class W, class T>
 __device__ void experts_down(const T* h, const u64* table, const u32* picked, const float* shares, T* y, int per_token,
                              int experts, int outs, int width) {
   const int row = blockIdx.x, out = blockIdx.y * EXPERT_WARPS + threadIdx.x / WARP;
@@ -102,23 +118,27 @@ __device__ void experts_down(const T* h, const u64* table, const u32* picked, co
   float sum = 0.0f;
   for (int i = 0; i < per_token; i++) {
     const size_t pick = size_t(row) * per_token + i;
-    const T* const down = reinterpret_cast<const T*>(table[2 * experts + picked[pick]]);
-    sum += shares[pick] * product(h + pick * width, down + size_t(out) * width, width);
+    sum += shares[pick] * W::product(h + pick * width, table[2 * experts + picked[pick]], out, outs, width);
   }
   if (threadIdx.x % WARP == 0) y[size_t(row) * outs + out] = narrow<T>(sum);
 }
 
-#define EXPERTS(T)                                                                                               \
-  KERNEL(experts_gated_##T, EXPERT_THREADS,                                                                      \
+#define EXPERTS(W, NAME, T)                                                                                      \
+  KERNEL_OF_BLOCKS(experts_gated_##NAME, EXPERT_THREADS, EXPERT_BLOCKS,                                          \
          (const T* x, const u64* table, const u32* picked, T* h, int per_token, int experts, int outs, int width, \
           int activation)) {                                                                                     \
-    experts_gated<T>(x, table, picked, h, per_token, experts, outs, width, activation);                          \
+    experts_gated<W, T>(x, table, picked, h, per_token, experts, outs, width, activation);                       \
   }                                                                                                              \
-  KERNEL(experts_down_##T, EXPERT_THREADS,                                                                       \
+  KERNEL_OF_BLOCKS(experts_down_##NAME, EXPERT_THREADS, EXPERT_BLOCKS,                                           \
          (const T* h, const u64* table, const u32* picked, const float* shares, T* y, int per_token, int experts, \
           int outs, int width)) {                                                                                \
-    experts_down<T>(h, table, picked, shares, y, per_token, experts, outs, width);                               \
+    experts_down<W, T>(h, table, picked, shares, y, per_token, experts, outs, width);                            \
   }
-EXPERTS(f32)
-EXPERTS(f16)
-EXPERTS(bf16)
+#define QUANTISED_EXPERTS(F)             \
+  EXPERTS(Quantised<F>, F##_f32, f32)    \
+  EXPERTS(Quantised<F>, F##_f16, f16)    \
+  EXPERTS(Quantised<F>, F##_bf16, bf16)
+EXPERTS(Plain<f32>, f32, f32)
+EXPERTS(Plain<f16>, f16, f16)
+EXPERTS(Plain<bf16>, bf16, bf16)
+FOR_EACH_FORMAT(QUANTISED_EXPERTS)

@@ -44,6 +44,14 @@ inline unsigned __float_as_uint(float x) {
   return out;
 }
 
+// Four of the eight bytes of two words, b's the upper ones: one a hexadecimal digit of `which`, the lowest first.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const uint64_t both = uint64_t(b) << 32 | a;
+  unsigned out = 0;
+  for (unsigned i = 0; i < 4; i++) out |= unsigned(both >> (8 * (which >> (4 * i) & 7)) & 0xFF) << (8 * i);
+  return out;
+}
+
 // bfloat16 and half precision as CUDA's headers name them: rounded to nearest, ties to even.
 struct __nv_bfloat16 {
   uint16_t bits;

@@ -8,7 +8,7 @@ use super::moe::Mlp;
 use super::projection::Projection;
 use super::weights::Checkpoint;
 use crate::tensor::{
-    AdapterSlot, Attention, Device, RopeAngles, Rows, Tensor, TensorError, Vector, add_rms_norm,
+    AdapterSlot, Attention, Device, ElementType, RopeAngles, Rows, Tensor, TensorError, Vector, add_rms_norm,
     paged_attention, rms_norm, rms_norm_heads, rope_write_kv,
 };
 
@@ -97,11 +97,11 @@ impl Block {
         &mut self,
         slot: AdapterSlot,
         parts: &Parts,
-        device: &Device,
+        to: (&Device, ElementType),
     ) -> Result<(), TensorError> {
         for (target, projection) in self.adaptable() {
             if let Some(part) = parts.get(&target) {
-                projection.seat(slot, part, device)?;
+                projection.seat(slot, part, to)?;
             }
         }
         Ok(())

@@ -61,7 +61,7 @@ impl CausalLm for Decoder {
     }
 
     fn kv_element(&self) -> ElementType {
-        KvPool::element_on(&self.device, self.body.embedding.element())
+        KvPool::element_on(&self.device, self.body.norm.element())
     }
 
     fn device(&self) -> Device {
@@ -88,8 +88,9 @@ impl CausalLm for Decoder {
     fn seat(&mut self, adapter: &Adapter) -> Result<Option<AdapterSlot>, ModelError> {
         let Some(slot) = AdapterSlot::all().find(|slot| !self.seated.contains(slot)) else { return Ok(None) };
         let Self { body, device, .. } = self;
+        let to = (&*device, body.norm.element());
         let mut layers = body.blocks.iter_mut().zip(adapter.layers());
-        if let Err(error) = layers.try_for_each(|(block, parts)| block.seat(slot, parts, device)) {
+        if let Err(error) = layers.try_for_each(|(block, parts)| block.seat(slot, parts, to)) {
             let _ = self.unseat(slot);
             return Err(error.into());
         }
@@ -133,7 +134,7 @@ impl CausalLm for Decoder {
             KvLayout { layers, blocks: longest.div_ceil(block_size), block_size, kv_heads, head_dim };
         let no_room = ModelError::Memory { tokens: longest, bytes_per_token };
         // in blocks of its own: those of a pool may be somebody's
-        let own = KvCache::new(device, layout, body.embedding.element()).ok_or(no_room)?;
+        let own = KvCache::new(device, layout, body.norm.element()).ok_or(no_room)?;
         body.compute(&own, &Batch::rehearsal(rows, contexts, longest, block_size))?;
         device.wait()?;
         Ok(())

@@ -8,7 +8,7 @@ use super::error::ModelError;
 use super::quantize::Recipe;
 use super::weights::footprint;
 use crate::ids::Quantize;
-use crate::tensor::{Device, ElementType, Encoding, KvPool};
+use crate::tensor::{Device, ElementType, KvPool};
 
 /// What a model takes of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub struct Footprint {
     pub weight_bytes: u64,
     /// The sizes of its keys and values.
     pub kv_shape: KvShape,
-    /// How its embedding is held.
-    embedding: Encoding,
+    /// What its last norm gives on a GPU.
+    activations: ElementType,
 }
 
 impl Footprint {
@@ -26,14 +26,14 @@ impl Footprint {
     pub fn of(dir: &Path, quantize: Quantize) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
         let recipe = Recipe { quantize, layers: config.layers.len() };
-        let (weight_bytes, embedding) =
-            footprint(dir, recipe, &config.tensor("embed_tokens.weight"), |name| config.leaves_out(name))?;
-        Ok(Self { weight_bytes, kv_shape: config.kv_shape(), embedding })
+        let (weight_bytes, activations) =
+            footprint(dir, recipe, &config.tensor("norm.weight"), |name| config.leaves_out(name))?;
+        Ok(Self { weight_bytes, kv_shape: config.kv_shape(), activations })
     }
 
     /// How a device keeps its keys and values.
     pub const fn kv_element(&self, device: &Device) -> ElementType {
-        KvPool::element_on(device, self.embedding.multiplied_as())
+        KvPool::element_on(device, self.activations)
     }
 
     /// Bytes of keys and values of so many tokens on a device.

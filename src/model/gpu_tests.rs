@@ -6,22 +6,22 @@ use super::{AdapterSlot, Batch, CausalLm, KvGeometry, LoadedModel, Logits, Span,
 use crate::ids::Quantize;
 use crate::tensor::{test_device, watched_device};
 
-const BLOCK: usize = 4;
+pub(super) const BLOCK: usize = 4;
 
-fn repository(path: &str) -> PathBuf {
+pub(super) fn repository(path: &str) -> PathBuf {
     // kernels/gpu-check runs this program on another machine than the one that built it
     let here = std::env::var("SWITCHBACK_REPOSITORY");
     Path::new(here.as_deref().unwrap_or(env!("CARGO_MANIFEST_DIR"))).join(path)
 }
 
-fn both(dir: &Path, blocks: usize) -> [Box<dyn CausalLm>; 2] {
-    both_with(dir, &[], blocks)
+pub(super) fn both(dir: &Path, quantize: Quantize, blocks: usize) -> [Box<dyn CausalLm>; 2] {
+    both_with(dir, quantize, &[], blocks)
 }
 
 /// With these adapters in their first slots.
-fn both_with(dir: &Path, adapters: &[PathBuf], blocks: usize) -> [Box<dyn CausalLm>; 2] {
+fn both_with(dir: &Path, quantize: Quantize, adapters: &[PathBuf], blocks: usize) -> [Box<dyn CausalLm>; 2] {
     [WeightPool::new(), WeightPool::of(test_device(1 << 30))].map(|pool| {
-        let model = load(dir, Quantize::AsStored, &pool, &|_, _| ()).unwrap();
+        let model = load(dir, quantize, &pool, &|_, _| ()).unwrap();
         let mut lm = model.lm().unwrap();
         lm.allocate_kv(KvGeometry { blocks, block_size: BLOCK }).unwrap();
         for (slot, adapter) in AdapterSlot::all().zip(adapters) {
@@ -32,7 +32,7 @@ fn both_with(dir: &Path, adapters: &[PathBuf], blocks: usize) -> [Box<dyn Causal
 }
 
 /// Contexts that grow side by side: of each its tokens, the first of its blocks, and how many tokens come now.
-fn batch(contexts: &[(&[u32], u32, usize)]) -> Batch {
+pub(super) fn batch(contexts: &[(&[u32], u32, usize)]) -> Batch {
     let mut batch = Batch::default();
     for (tokens, first_block, new) in contexts {
         let block_table: Vec<u32> =
@@ -55,7 +55,7 @@ fn best(row: &[f32]) -> usize {
 }
 
 /// By how much logits differ, as a share of their spread.
-fn distance(a: &Logits, b: &Logits) -> f32 {
+pub(super) fn distance(a: &Logits, b: &Logits) -> f32 {
     let rows = |logits: &Logits| {
         (0..logits.rows()).flat_map(|r| logits.row(r).unwrap().to_vec()).collect::<Vec<f32>>()
     };
@@ -80,7 +80,8 @@ fn logits_are_those_of_the_host() {
         ("phi3", 0.05),
         ("smollm3", 0.05),
     ] {
-        let [mut host, mut gpu] = both(&repository("tests/fixtures/golden").join(fixture), 24);
+        let [mut host, mut gpu] =
+            both(&repository("tests/fixtures/golden").join(fixture), Quantize::AsStored, 24);
         let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 290).collect();
         for contexts in [
             [(&tokens[..21], 0, 21), (&tokens[3..4], 12, 1)],
@@ -105,7 +106,7 @@ fn the_demo_says_the_same_word_for_word() {
 }
 
 fn says_the_same(prompt: &str) {
-    let [host, gpu] = both(&repository("models/v1"), 100);
+    let [host, gpu] = both(&repository("models/v1"), Quantize::AsStored, 100);
     let model = load(&repository("models/v1"), Quantize::AsStored, &WeightPool::new(), &|_, _| ()).unwrap();
     let tokens = model.tokenizer.encode(prompt, super::SpecialTokens::Add).unwrap();
     let answer = |mut lm: Box<dyn CausalLm>| {
@@ -237,7 +238,8 @@ fn recorded_decode_steps_give_what_the_host_gives() {
 }
 
 fn recorded_steps_are_those_of_the_host(fixture: &str, tolerance: f32) {
-    let [mut host, mut gpu] = both(&repository("tests/fixtures/golden").join(fixture), 40);
+    let [mut host, mut gpu] =
+        both(&repository("tests/fixtures/golden").join(fixture), Quantize::AsStored, 40);
     let tokens: Vec<u32> = (0..40).map(|i| (i * 53 + 5) % 290).collect();
     let start = |first: usize, len: usize| (&tokens[first..first + len], (first / 10 * 10) as u32, len);
     let prompts = batch(&[start(0, 7), start(10, 5), start(20, 9), start(30, 2)]);
@@ -272,8 +274,12 @@ fn adapters_add_on_a_gpu_what_they_add_on_the_host() {
         [("gqa", "gqa_all", 1e-4), ("gemma2", "gemma2_all", 1e-4), ("phi3", "phi3_fused", 0.05)]
     {
         let adapters = repository("tests/fixtures/adapters");
-        let [mut host, mut gpu] =
-            both_with(&repository("tests/fixtures/golden").join(fixture), &[adapters.join(first)], 40);
+        let [mut host, mut gpu] = both_with(
+            &repository("tests/fixtures/golden").join(fixture),
+            Quantize::AsStored,
+            &[adapters.join(first)],
+            40,
+        );
         let slots: Vec<AdapterSlot> = AdapterSlot::all().take(2).collect();
         let tokens: Vec<u32> = (0..40).map(|i| (i * 53 + 5) % 290).collect();
         let mut check = |what: &str, contexts: &[(usize, usize)], through: &[Option<AdapterSlot>]| {

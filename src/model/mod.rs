@@ -28,6 +28,8 @@ mod tokenizer;
 mod weights;
 
 #[cfg(test)]
+mod gpu_quantised_tests;
+#[cfg(test)]
 mod gpu_tests;
 
 pub use adapter::{Adapter, AdapterInfo};

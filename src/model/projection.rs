@@ -3,8 +3,8 @@
 use super::error::ModelError;
 use super::weights::Checkpoint;
 use crate::tensor::{
-    Activation, AdapterSlot, Adapters, Affine, Device, LowRank, LowRanks, Rows, Tensor, TensorError, Vector,
-    Weight, add_low_rank, gate_mul, gated_linear, linear,
+    Activation, AdapterSlot, Adapters, Affine, Device, ElementType, LowRank, LowRanks, Rows, Tensor,
+    TensorError, Vector, Weight, add_low_rank, gate_mul, gated_linear, linear,
 };
 
 pub(super) struct Projection {
@@ -59,9 +59,9 @@ impl Projection {
         &mut self,
         slot: AdapterSlot,
         part: &LowRank,
-        device: &Device,
+        to: (&Device, ElementType),
     ) -> Result<(), TensorError> {
-        self.adapters.seat(slot, part, &self.weight, device)
+        self.adapters.seat(slot, part, &self.weight, to)
     }
 
     /// Takes an adapter's part out, if it has one here.

@@ -11,7 +11,7 @@ use super::config::read_json;
 use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
-use crate::tensor::{Device, ElementType, Encoding, MappedFile, Vector, Weight};
+use crate::tensor::{Device, ElementType, MappedFile, Vector, Weight};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -128,11 +128,7 @@ impl<'a> Checkpoint<'a> {
         let format = self.recipe.format(name, &stored.shape);
         let weight = stored.weight(name)?;
         let own = match format {
-            Some(format) => {
-                // said before gigabytes are quantised
-                self.pool.device().takes(format)?;
-                weight.quantised(format).unwrap_or(weight)
-            }
+            Some(format) => weight.quantised(format).unwrap_or(weight),
             None => weight,
         };
         let bytes = own.bytes().len() as u64;
@@ -194,14 +190,14 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Bytes of the tensors of the weight files of `dir` once they are loaded, but for those that are `unread`, and how tensor
-/// `name` of them is held; told by their headers.
+/// Bytes of the tensors of the weight files of `dir` once they are loaded, but for those that are `unread`, and the element
+/// type of tensor `name` as it is stored; told by their headers.
 pub(super) fn footprint(
     dir: &Path,
     recipe: Recipe,
     name: &str,
     unread: impl Fn(&str) -> bool,
-) -> Result<(u64, Encoding), ModelError> {
+) -> Result<(u64, ElementType), ModelError> {
     let index = dir.join(INDEX);
     let source = if index.exists() { index.clone() } else { dir.join(SINGLE) };
     let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&source)? };
@@ -214,13 +210,7 @@ pub(super) fn footprint(
     let read = all.iter().filter(|(tensor, _)| !unread(tensor));
     let bytes = read.map(|(tensor, stored)| held(tensor, stored)).sum();
     match all.get(name) {
-        Some(stored) => Ok((
-            bytes,
-            match recipe.format(name, &stored.shape) {
-                Some(format) => format.into(),
-                None => element(stored, name)?.into(),
-            },
-        )),
+        Some(stored) => Ok((bytes, element(stored, name)?)),
         None => {
             Err(ModelError::MissingTensor { path: source, tensor: name.to_owned(), expected: Vec::new() })
         }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::blocks::BlockFormat;
 use super::cpu::{self, Level};
 use super::error::{Result, TensorError};
 use super::gpu::Gpu;
@@ -59,14 +58,6 @@ impl GpuInfo {
 }
 
 impl Device {
-    /// Refuses quantised weights where there are no kernels for them.
-    pub fn takes(&self, format: BlockFormat) -> Result<()> {
-        let Place::Gpu(gpu) = &self.0 else { return Ok(()) };
-        let what =
-            format!("it has no kernels for {format} yet: leave `quantize` out, or compute on the processor");
-        Err(TensorError::Device { device: gpu.name().to_owned(), what })
-    }
-
     /// The host's processor.
     pub const CPU: Self = Self(Place::Cpu);
 

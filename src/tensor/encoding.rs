@@ -97,8 +97,8 @@ impl Encoding {
         }
     }
 
-    /// What a GPU multiplies such a weight with: activations of its own type, or bfloat16 where it is quantised.
-    pub const fn multiplied_as(self) -> ElementType {
+    /// The type of the numbers: their own, or bfloat16 where they are quantised.
+    pub(super) const fn element(self) -> ElementType {
         match self {
             Self::Plain(element) => element,
             Self::Blocks(_) => ElementType::Bf16,

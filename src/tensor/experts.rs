@@ -43,7 +43,7 @@ pub(super) type Pick = (u32, f32);
 impl Experts {
     /// Experts in the host's memory. An error if there are none, or if they are of different shapes.
     pub fn new(weights: Vec<[Weight; 3]>) -> Result<Self> {
-        let shape = |w: &Weight| (w.rows(), w.cols(), w.element());
+        let shape = |w: &Weight| (w.rows(), w.cols(), w.encoding());
         let Some([gate, _, down]) = weights.first() else {
             return Err(TensorError::shape("experts", "none"));
         };
@@ -92,13 +92,13 @@ pub fn mixture(
             Data::Host(grouped(x, &picks, experts, activation)?)
         }
         (Data::Device(array), Data::Device(scores), Some(table)) => {
-            let [gate, ..] = &experts.weights[0];
+            let [gate, _, down] = &experts.weights[0];
             let shape = gpu::MixtureShape {
                 rows: x.rows(),
                 hidden: gate.cols(),
                 width: gate.rows(),
                 experts: router.rows(),
-                element: gate.element(),
+                encodings: [gate.encoding(), down.encoding()],
             };
             Data::Device(gpu::mixture(array, scores, table, shape, (routing, activation))?)
         }

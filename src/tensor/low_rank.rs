@@ -91,11 +91,18 @@ pub struct LowRanks {
 }
 
 impl LowRanks {
-    /// Puts an adapter's part into its slot. `layer` is the weight that it is added to, on `device`.
-    pub fn seat(&mut self, slot: AdapterSlot, part: &LowRank, layer: &Weight, device: &Device) -> Result<()> {
+    /// Puts an adapter's part into its slot. `layer` is the weight that it is added to, on `device`, where activations are of
+    /// type `element`.
+    pub fn seat(
+        &mut self,
+        slot: AdapterSlot,
+        part: &LowRank,
+        layer: &Weight,
+        (device, element): (&Device, ElementType),
+    ) -> Result<()> {
         expect("low-rank", "a row in", part.down.cols(), layer.cols())?;
         expect("low-rank", "a row out", part.up.rows(), layer.rows())?;
-        let part = part.on(device, layer.element())?;
+        let part = part.on(device, element)?;
         self.seated.resize_with(self.seated.len().max(slot.index() + 1), || None);
         self.seated[slot.index()] = Some(part);
         self.tell(device)

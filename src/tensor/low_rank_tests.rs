@@ -65,7 +65,7 @@ impl Case {
         let layer = self.layer.on(device).unwrap();
         for (slot, part) in AdapterSlot::all().zip(&self.parts) {
             if let Some(part) = part {
-                parts.seat(slot, part, &layer, device).unwrap();
+                parts.seat(slot, part, &layer, (device, layer.element())).unwrap();
             }
         }
         let slots: Vec<AdapterSlot> = AdapterSlot::all().collect();
@@ -146,13 +146,14 @@ fn what_does_not_fit_is_refused_and_an_emptied_slot_adds_nothing() {
     assert!(LowRank::new(f32s([513, 4]), f32s([4, 513]), 1.0).is_err(), "a rank that no kernel has room for");
     let quantised = f32s([32, 64]).quantised(crate::tensor::BlockFormat::Q8_0).unwrap();
     assert!(LowRank::new(quantised, f32s([4, 32]), 1.0).is_err(), "quantised");
+    let cpu = (&Device::CPU, ElementType::F32);
     let mut parts = LowRanks::default();
     let slot = AdapterSlot::all().next().unwrap();
     let fits = part(4, ElementType::F32, 1);
-    assert!(parts.seat(slot, &fits, &f32s([OUTS, WIDTH + 1]), &Device::CPU).is_err());
-    assert!(parts.seat(slot, &fits, &f32s([OUTS + 1, WIDTH]), &Device::CPU).is_err());
+    assert!(parts.seat(slot, &fits, &f32s([OUTS, WIDTH + 1]), cpu).is_err());
+    assert!(parts.seat(slot, &fits, &f32s([OUTS + 1, WIDTH]), cpu).is_err());
     assert!(parts.is_empty());
-    parts.seat(slot, &fits, &f32s([OUTS, WIDTH]), &Device::CPU).unwrap();
+    parts.seat(slot, &fits, &f32s([OUTS, WIDTH]), cpu).unwrap();
     assert!(!parts.is_empty());
     parts.unseat(slot, &Device::CPU).unwrap();
     assert!(parts.is_empty());

@@ -266,7 +266,7 @@ impl<'a> Affine<'a> {
 pub(super) fn placed<'a>(operator: &'static str, weight: &'a Weight) -> Result<gpu::Layer<'a>> {
     let buffer = weight.placed().ok_or_else(|| elsewhere(operator))?;
     let (outs, width) = (weight.rows(), weight.cols());
-    Ok(gpu::Layer { weight: buffer, element: weight.element(), bias: None, outs, width })
+    Ok(gpu::Layer { weight: buffer, encoding: weight.encoding(), bias: None, outs, width })
 }
 
 fn on_host<'a>(operator: &'static str, vector: &'a Vector) -> Result<&'a [f32]> {

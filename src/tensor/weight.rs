@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -14,7 +15,7 @@ use rayon::prelude::*;
 use super::blocks::BlockFormat;
 use super::device::{Device, Place};
 use super::encoding::{ElementType, Encoding};
-use super::error::{Result, TensorError};
+use super::error::{Result, TensorError, elsewhere};
 use super::gpu;
 
 /// A window that does not hold what its shape asks for.
@@ -57,8 +58,8 @@ enum Bytes {
         range: Range<usize>,
     },
     Owned(Box<[u8]>),
-    /// On a GPU. The one in the host's memory stays, so that others find it by its content: as it is mapped, that costs
-    /// no memory.
+    /// On a GPU, where quantised ones lie in planes. The one in the host's memory stays, so that others find it by its
+    /// content: one that is mapped costs no memory.
     Placed {
         buffer: gpu::Buffer,
         source: Weight,
@@ -177,16 +178,23 @@ impl Weight {
     /// The weight on a device: itself on the host; on a GPU a copy there, which all who ask share while one of them
     /// holds it.
     pub fn on(&self, device: &Device) -> Result<Self> {
-        let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(self.clone()) };
-        if let Encoding::Blocks(format) = self.encoding() {
-            device.takes(format)?;
+        let Place::Gpu(gpu) = &device.0 else { return Ok(self.clone()) };
+        if self.placed().is_some() {
+            return Ok(self.clone());
+        }
+        if matches!(self.encoding(), Encoding::Blocks(_)) && u32::try_from(self.bytes().len()).is_err() {
+            let what = format!("a quantised matrix of {} bytes: a GPU takes up to 4 GiB", self.bytes().len());
+            return Err(TensorError::shape("weight", what));
         }
         let mut copies = self.copies();
         if let Some(there) = copies.placed.upgrade() {
             return Ok(there);
         }
         let staged = copies.staged.upgrade();
-        let buffer = gpu.place(staged.as_ref().map_or(bytes, |staged| staged.as_slice()))?;
+        let buffer = match &staged {
+            Some(staged) => gpu.place(staged.as_slice())?,
+            None => gpu.place(&self.placed_bytes())?,
+        };
         let bytes = Bytes::Placed { buffer, source: self.clone() };
         let there = Self::of(bytes, self.encoding(), self.rows(), self.cols());
         copies.placed = there.downgrade();
@@ -198,13 +206,19 @@ impl Weight {
     /// the two are connected. They come from the GPU, where they are there, and else from the host. Nothing to do where a
     /// device computes in the host's memory.
     pub fn stage(&self, device: &Device) -> Result<Staged> {
-        let (Place::Gpu(gpu), Some(bytes)) = (&device.0, self.host_bytes()) else { return Ok(Staged(None)) };
+        let Place::Gpu(gpu) = &device.0 else { return Ok(Staged(None)) };
+        if self.placed().is_some() {
+            return Ok(Staged(None));
+        }
         let mut copies = self.copies();
         if let Some(staged) = copies.staged.upgrade() {
             return Ok(Staged(Some(staged)));
         }
-        let mut pinned = gpu.pinned(bytes.len())?;
-        copies.placed.upgrade().as_ref().unwrap_or(self).copy_to(pinned.as_mut_slice())?;
+        let mut pinned = gpu.pinned(self.bytes().len())?;
+        match copies.placed.upgrade() {
+            Some(there) => there.read_back(pinned.as_mut_slice())?,
+            None => pinned.as_mut_slice().copy_from_slice(&self.placed_bytes()),
+        }
         self.release_pages();
         let pinned = Arc::new(pinned);
         copies.staged = Arc::downgrade(&pinned);
@@ -215,14 +229,19 @@ impl Weight {
         self.0.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies the bytes of a weight on a GPU to the host's memory, by a stream that does nothing else.
-    fn copy_to(&self, out: &mut [u8]) -> Result<()> {
-        match &self.0.bytes {
-            Bytes::Placed { buffer, .. } => buffer.gpu().read(buffer, out),
-            Bytes::Mapped { .. } | Bytes::Owned(_) => {
-                out.copy_from_slice(self.bytes());
-                Ok(())
-            }
+    /// The bytes as a GPU holds them: quantised ones in planes.
+    fn placed_bytes(&self) -> Cow<'_, [u8]> {
+        match self.encoding() {
+            Encoding::Plain(_) => self.bytes().into(),
+            Encoding::Blocks(format) => format.planes(self.bytes(), self.cols()).into(),
+        }
+    }
+
+    /// Copies what a GPU holds of a weight to the host's memory, by a stream that does nothing else.
+    fn read_back(&self, out: &mut [u8]) -> Result<()> {
+        match self.placed() {
+            Some(buffer) => buffer.gpu().read(buffer, out),
+            None => Err(elsewhere("stage")),
         }
     }
 
@@ -241,9 +260,9 @@ impl Weight {
         self.0.encoding
     }
 
-    /// What a GPU multiplies it with.
+    /// The type of its numbers: bfloat16's are as near to those of a quantised one as any.
     pub fn element(&self) -> ElementType {
-        self.encoding().multiplied_as()
+        self.encoding().element()
     }
 
     /// All bytes, row-major: exactly `rows` rows of `cols` numbers each. Of a weight on a GPU, those of its source on the host.
@@ -252,14 +271,6 @@ impl Weight {
             Bytes::Mapped { file, range } => &file.bytes()[range.clone()],
             Bytes::Owned(bytes) => bytes,
             Bytes::Placed { source, .. } => source.bytes(),
-        }
-    }
-
-    /// All bytes, unless it is on a GPU.
-    fn host_bytes(&self) -> Option<&[u8]> {
-        match &self.0.bytes {
-            Bytes::Placed { .. } => None,
-            Bytes::Mapped { .. } | Bytes::Owned(_) => Some(self.bytes()),
         }
     }
 

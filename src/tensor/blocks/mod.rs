@@ -3,10 +3,11 @@
 //! `d`, `m` are half-precision scales; a quant is a small whole number. The formats whose names end in K nest: a block of
 //! 256 has sub-blocks, whose own scales are small whole numbers, too. Layouts are GGML's, as the GGUF specification
 //! (github.com/ggml-org/ggml, docs/gguf.md) refers to it. `widen` reads each format into `f32`, exactly; `narrow` writes
-//! those that weights may be quantised to.
+//! those that weights may be quantised to; `planes` puts blocks into the order in which a GPU reads them.
 
 mod narrow;
 mod packed;
+mod planes;
 mod widen;
 
 use std::fmt;
@@ -44,6 +45,21 @@ pub(super) const SMALL: usize = 32;
 pub(super) const LARGE: usize = 256;
 
 impl BlockFormat {
+    /// All of them.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 10] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
     /// Numbers of a block.
     pub const fn values(self) -> usize {
         match self {
@@ -78,9 +94,10 @@ impl BlockFormat {
     }
 }
 
-impl fmt::Display for BlockFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl BlockFormat {
+    /// Its name, in which kernels' names end, too.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",
             Self::Q5_0 => "q5_0",
@@ -91,6 +108,12 @@ impl fmt::Display for BlockFormat {
             Self::Q4K => "q4_k",
             Self::Q5K => "q5_k",
             Self::Q6K => "q6_k",
-        })
+        }
+    }
+}
+
+impl fmt::Display for BlockFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }

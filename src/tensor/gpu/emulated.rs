@@ -231,7 +231,7 @@ unsafe fn launch(kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> R
 /// # Safety
 /// As [`super::driver::Gpu::multiply`].
 unsafe fn multiply(product: &Product) {
-    let ProductShape { rows, outs, width, element, out } = product.shape;
+    let ProductShape { rows, outs, y_stride, width, element, out } = product.shape;
     // SAFETY: the matrices are where the product says, and have its shape
     let x = |r, k| unsafe { load(product.x, element, r * width + k) };
     // SAFETY: as above
@@ -240,7 +240,7 @@ unsafe fn multiply(product: &Product) {
         for o in 0..outs {
             let sum: f32 = (0..width).map(|k| x(r, k) * w(o, k)).sum();
             // SAFETY: as above
-            unsafe { store(product.y, out, r * outs + o, sum) };
+            unsafe { store(product.y, out, r * y_stride + o, sum) };
         }
     }
 }

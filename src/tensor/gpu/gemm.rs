@@ -16,6 +16,8 @@ pub(super) struct Product {
 pub(super) struct ProductShape {
     pub(super) rows: usize,
     pub(super) outs: usize,
+    /// Elements from a row of `y` to the next: more than `outs` where others fill in the rest.
+    pub(super) y_stride: usize,
     pub(super) width: usize,
     /// Of `x` and `W`.
     pub(super) element: ElementType,

@@ -48,8 +48,9 @@ impl AdapterTable {
                 bytes.extend([0; ENTRY]);
                 continue;
             };
-            same_element("adapters", up.element, down.element)?;
-            self.element = down.element;
+            let (down_element, up_element) = (down.plain()?, up.plain()?);
+            same_element("adapters", up_element, down_element)?;
+            self.element = down_element;
             self.rank = self.rank.max(down.outs);
             bytes.extend(down.weight.address().to_le_bytes());
             bytes.extend(up.weight.address().to_le_bytes());

@@ -125,7 +125,7 @@ impl Matmul {
     /// cuBLASLt counts columns first. There `y = x Wᵀ` of rows is `Y = Wᵀ' X` of columns: W is `[width, outs]` and is
     /// turned, X is `[width, rows]`, and Y is `[outs, rows]`.
     fn plan(&self, shape: ProductShape) -> std::result::Result<Plan, CublasError> {
-        let ProductShape { rows, outs, width, element, out } = shape;
+        let ProductShape { rows, outs, y_stride, width, element, out } = shape;
         let (rows, outs, width) = (rows as u64, outs as u64, width as u64);
         let (compute, scale) =
             (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F);
@@ -142,7 +142,7 @@ impl Matmul {
         let layouts = [
             result::create_matrix_layout(data_type(element), width, outs, width as i64)?,
             result::create_matrix_layout(data_type(element), width, rows, width as i64)?,
-            result::create_matrix_layout(data_type(out), outs, rows, outs as i64)?,
+            result::create_matrix_layout(data_type(out), outs, rows, y_stride as i64)?,
         ];
         let preference = result::create_matmul_pref()?;
         // SAFETY: all descriptors are new and of this shape

@@ -26,8 +26,11 @@ mod low_rank;
 mod matmul;
 mod memory;
 mod ops;
+mod quantised;
 mod rows;
 
+#[cfg(test)]
+mod quantised_tests;
 #[cfg(test)]
 mod tests;
 

@@ -12,7 +12,8 @@ use super::gemm::{Product, ProductShape};
 use super::launch::Launch;
 use super::lists::Indices;
 use super::memory::Buffer;
-use crate::tensor::encoding::ElementType;
+use super::quantised;
+use crate::tensor::encoding::{ElementType, Encoding};
 use crate::tensor::error::{Result, TensorError};
 use crate::tensor::ops::Activation;
 
@@ -37,11 +38,23 @@ pub(in crate::tensor) struct Array {
 pub(in crate::tensor) struct Layer<'a> {
     /// `[outs, width]`.
     pub(in crate::tensor) weight: &'a Buffer,
-    pub(in crate::tensor) element: ElementType,
+    pub(in crate::tensor) encoding: Encoding,
     /// `f32` `[outs]`.
     pub(in crate::tensor) bias: Option<&'a Buffer>,
     pub(in crate::tensor) outs: usize,
     pub(in crate::tensor) width: usize,
+}
+
+impl Layer<'_> {
+    /// The type of its weight's elements; an error where that is quantised.
+    pub(super) fn plain(&self) -> Result<ElementType> {
+        match self.encoding {
+            Encoding::Plain(element) => Ok(element),
+            Encoding::Blocks(format) => {
+                Err(TensorError::shape("weight", format!("{format}, which is quantised")))
+            }
+        }
+    }
 }
 
 impl Array {
@@ -99,9 +112,13 @@ pub(super) const fn activation_code(activation: Activation) -> usize {
 
 /// The rows `ids` of `table` times `scale`, as `f32`.
 pub(in crate::tensor) fn embedding(table: Layer<'_>, ids: &Indices, scale: f32) -> Result<Array> {
+    let element = match table.encoding {
+        Encoding::Plain(element) => element,
+        Encoding::Blocks(format) => return quantised::embedding(table, format, ids, scale),
+    };
     let gpu = ids.gpu();
     let out = Array::new(gpu, ids.len() * table.width, ElementType::F32)?;
-    let launch = Launch::of(format!("embedding_{}", table.element.name()));
+    let launch = Launch::of(format!("embedding_{}", element.name()));
     let launch = launch.buffer(table.weight).list(ids).buffer(&out.buffer).int(table.width).float(scale);
     // SAFETY: embedding(table, ids, out, width, scale): the host knows the ids to be rows of the table
     unsafe { launch.go(gpu, a_row(ids.len()))? };
@@ -185,9 +202,9 @@ pub(in crate::tensor) fn softcap(x: &Array, n: usize, cap: f32) -> Result<()> {
     unsafe { launch.go(x.buffer.gpu(), an_element(n)) }
 }
 
-/// `x Wᵀ + b` in the layer's element type.
+/// `x Wᵀ + b` in the element type of `x`.
 pub(in crate::tensor) fn linear(x: &Array, rows: usize, layer: Layer<'_>) -> Result<Array> {
-    product("linear", x, rows, layer, layer.element)
+    product("linear", x, rows, layer, x.element)
 }
 
 /// `x Wᵀ` in `f32`.
@@ -196,8 +213,12 @@ pub(in crate::tensor) fn logits(x: &Array, rows: usize, head: Layer<'_>) -> Resu
 }
 
 fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: ElementType) -> Result<Array> {
-    same_element(name, x.element, layer.element)?;
-    let Layer { weight, element, bias, outs, width } = layer;
+    let Layer { weight, encoding, bias, outs, width } = layer;
+    let element = match encoding {
+        Encoding::Plain(element) => element,
+        Encoding::Blocks(format) => return quantised::product(x, rows, layer, format, out),
+    };
+    same_element(name, x.element, element)?;
     let gpu = x.buffer.gpu();
     let y = Array::new(gpu, rows * outs, out)?;
     if rows <= FEW_ROWS {
@@ -209,19 +230,24 @@ fn product(name: &'static str, x: &Array, rows: usize, layer: Layer<'_>, out: El
         unsafe { launch.go(gpu, warps(outs.div_ceil(2)))? };
         return Ok(y);
     }
-    let shape = ProductShape { rows, outs, width, element, out };
+    let shape = ProductShape { rows, outs, y_stride: outs, width, element, out };
     let addresses = [&*x.buffer, weight, &*y.buffer].map(Buffer::address);
     let product = Product { x: addresses[0], weight: addresses[1], y: addresses[2], shape };
     // SAFETY: the buffers hold matrices of this shape
     unsafe { gpu.multiply(&product)? };
     if let Some(bias) = bias {
-        let n = rows * outs;
-        let launch = Launch::of(format!("add_bias_{}", out.name()));
-        let launch = launch.buffer(&y.buffer).buffer(bias).int(outs).size(n);
-        // SAFETY: add_bias(y, bias, width, n)
-        unsafe { launch.go(gpu, an_element(n))? };
+        add_bias(&y, bias, [rows, outs])?;
     }
     Ok(y)
+}
+
+/// `y += bias`, row by row.
+pub(super) fn add_bias(y: &Array, bias: &Buffer, [rows, outs]: [usize; 2]) -> Result<()> {
+    let n = rows * outs;
+    let launch = Launch::of(format!("add_bias_{}", y.element.name()));
+    let launch = launch.buffer(&y.buffer).buffer(bias).int(outs).size(n);
+    // SAFETY: add_bias(y, bias, width, n)
+    unsafe { launch.go(y.buffer.gpu(), an_element(n)) }
 }
 
 /// `activation(gate(x)) * up(x)`.
@@ -231,10 +257,11 @@ pub(in crate::tensor) fn gated_linear(
     [gate, up]: [Layer<'_>; 2],
     activation: Activation,
 ) -> Result<Array> {
-    same_element("gated-linear", up.element, gate.element)?;
-    let (gpu, element) = (x.buffer.gpu(), gate.element);
-    if rows <= FEW_ROWS {
-        same_element("gated-linear", x.element, element)?;
+    if let Some(y) = quantised::gated(x, rows, [gate, up], activation)? {
+        return Ok(y);
+    }
+    let (gpu, element) = (x.buffer.gpu(), x.element);
+    if rows <= FEW_ROWS && [gate.encoding, up.encoding] == [Encoding::Plain(element); 2] {
         let y = Array::new(gpu, rows * gate.outs, element)?;
         // compiled for each: one that asks which needs more registers than there are
         let name = match activation {

@@ -16,16 +16,16 @@ use crate::tensor::{
 
 const ELEMENTS: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
 
-fn device(emulated: &Emulated) -> Device {
+pub(super) fn device(emulated: &Emulated) -> Device {
     Device(Place::Gpu(Gpu::new(emulated.stream())))
 }
 
-fn roomy() -> Device {
+pub(super) fn roomy() -> Device {
     super::test_device(1 << 30)
 }
 
 /// What a number may be off by that went through an element type once, as a share of the largest.
-fn rounding(element: ElementType) -> f32 {
+pub(super) fn rounding(element: ElementType) -> f32 {
     match element {
         ElementType::F32 => 2e-6,
         ElementType::F16 => 1.0 / 1024.0,
@@ -33,7 +33,7 @@ fn rounding(element: ElementType) -> f32 {
     }
 }
 
-fn near(what: &str, found: &[f32], exact: &[f32], tolerance: f32) {
+pub(super) fn near(what: &str, found: &[f32], exact: &[f32], tolerance: f32) {
     assert_eq!(found.len(), exact.len(), "{what}");
     let largest = exact.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     for (i, (a, b)) in found.iter().zip(exact).enumerate() {
@@ -50,7 +50,12 @@ fn rounded(values: &[f32], element: ElementType) -> Vec<f32> {
 }
 
 /// Activations on a device, and the same on the host.
-fn both(device: &Device, [rows, width]: [usize; 2], element: ElementType, seed: u64) -> (Tensor, Vec<f32>) {
+pub(super) fn both(
+    device: &Device,
+    [rows, width]: [usize; 2],
+    element: ElementType,
+    seed: u64,
+) -> (Tensor, Vec<f32>) {
     let values = noise(rows * width, seed);
     (activations(device, &values, [rows, width], element), rounded(&values, element))
 }
@@ -61,7 +66,7 @@ fn weights(device: &Device, shape: &[usize], element: ElementType, seed: u64) ->
     [host.clone(), host.on(device).unwrap()]
 }
 
-fn vector(device: &Device, n: usize, element: ElementType, seed: u64) -> (Vector, Vec<f32>) {
+pub(super) fn vector(device: &Device, n: usize, element: ElementType, seed: u64) -> (Vector, Vec<f32>) {
     let stored = weight(&noise(n, seed), element, &[n]);
     (Vector::new(&stored, device).unwrap(), element.widen(stored.bytes()))
 }
@@ -296,7 +301,12 @@ fn compare_attention(
 }
 
 /// Activations with these values, on a device.
-fn activations(device: &Device, values: &[f32], [rows, width]: [usize; 2], element: ElementType) -> Tensor {
+pub(super) fn activations(
+    device: &Device,
+    values: &[f32],
+    [rows, width]: [usize; 2],
+    element: ElementType,
+) -> Tensor {
     let values = rounded(values, element);
     match &device.0 {
         Place::Cpu => Tensor::from_vec(values, rows, width).unwrap(),

@@ -1,42 +1,7 @@
 use super::*;
-use crate::tensor::reference::{self, noise, weight};
+use crate::tensor::reference::{self, blocks, noise, weight};
 
-const ALL: [BlockFormat; 10] = [
-    BlockFormat::Q4_0,
-    BlockFormat::Q4_1,
-    BlockFormat::Q5_0,
-    BlockFormat::Q5_1,
-    BlockFormat::Q8_0,
-    BlockFormat::Q2K,
-    BlockFormat::Q3K,
-    BlockFormat::Q4K,
-    BlockFormat::Q5K,
-    BlockFormat::Q6K,
-];
-
-/// Blocks of any bits, but with scales that are ordinary numbers.
-fn blocks(format: BlockFormat, rows: usize, cols: usize) -> Weight {
-    let n = format.row_bytes(cols).unwrap() * rows;
-    let mut bytes: Vec<u8> = noise(n, 3).into_iter().map(|x| (x * 128.0) as i8 as u8).collect();
-    // -128 is no quant of an 8-bit block: it would be written as -127
-    if format == BlockFormat::Q8_0 {
-        bytes.iter_mut().filter(|b| **b == 128).for_each(|b| *b = 129);
-    }
-    let halves: &[usize] = match format {
-        BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 => &[0],
-        BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => &[0, 2],
-        BlockFormat::Q2K => &[80, 82],
-        BlockFormat::Q3K => &[108],
-        BlockFormat::Q6K => &[208],
-    };
-    for (i, block) in bytes.chunks_exact_mut(format.bytes()).enumerate() {
-        for at in halves {
-            let scale = half::f16::from_f32(0.01 + 0.001 * (i % 7) as f32);
-            block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
-        }
-    }
-    Weight::owned(bytes, format, &[rows, cols]).unwrap()
-}
+const ALL: [BlockFormat; 10] = BlockFormat::ALL;
 
 /// The largest sum of absolute products of a row with an output: what an error is to be compared with.
 fn magnitude(x: &[f32], weight: &Weight) -> f32 {
