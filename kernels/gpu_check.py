@@ -63,9 +63,9 @@ def make(name, seed=7):
     return folder
 
 
-def throughput(folder, prompt, output, batch):
-    command = [SERVER, "bench", "throughput", "--model", str(folder), "--device", "cuda:0", "--prompt", str(prompt),
-               "--output", str(output), "--batch", batch, "--runs", "2", "--json"]
+def throughput(folder, prompt, output, batch, quantize="none"):
+    command = [SERVER, "bench", "throughput", "--model", str(folder), "--device", "cuda:0", "--quantize", quantize,
+               "--prompt", str(prompt), "--output", str(output), "--batch", batch, "--runs", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=max(left(), 1), check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip()[-300:])
@@ -103,6 +103,15 @@ def decode_figures():
     flops = (matrices + 4 * layers * hidden * 1024) * prefill["prefill_tok_s"]
     row("8B prefill, 2k tokens", f"{2048 / prefill['prefill_tok_s']:.3f} s to the first token, {flops / 1e12:.0f} TFLOP/s, "
         f"{100 * flops / matmul_peak():.0f} % of the matmul peak")
+
+
+def quantised_figures():
+    """Decode of the 8B shape quantised: each batch size reads the weights once, as long as it takes the blocks themselves."""
+    for quantize in ("q8_0", "q4_k_m"):
+        figures = throughput(make("8b"), 64, 64, "1,8,32", quantize)
+        batches = [f"{batch}: {at['ms_per_step']:.2f} ms a step, {100 * at['roofline_share']:.0f} % of the roofline"
+                   for batch, at in figures["batch"].items()]
+        row(f"8B {quantize} decode by batch, {figures['weights_bytes'] / 1e9:.1f} GB of weights", "; ".join(batches))
 
 
 def compare_with_transformers():
@@ -166,7 +175,7 @@ def served():
 
 
 if __name__ == "__main__":
-    for figure in (decode_figures, served, compare_with_transformers, transformers_decode):
+    for figure in (decode_figures, served, compare_with_transformers, quantised_figures, transformers_decode):
         if left() < 20:
             row(figure.__name__, "left out: no time")
             continue
