@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::config::{Config, Mlp, Projections, read_json};
 use super::error::ModelError;
 use super::pool::WeightPool;
-use super::weights::{Stored, read_file};
+use super::tensors::{Stored, Tensors};
 use crate::tensor::{ElementType, HIGHEST_RANK, LowRank, Weight};
 
 /// How the folder of an adapter is told from that of a model.
@@ -280,8 +280,9 @@ impl<'p> Matrices<'p> {
             // an adapter that was saved by its name carries it
             (name.strip_prefix(PREFIX).unwrap_or(&name).replace(".default.", "."), stored)
         };
-        let left = read_file(path)?.into_iter().map(named).collect();
-        Ok(Self { path: path.into(), left, pool, weight_bytes: 0, shared_bytes: 0 })
+        let Tensors { source: path, all } = Tensors::of_file(path.to_owned())?;
+        let left = all.into_iter().map(named).collect();
+        Ok(Self { path, left, pool, weight_bytes: 0, shared_bytes: 0 })
     }
 
     /// The two matrices of a module, the second cut into those of its projections; nothing where the adapter leaves the

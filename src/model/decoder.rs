@@ -165,6 +165,9 @@ impl CausalLm for Decoder {
 /// A block of the cache that a rehearsal makes for itself where there is none to do as.
 const REHEARSAL_BLOCK: usize = 16;
 
+/// The name of the embedding, behind the model's prefix.
+pub(super) const EMBEDDING: &str = "embed_tokens.weight";
+
 fn host_rows<'a>(batch: &'a Batch, contexts: &'a [Context<'a>]) -> HostRows<'a> {
     let Batch { tokens, positions, slots, logit_rows: wanted, .. } = batch;
     HostRows { tokens, positions, slots, wanted, contexts }
@@ -256,7 +259,7 @@ impl Body {
     /// Takes its tensors into the host's memory, by the names that `transformers` gives them.
     pub(super) fn load(config: Config, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
         let Config { hidden, vocab, .. } = config;
-        let embedding = from.take(&config.tensor("embed_tokens.weight"), &[vocab, hidden])?;
+        let embedding = from.take(&config.tensor(EMBEDDING), &[vocab, hidden])?;
         let blocks =
             (0..config.layers.len()).map(|i| Block::load(&config, i, from)).collect::<Result<_, _>>()?;
         let norm = gain(&config, &config.tensor("norm"), hidden, from)?;

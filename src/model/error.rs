@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::tensor::TensorError;
+use crate::ids::Quantize;
+use crate::tensor::{BlockFormat, TensorError};
 
 /// Why a model cannot be loaded or run; names the file and what was found in it.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,38 @@ pub enum ModelError {
         /// What is wrong with it.
         what: String,
     },
+    /// A GGUF file that is cut short, corrupt, or says what is not supported.
+    #[error("{}: {what}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// The offset, the key or the tensor, what was found and what would do.
+        what: String,
+    },
+    /// A folder with several GGUF files, of which nothing chooses one.
+    #[error("{} holds several GGUF files: name one of them as the image: {}", folder.display(), names.join(", "))]
+    SeveralGguf {
+        /// The folder.
+        folder: PathBuf,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Weights that are to be quantised and are so already.
+    #[error(
+        "{}: tensor {tensor} is stored as {format}, and what is quantised cannot be quantised to {wanted}: leave \
+         `quantize` out, or take a file in bf16, f16 or f32",
+        path.display()
+    )]
+    Quantised {
+        /// The file.
+        path: PathBuf,
+        /// What the version asks for.
+        wanted: Quantize,
+        /// The first such tensor.
+        tensor: String,
+        /// How it is stored.
+        format: BlockFormat,
+    },
     /// A tensor that the architecture has and the files lack.
     #[error("{}: tensor {tensor} of shape {expected:?} is missing", path.display())]
     MissingTensor {
@@ -60,7 +93,7 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// A tensor of another shape than the configuration asks for.
-    #[error("{}: tensor {tensor} has shape {found:?}, and config.json asks for {expected:?}", path.display())]
+    #[error("{}: tensor {tensor} has shape {found:?}, and the configuration asks for {expected:?}", path.display())]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -82,7 +115,7 @@ pub enum ModelError {
         found: String,
     },
     /// A tensor that the architecture has no place for; leaving it out would compute something else.
-    #[error("{}: tensor {tensor} has no place in this architecture with this config.json", path.display())]
+    #[error("{}: tensor {tensor} has no place in this architecture with this configuration", path.display())]
     UnknownTensor {
         /// The file.
         path: PathBuf,
@@ -99,7 +132,7 @@ pub enum ModelError {
     },
     /// A tokenizer with tokens that the model has no row for.
     #[error(
-        "{}: the tokenizer has {tokens} tokens, and config.json gives the model a vocabulary of {vocabulary}: they \
+        "{}: the tokenizer has {tokens} tokens, and the model has a vocabulary of {vocabulary}: they \
          do not belong together",
         path.display()
     )]

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::batch::KvShape;
-use super::config::Config;
+use super::decoder::EMBEDDING;
 use super::error::ModelError;
 use super::quantize::Recipe;
+use super::source::Source;
 use super::weights::footprint;
 use crate::ids::Quantize;
 use crate::tensor::{Device, ElementType, KvPool};
@@ -17,17 +18,19 @@ pub struct Footprint {
     pub weight_bytes: u64,
     /// The sizes of its keys and values.
     pub kv_shape: KvShape,
-    /// What its last norm gives on a GPU.
+    /// What a GPU keeps activations in.
     activations: ElementType,
 }
 
 impl Footprint {
-    /// Of the model in `dir`, loaded so; no weight is read.
-    pub fn of(dir: &Path, quantize: Quantize) -> Result<Self, ModelError> {
-        let config = Config::read(&dir.join("config.json"))?;
+    /// Of the model at `path`, a folder or a GGUF file, loaded so; no weight is read.
+    pub fn of(path: &Path, quantize: Quantize) -> Result<Self, ModelError> {
+        let source = Source::find(path)?;
+        let config = source.config()?;
+        let tensors = source.tensors(&config)?;
         let recipe = Recipe { quantize, layers: config.layers.len() };
-        let (weight_bytes, activations) =
-            footprint(dir, recipe, &config.tensor("norm.weight"), |name| config.leaves_out(name))?;
+        let weight_bytes = footprint(&tensors, recipe, |name| config.leaves_out(name))?;
+        let activations = tensors.activations(&config.tensor(EMBEDDING))?;
         Ok(Self { weight_bytes, kv_shape: config.kv_shape(), activations })
     }
 

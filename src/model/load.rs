@@ -1,4 +1,4 @@
-//! The door: a folder in Hugging Face layout becomes a model that can run.
+//! The door: a folder in Hugging Face layout, or a GGUF file, becomes a model that can run.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -9,11 +9,12 @@ use serde::Deserialize;
 
 use super::adapter::Adapter;
 use super::batch::{CausalLm, KvShape};
-use super::config::{Config, Marks, TokenIds, read_optional};
-use super::decoder::{Body, Decoder};
+use super::config::{Marks, TokenIds};
+use super::decoder::{Body, Decoder, EMBEDDING};
 use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
+use super::source::Source;
 use super::templates::{ChatTemplateSources, SpecialTokenText, TokenizerWords};
 use super::tokenizer::Tokenizer;
 use super::weights::Checkpoint;
@@ -45,7 +46,7 @@ pub struct LoadedModel {
 /// What was loaded.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
-    /// As `config.json` names it.
+    /// As `config.json` names it, or would.
     pub architecture: String,
     /// How many there are.
     pub parameters: u64,
@@ -80,26 +81,25 @@ pub struct GenerationDefaults {
     pub max_new_tokens: Option<NonZeroUsize>,
 }
 
-/// Loads the model in `dir`. Weights are mapped, and read once from end to end to find those that `pool` holds
+/// Loads the model at `path`: a folder, or a GGUF file. Weights are mapped, and read once from end to end to find those that `pool` holds
 /// already, so the first request does not wait for the disk; or they are quantised into memory of their own. `progress`
 /// hears of bytes read and of all bytes.
 pub fn load(
-    dir: &Path,
+    path: &Path,
     quantize: Quantize,
     pool: &WeightPool,
     progress: &dyn Fn(u64, u64),
 ) -> Result<LoadedModel, ModelError> {
-    let config = Config::read(&dir.join("config.json"))?;
+    let source = Source::find(path)?;
+    let config = source.config()?;
     // the small files first: what is wrong with them shows before gigabytes are read
-    let tokenizer_path = dir.join("tokenizer.json");
-    let tokenizer = Tokenizer::from_file(&tokenizer_path)?;
+    let tokenizer = source.tokenizer()?;
     if tokenizer.vocab_size() > config.vocab {
         let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
-        return Err(ModelError::Vocabulary { path: tokenizer_path, tokens, vocabulary });
+        return Err(ModelError::Vocabulary { path: source.tokenizer_path(), tokens, vocabulary });
     }
-    let TokenizerWords { special, templates: chat_templates } = TokenizerWords::read(dir)?;
-    let generation_path = dir.join("generation_config.json");
-    let generation: GenerationConfig = read_optional(&generation_path)?;
+    let TokenizerWords { special, templates: chat_templates } = source.words()?;
+    let (generation_path, generation) = source.generation()?;
     let misconfigured = |what| ModelError::Config { path: generation_path.clone(), what };
     let defaults = generation.defaults().map_err(misconfigured)?;
     // tokens that the tokenizer names are below the vocabulary: its highest is
@@ -110,7 +110,9 @@ pub fn load(
 
     pool.sweep();
     let recipe = Recipe { quantize, layers: config.layers.len() };
-    let mut checkpoint = Checkpoint::open(dir, recipe, pool, progress)?;
+    let tensors = source.tensors(&config)?;
+    let activations = tensors.activations(&config.tensor(EMBEDDING))?;
+    let mut checkpoint = Checkpoint::new(tensors, recipe, activations, pool, progress)?;
     let body = Body::load(config.clone(), &mut checkpoint)?;
     let (totals, weights) = checkpoint.finish()?;
     let info = ModelInfo {
@@ -190,8 +192,9 @@ fn ends(config: &Marks, generation: Option<Vec<u32>>, tokenizer: Option<u32>) ->
     eos
 }
 
+/// `generation_config.json` as it is written.
 #[derive(Deserialize, Default)]
-struct GenerationConfig {
+pub(super) struct GenerationConfig {
     eos_token_id: Option<TokenIds>,
     do_sample: Option<bool>,
     temperature: Option<f64>,

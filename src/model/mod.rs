@@ -1,7 +1,7 @@
 //! Models: what computes logits for a batch of tokens, what turns a text into a vector, and the doors through which
 //! they are loaded.
 //!
-//! In: a folder in Hugging Face layout; then batches of rows, or texts. Out: a [`LoadedModel`] or an [`Encoder`]; then
+//! In: a folder in Hugging Face layout, or a GGUF file; then batches of rows, or texts. Out: a [`LoadedModel`] or an [`Encoder`]; then
 //! [`Logits`] or embeddings.
 //! May import: `tensor`. Knows no sequences, no scheduling, no versions.
 //!
@@ -17,13 +17,16 @@ mod decoder;
 mod encoder;
 mod error;
 mod footprint;
+mod gguf;
 mod load;
 mod moe;
 mod pool;
 mod projection;
 mod quantize;
 mod rope;
+mod source;
 mod templates;
+mod tensors;
 mod tokenizer;
 mod weights;
 

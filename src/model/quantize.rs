@@ -2,8 +2,10 @@
 //!
 //! The recipes are those of `llama-quantize` under the same names, so that a model takes as many bytes here as there.
 
+use super::error::ModelError;
+use super::tensors::{Stored, Tensors};
 use crate::ids::Quantize;
-use crate::tensor::BlockFormat;
+use crate::tensor::{BlockFormat, Encoding};
 
 /// The weights of a model with so many layers, and what becomes of them.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +17,26 @@ pub(super) struct Recipe {
 impl Recipe {
     /// Nothing is quantised.
     pub(super) const AS_STORED: Self = Self { quantize: Quantize::AsStored, layers: 0 };
+
+    /// Refuses to quantise what is quantised: to lose bits twice is worse than to take a file of the other format.
+    pub(super) fn check(self, tensors: &Tensors) -> Result<(), ModelError> {
+        if self.quantize == Quantize::AsStored {
+            return Ok(());
+        }
+        let stored = |(name, stored): (&String, &Stored)| match stored.encoding {
+            Ok(Encoding::Blocks(format)) => Some((name.clone(), format)),
+            _ => None,
+        };
+        match tensors.all.iter().find_map(stored) {
+            None => Ok(()),
+            Some((tensor, format)) => Err(ModelError::Quantised {
+                path: tensors.source.clone(),
+                wanted: self.quantize,
+                tensor,
+                format,
+            }),
+        }
+    }
 
     /// The format of a matrix; nothing where it stays as it is. Vectors stay.
     pub(super) fn format(self, tensor: &str, shape: &[usize]) -> Option<BlockFormat> {

@@ -54,17 +54,29 @@ impl TokenizerWords {
             };
         }
         let special = SpecialTokenText { bos, eos, others };
-        if named.is_empty() {
-            return Ok(Self { special, templates: None });
-        }
-        let Some(default) = named.remove(DEFAULT) else {
-            let names: Vec<String> = named.into_keys().collect();
-            let what = format!("chat_template: {names:?}, without one that is named \"default\"");
-            return Err(ModelError::Config { path, what });
-        };
-        let tool_use = named.remove("tool_use");
-        Ok(Self { special, templates: Some(ChatTemplateSources { default, tool_use }) })
+        Ok(Self { special, templates: chosen(&path, named)? })
     }
+}
+
+/// The templates in files of their own in a folder, if there are any.
+pub(super) fn templates_in(dir: &Path) -> Result<Option<ChatTemplateSources>, ModelError> {
+    chosen(&dir.join("additional_chat_templates"), files(dir)?)
+}
+
+/// Of templates by name those that are used; `path` is where they were named.
+fn chosen(
+    path: &Path,
+    mut named: BTreeMap<String, String>,
+) -> Result<Option<ChatTemplateSources>, ModelError> {
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let Some(default) = named.remove(DEFAULT) else {
+        let names: Vec<String> = named.into_keys().collect();
+        let what = format!("chat_template: {names:?}, without one that is named \"default\"");
+        return Err(ModelError::Config { path: path.into(), what });
+    };
+    Ok(Some(ChatTemplateSources { default, tool_use: named.remove("tool_use") }))
 }
 
 /// The name of the template for most conversations.

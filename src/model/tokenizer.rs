@@ -75,7 +75,8 @@ impl Tokenizer {
         Ok(Self::new(tokenizer))
     }
 
-    fn new(tokenizer: tokenizers::Tokenizer) -> Self {
+    /// Asks the library for everything once that is asked for a token.
+    pub(super) fn new(tokenizer: tokenizers::Tokenizer) -> Self {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         let spelling = if names(&decoder, &["ByteLevel"]) {
             Spelling::ByteLevel

@@ -1,20 +1,13 @@
-//! A model's tensors by name, out of safetensors files that stay mapped.
+//! A model's tensors taken one by one: quantised where they are to be, and shared where another version has them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use serde::Deserialize;
-
-use super::config::read_json;
 use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
-use crate::tensor::{Device, ElementType, MappedFile, Vector, Weight};
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+use super::tensors::{Stored, Tensors};
+use crate::tensor::{Device, ElementType, Vector, Weight};
 
 /// The tensors of one model. Each is taken once; what is left at the end has no place in the architecture.
 pub(super) struct Checkpoint<'a> {
@@ -23,6 +16,8 @@ pub(super) struct Checkpoint<'a> {
     left: BTreeMap<String, Stored>,
     pool: &'a WeightPool,
     recipe: Recipe,
+    /// In which a GPU keeps what it computes with gains and biases.
+    activations: ElementType,
     progress: &'a dyn Fn(u64, u64),
     total: u64,
     done: u64,
@@ -39,73 +34,21 @@ pub(super) struct Totals {
     pub(super) shared_bytes: u64,
 }
 
-/// Where a tensor lies in a file.
-#[derive(Clone)]
-pub(super) struct Stored {
-    path: PathBuf,
-    file: MappedFile,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
-}
-
-impl Stored {
-    /// Refuses another shape.
-    pub(super) fn of_shape(self, name: &str, expected: &[usize]) -> Result<Self, ModelError> {
-        if self.shape == expected {
-            return Ok(self);
-        }
-        let (tensor, expected) = (name.to_owned(), expected.to_vec());
-        Err(ModelError::TensorShape { path: self.path, tensor, expected, found: self.shape })
-    }
-
-    /// Of a matrix of `cols` columns, those of so many rows each that lie in it one below the other: all of its rows.
-    pub(super) fn stacked(self, rows: &[usize], cols: usize) -> Vec<Self> {
-        let row_bytes = self.range.len() / rows.iter().sum::<usize>().max(1);
-        let mut start = self.range.start;
-        let part = |rows: &usize| {
-            let range = start..start + rows * row_bytes;
-            start = range.end;
-            Self { shape: vec![*rows, cols], range, ..self.clone() }
-        };
-        rows.iter().map(part).collect()
-    }
-
-    /// The tensor where it is mapped.
-    pub(super) fn weight(self, name: &str) -> Result<Weight, ModelError> {
-        let element = element(&self, name)?;
-        let Self { path, file, shape, range, .. } = self;
-        Weight::mapped(&file, range, element, &shape)
-            .map_err(|e| ModelError::Weights { path, what: format!("tensor {name}: {e}") })
-    }
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 impl<'a> Checkpoint<'a> {
-    /// Maps the weight files of `dir` and reads their headers.
-    pub(super) fn open(
-        dir: &Path,
+    /// What lies there, none of it taken yet.
+    pub(super) fn new(
+        tensors: Tensors,
         recipe: Recipe,
+        activations: ElementType,
         pool: &'a WeightPool,
         progress: &'a dyn Fn(u64, u64),
     ) -> Result<Self, ModelError> {
-        let index = dir.join(INDEX);
-        let (source, left) = if index.exists() {
-            let left = read_shards(dir, &index)?;
-            (index, left)
-        } else {
-            let single = dir.join(SINGLE);
-            let left = read_file(&single)?;
-            (single, left)
-        };
+        recipe.check(&tensors)?;
+        let Tensors { source, all: left } = tensors;
         let total = left.values().map(|stored| stored.range.len() as u64).sum();
         progress(0, total);
         let (taken, totals) = (Vec::new(), Totals::default());
-        Ok(Self { source, left, pool, recipe, progress, total, done: 0, taken, totals })
+        Ok(Self { source, left, pool, recipe, activations, progress, total, done: 0, taken, totals })
     }
 
     /// The tensor `name`, which must have shape `expected`, in the host's memory.
@@ -124,10 +67,9 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn adopt(&mut self, name: &str, stored: Stored) -> Result<Weight, ModelError> {
-        let stored_bytes = stored.range.len() as u64;
-        let format = self.recipe.format(name, &stored.shape);
         let weight = stored.weight(name)?;
-        let own = match format {
+        let stored_bytes = stored.range.len() as u64;
+        let own = match self.recipe.format(name, &stored.shape) {
             Some(format) => weight.quantised(format).unwrap_or(weight),
             None => weight,
         };
@@ -159,7 +101,7 @@ impl<'a> Checkpoint<'a> {
         offset: f32,
     ) -> Result<Vector, ModelError> {
         let weight = self.take(name, &[len])?;
-        Ok(Vector::plus(&weight, offset, &Device::CPU)?)
+        Ok(Vector::plus(&weight, offset, &Device::CPU)?.computed_in(self.activations))
     }
 
     /// The tensor `name`, which holds several matrices of `cols` columns, one below the other: each is a weight of its own.
@@ -190,102 +132,19 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Bytes of the tensors of the weight files of `dir` once they are loaded, but for those that are `unread`, and the element
-/// type of tensor `name` as it is stored; told by their headers.
+/// Bytes of tensors once they are loaded, but for those that are `unread`.
 pub(super) fn footprint(
-    dir: &Path,
+    tensors: &Tensors,
     recipe: Recipe,
-    name: &str,
     unread: impl Fn(&str) -> bool,
-) -> Result<(u64, ElementType), ModelError> {
-    let index = dir.join(INDEX);
-    let source = if index.exists() { index.clone() } else { dir.join(SINGLE) };
-    let all = if index.exists() { read_shards(dir, &index)? } else { read_file(&source)? };
+) -> Result<u64, ModelError> {
+    recipe.check(tensors)?;
     let held = |tensor: &String, stored: &Stored| {
         let format = recipe.format(tensor, &stored.shape);
         let blocks =
             format.and_then(|format| Some(format.row_bytes(*stored.shape.last()?)? * stored.shape[0]));
         blocks.unwrap_or(stored.range.len()) as u64
     };
-    let read = all.iter().filter(|(tensor, _)| !unread(tensor));
-    let bytes = read.map(|(tensor, stored)| held(tensor, stored)).sum();
-    match all.get(name) {
-        Some(stored) => Ok((bytes, element(stored, name)?)),
-        None => {
-            Err(ModelError::MissingTensor { path: source, tensor: name.to_owned(), expected: Vec::new() })
-        }
-    }
-}
-
-fn element(stored: &Stored, tensor: &str) -> Result<ElementType, ModelError> {
-    match stored.dtype {
-        Dtype::BF16 => Ok(ElementType::Bf16),
-        Dtype::F16 => Ok(ElementType::F16),
-        Dtype::F32 => Ok(ElementType::F32),
-        other => Err(ModelError::TensorType {
-            path: stored.path.clone(),
-            tensor: tensor.to_owned(),
-            found: format!("{other:?}"),
-        }),
-    }
-}
-
-/// The tensors of the files that an index names, each where the index says.
-fn read_shards(dir: &Path, index: &Path) -> Result<BTreeMap<String, Stored>, ModelError> {
-    let Index { weight_map } = read_json(index)?;
-    let wrong = |what: String| ModelError::Weights { path: index.into(), what };
-    let names: BTreeSet<&String> = weight_map.values().collect();
-    let mut all = BTreeMap::new();
-    for name in names {
-        // an image is a folder: its index may not reach out of it
-        if Path::new(name).file_name() != Some(name.as_ref()) {
-            return Err(wrong(format!("weight_map names {name:?}, which is not a file of this folder")));
-        }
-        for (tensor, stored) in read_file(&dir.join(name))? {
-            match weight_map.get(&tensor) {
-                Some(at) if at == name => all.insert(tensor, stored),
-                Some(at) => return Err(wrong(format!("tensor {tensor} should be in {at} and is in {name}"))),
-                None => return Err(wrong(format!("tensor {tensor} of {name} is not in weight_map"))),
-            };
-        }
-    }
-    match weight_map.iter().find(|(tensor, _)| !all.contains_key(*tensor)) {
-        Some((tensor, at)) => Err(wrong(format!("tensor {tensor} should be in {at} and is not"))),
-        None => Ok(all),
-    }
-}
-
-/// The tensors of one file. The header is checked against the file's length, so that no tensor reaches past it.
-pub(super) fn read_file(path: &Path) -> Result<BTreeMap<String, Stored>, ModelError> {
-    let file = MappedFile::open(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
-    let wrong = |what: String| ModelError::Weights { path: path.into(), what };
-    let length = file.bytes().len();
-    let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|e| {
-        wrong(match e {
-            SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
-                format!("its {length} bytes end before its header does: it is cut short, or no safetensors file")
-            }
-            SafeTensorError::HeaderTooLarge => "its header's length cannot be: it is no safetensors file".into(),
-            SafeTensorError::MetadataIncompleteBuffer => {
-                format!("its header describes another length than the file's {length} bytes: it is cut short or corrupt")
-            }
-            other => format!("{other}: it is corrupt, or no safetensors file"),
-        })
-    })?;
-    let data = header + size_of::<u64>();
-    let stored = |name: String, info: &safetensors::tensor::TensorInfo| {
-        let (start, end) = info.data_offsets;
-        let range = data + start..data + end;
-        (
-            name,
-            Stored {
-                path: path.into(),
-                file: file.clone(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                range,
-            },
-        )
-    };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| stored(name, info)).collect())
+    let read = tensors.all.iter().filter(|(tensor, _)| !unread(tensor));
+    Ok(read.map(|(tensor, stored)| held(tensor, stored)).sum())
 }

@@ -98,7 +98,7 @@ impl Encoding {
     }
 
     /// The type of the numbers: their own, or bfloat16 where they are quantised.
-    pub(super) const fn element(self) -> ElementType {
+    pub const fn element(self) -> ElementType {
         match self {
             Self::Plain(element) => element,
             Self::Blocks(_) => ElementType::Bf16,

@@ -327,6 +327,8 @@ pub struct Vector {
     source: Weight,
     /// What was added to each stored value.
     offset: f32,
+    /// What a GPU gives that computes with it.
+    element: ElementType,
 }
 
 #[derive(Clone)]
@@ -365,7 +367,7 @@ impl Vector {
                 Values::Device(Arc::new(gpu.place(&bytes)?))
             }
         };
-        Ok(Self { values, source: weight.clone(), offset })
+        Ok(Self { values, source: weight.clone(), offset, element })
     }
 
     /// How many values there are.
@@ -378,14 +380,20 @@ impl Vector {
         self.len() == 0
     }
 
-    /// How the checkpoint stored it; what a GPU computes with it is in this type, too.
-    pub fn element(&self) -> ElementType {
-        self.source.element()
+    /// The same values, with which a GPU computes what is of another type than they are stored in.
+    #[must_use]
+    pub fn computed_in(self, element: ElementType) -> Self {
+        Self { element, ..self }
+    }
+
+    /// The type of what a GPU computes with it: as it is stored, unless something else was said.
+    pub const fn element(&self) -> ElementType {
+        self.element
     }
 
     /// The same values on another device.
     pub fn on(&self, device: &Device) -> Result<Self> {
-        Self::plus(&self.source, self.offset, device)
+        Ok(Self::plus(&self.source, self.offset, device)?.computed_in(self.element))
     }
 
     pub(super) const fn values(&self) -> &Values {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::family::{Family, Gain, HeadNorm, NormPlacement, Projections, Text};
-use super::json::read_json;
+use super::json::parse_json;
 use super::raw::Raw;
 use super::tokens::Marks;
 use crate::model::batch::KvShape;
@@ -128,9 +128,29 @@ impl Config {
             || (self.tied_embeddings && name == self.head_name())
     }
 
+    /// The most experts that a layer has.
+    pub(in crate::model) fn most_experts(&self) -> usize {
+        let count = |layer: &Layer| match layer.mlp {
+            Mlp::Dense => 0,
+            Mlp::Sparse(experts) => experts.count,
+        };
+        self.layers.iter().map(count).max().unwrap_or(0)
+    }
+
+    /// The same for a file whose gains have had 1 added to them already, where the family stores what they are more.
+    pub(in crate::model) fn with_whole_gains(self) -> Self {
+        Self { gain: Gain::Weight, ..self }
+    }
+
     pub(in crate::model) fn read(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read(path).map_err(|source| ModelError::Read { path: path.into(), source })?;
+        Self::of(path, &text)
+    }
+
+    /// Reads the text of a `config.json`, or what the file at `path` says in its keys.
+    pub(in crate::model) fn of(path: &Path, text: &[u8]) -> Result<Self, ModelError> {
         // the architecture first: another one may well lack the fields of ours
-        let Named { architectures, model_type, quantization_config } = read_json(path)?;
+        let Named { architectures, model_type, quantization_config } = parse_json(path, text)?;
         let found = match &architectures[..] {
             [] => format!("(none; model_type {})", model_type.as_deref().unwrap_or("is missing, too")),
             names => names.join(", "),
@@ -146,8 +166,8 @@ impl Config {
             ));
         }
         let raw = match family.text {
-            Text::Whole => read_json::<Raw>(path)?,
-            Text::Part { .. } => read_json::<Parts>(path)?.text_config,
+            Text::Whole => parse_json::<Raw>(path, text)?,
+            Text::Part { .. } => parse_json::<Parts>(path, text)?.text_config,
         };
         raw.check(family).map_err(wrong)
     }

@@ -9,8 +9,10 @@ use super::layout::{Layout, Pooling};
 use crate::model::error::ModelError;
 use crate::model::pool::WeightPool;
 use crate::model::quantize::Recipe;
+use crate::model::tensors::Tensors;
 use crate::model::tokenizer::{SpecialTokens, Tokenizer};
 use crate::model::weights::{Checkpoint, Totals};
+use crate::tensor::ElementType;
 
 /// A sentence encoder in the layout of sentence-transformers, such as `all-MiniLM-L6-v2`.
 pub struct Encoder {
@@ -49,7 +51,9 @@ impl Encoder {
         }
         let (hidden, vocab) = (config.hidden, config.vocab);
         pool.sweep();
-        let mut checkpoint = Checkpoint::open(dir, Recipe::AS_STORED, pool, progress)?;
+        let tensors = Tensors::in_folder(dir)?;
+        // encoders compute on the host
+        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, ElementType::F32, pool, progress)?;
         let bert = Bert::load(config, &mut checkpoint)?;
         let (totals, _) = checkpoint.finish()?;
         Ok(Self { bert, tokenizer, cutting, layout, hidden, vocab, totals })
