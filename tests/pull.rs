@@ -17,7 +17,7 @@ use axum::routing::get;
 use futures::StreamExt;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use switchback::config::{Commit, HubRepo, ImageRef};
+use switchback::config::{Commit, HubFile, HubImage, HubRepo, ImageRef};
 use switchback::ids::Digest;
 use switchback::image::{Hub, ImageError, LocatedImage, Store, manifest_of};
 use tempfile::TempDir;
@@ -74,6 +74,10 @@ impl Scene {
             ("onnx/model.safetensors", b"not needed".to_vec()),
             ("other/config.json", b"not needed".to_vec()),
         ]);
+        Self::of(files).await
+    }
+
+    async fn of(files: BTreeMap<&'static str, Vec<u8>>) -> Self {
         let played = Arc::new(Played {
             files,
             faults: Faults::default(),
@@ -101,8 +105,7 @@ impl Scene {
                 self.played.arrived.notify_one();
             }
         };
-        let pulled =
-            self.store.pull_hub(&self.hub, &repo(), &Commit::parse(commit).unwrap(), &progress).await;
+        let pulled = self.store.pull_hub(&self.hub, &image(commit, None), &progress).await;
         let (done, total) = last.into_inner().unwrap();
         assert!(pulled.is_err() || done == total, "it ended at {done} of {total}");
         pulled
@@ -137,6 +140,11 @@ impl Scene {
 
 fn hub(endpoint: &str) -> Hub {
     Hub::new(endpoint, None).unwrap().with_backoff(Duration::ZERO)
+}
+
+fn image(commit: &str, file: Option<&str>) -> HubImage {
+    let file = file.map(|file| HubFile::parse(file).unwrap());
+    HubImage { repo: repo(), revision: Commit::parse(commit).unwrap(), file }
 }
 
 fn repo() -> HubRepo {
@@ -233,7 +241,7 @@ async fn a_second_pull_downloads_nothing_and_needs_no_hub() {
     assert_eq!(scene.pull(COMMIT).await.unwrap(), first);
     assert!(scene.played.downloads.lock().unwrap().is_empty());
 
-    let image = ImageRef::Hub { repo: repo(), revision: Commit::parse(COMMIT).unwrap() };
+    let image = ImageRef::Hub(image(COMMIT, None));
     assert_eq!(scene.store.resolve(&image, Some(first.digest), &|_, _| ()).unwrap(), first);
     let listed = scene.store.list().unwrap();
     assert_eq!(listed[0].sources, [format!("hf://org/name@{COMMIT}")]);
@@ -322,7 +330,56 @@ async fn refusals_say_what_to_do() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         hub(&format!("http://{}", listener.local_addr().unwrap()))
     };
-    let commit = Commit::parse(COMMIT).unwrap();
-    let error = scene.store.pull_hub(&away, &repo(), &commit, &|_, _| ()).await.unwrap_err();
+    let error = scene.store.pull_hub(&away, &image(COMMIT, None), &|_, _| ()).await.unwrap_err();
     assert!(matches!(error, ImageError::Offline { .. }), "{error}");
+}
+
+/// A repository of GGUF files with these at its top.
+async fn of_gguf(names: &[&'static str]) -> Scene {
+    let own = ["README.md", "config.json", "deep/other.gguf"];
+    let files = names.iter().copied().chain(own).map(|name| (name, name.as_bytes().to_vec()));
+    Scene::of(files.collect()).await
+}
+
+fn names(image: &LocatedImage) -> Vec<String> {
+    manifest_of(&image.dir, &|_, _| ()).unwrap().files.into_keys().collect()
+}
+
+#[tokio::test]
+async fn of_several_gguf_files_one_is_named_and_is_an_image_by_itself() {
+    let scene = of_gguf(&["m-q4_k_m.gguf", "m-q8_0.gguf"]).await;
+    let error = scene.pull(COMMIT).await.unwrap_err().to_string();
+    assert!(error.contains("m-q4_k_m.gguf, m-q8_0.gguf"), "{error}");
+    assert!(error.contains(&format!("hf://org/name@{COMMIT}/m-q4_k_m.gguf")), "{error}");
+
+    let wanted = image(COMMIT, Some("m-q8_0.gguf"));
+    let pulled = scene.store.pull_hub(&scene.hub, &wanted, &|_, _| ()).await.unwrap();
+    assert_eq!(names(&pulled), ["m-q8_0.gguf"]);
+    let other = image(COMMIT, Some("m-q4_k_m.gguf"));
+    let other = scene.store.pull_hub(&scene.hub, &other, &|_, _| ()).await.unwrap();
+    assert_ne!(other.digest, pulled.digest);
+    // found again without the Hub, under its own name alone
+    *scene.played.faults.status.lock().unwrap() = Some(StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(scene.store.pull_hub(&scene.hub, &wanted, &|_, _| ()).await.unwrap(), pulled);
+    let resolve = |image: HubImage| scene.store.resolve(&ImageRef::Hub(image), None, &|_, _| ());
+    assert_eq!(resolve(wanted).unwrap(), pulled);
+    let unpulled = resolve(image(COMMIT, None)).unwrap_err();
+    assert!(matches!(unpulled, ImageError::NotPulled { .. }), "{unpulled}");
+    let listed: Vec<String> = scene.store.list().unwrap().into_iter().flat_map(|i| i.sources).collect();
+    assert!(listed.contains(&format!("hf://org/name@{COMMIT}/m-q8_0.gguf")), "{listed:?}");
+
+    // the same file on this machine is the same image
+    let file = pulled.dir.join("m-q8_0.gguf");
+    let local = scene.store.resolve(&ImageRef::Local(file), Some(pulled.digest), &|_, _| ()).unwrap();
+    assert_eq!(local.bytes, pulled.bytes);
+}
+
+#[tokio::test]
+async fn the_only_gguf_file_need_not_be_named_and_one_that_is_not_there_is_missing() {
+    let scene = of_gguf(&["m.gguf"]).await;
+    let pulled = scene.pull(COMMIT).await.unwrap();
+    assert_eq!(names(&pulled), ["m.gguf"]);
+    let missing = image(COMMIT, Some("n.gguf"));
+    let error = scene.store.pull_hub(&scene.hub, &missing, &|_, _| ()).await.unwrap_err().to_string();
+    assert!(error.contains("no n.gguf"), "{error}");
 }

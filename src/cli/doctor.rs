@@ -84,8 +84,8 @@ fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
     for (model, settings) in &config.models {
         for (version, of) in &settings.versions {
             let footprint = match &of.image {
-                ImageRef::Local(dir) => Footprint::of(dir, of.quantize).map_err(|error| error.to_string()),
-                image @ ImageRef::Hub { .. } => {
+                ImageRef::Local(path) => Footprint::of(path, of.quantize).map_err(|error| error.to_string()),
+                image @ ImageRef::Hub(_) => {
                     Err(format!("{image} tells its size once it is pulled and loaded"))
                 }
             };

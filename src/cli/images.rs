@@ -44,9 +44,9 @@ enum Action {
     },
     /// Turn copies into links and remove what no image needs, broken-off downloads too
     Dedupe,
-    /// Take a folder into the store and print its digest
+    /// Take a folder or a GGUF file into the store and print its digest
     Add {
-        /// The folder that holds config.json and the weights
+        /// The folder that holds config.json and the weights, or a GGUF file
         folder: PathBuf,
     },
 }

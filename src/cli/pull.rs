@@ -4,12 +4,12 @@ use serde_json::json;
 
 use super::images::{StoreArgs, bar, report, show};
 use super::table::bytes;
-use crate::config::{ImageRef, ImageRefError};
+use crate::config::{HubImage, ImageRef, ImageRefError};
 use crate::image::{Hub, ImageError, Store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model at one commit: `hf://org/name@<40 hex digits>`
+    /// The model at one commit: `hf://org/name@<40 hex digits>`, and `/<file>.gguf` behind it for one GGUF file of several
     #[arg(value_name = "IMAGE")]
     image: String,
     #[command(flatten)]
@@ -18,21 +18,23 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), ImageError> {
     let hub = Hub::from_env()?;
-    let (repo, commit) = match ImageRef::parse(&args.image, "".as_ref()) {
-        Ok(ImageRef::Hub { repo, revision }) => (repo, revision),
+    let wanted = match ImageRef::parse(&args.image, "".as_ref()) {
+        Ok(ImageRef::Hub(image)) => image,
         Ok(ImageRef::Local(_)) => return Err(ImageRefError::Repo { found: args.image }.into()),
-        Err(ImageRefError::Moving { repo, ask, .. }) => {
+        Err(ImageRefError::Moving { repo, ask, file, .. }) => {
             // Refused all the same, but with the line to write instead.
-            let commit = hub.snapshot(&repo.parse()?, &ask).await?.commit.to_string();
-            return Err(ImageError::Moving { moving: args.image, repo, commit });
+            let repo = repo.parse()?;
+            let revision = hub.snapshot(&repo, &ask).await?.commit;
+            let pinned = HubImage { repo, revision, file };
+            return Err(ImageError::Moving { moving: args.image, pinned: pinned.to_string() });
         }
         Err(other) => return Err(other.into()),
     };
     let store = Store::open(&args.store.store)?;
     let bar = bar();
-    let image = store.pull_hub(&hub, &repo, &commit, &report(&bar)).await?;
+    let image = store.pull_hub(&hub, &wanted, &report(&bar)).await?;
     bar.finish_and_clear();
-    let reference = ImageRef::Hub { repo, revision: commit }.to_string();
+    let reference = wanted.to_string();
     if args.store.json {
         show(&json!({ "image": reference, "digest": image.digest, "bytes": image.bytes, "dir": image.dir }));
     } else {

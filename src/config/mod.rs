@@ -16,6 +16,7 @@ mod checks;
 mod error;
 mod flag;
 mod guardrails;
+mod image_ref;
 mod phase;
 mod policy;
 mod prompt;
@@ -54,6 +55,7 @@ pub use checks::{
 pub use error::{ConfigError, ConfigErrors};
 pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
 pub use guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
+pub use image_ref::{Commit, HubFile, HubImage, HubRepo, ImageRef, ImageRefError};
 pub use phase::Phase;
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
@@ -63,9 +65,8 @@ pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
-    AdapterRef, ApiKey, Commit, Config, DeviceChoice, EmbeddingConfig, EngineSettings, HubRepo, ImageRef,
-    ImageRefError, KvTokens, Mode, ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, ServerConfig,
-    ToolParser, VersionConfig,
+    AdapterRef, ApiKey, Config, DeviceChoice, EmbeddingConfig, EngineSettings, KvTokens, Mode, ModelConfig,
+    Pinning, PromptRef, ReasoningParser, Residency, ServerConfig, ToolParser, VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

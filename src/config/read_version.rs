@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::image_ref::{ImageRef, ImageRefError};
 use super::policy::Policy;
 use super::raw::{Key, Node, Value};
 use super::read_flag::read_flag;
 use super::read_prompt::read_prompt_ref;
 use super::reader::{Problem, Reader, Section, count, text};
-use super::valid::{
-    AdapterRef, EngineSettings, ImageRef, ImageRefError, KvTokens, Mode, Residency, VersionConfig,
-};
+use super::valid::{AdapterRef, EngineSettings, KvTokens, Mode, Residency, VersionConfig};
 use super::values::{MOST_KV_TOKENS, digest, parsed, reasoning_parser, tool_parser, word};
 use crate::ids::Digest;
 
@@ -91,7 +90,7 @@ pub(super) fn read_image(
     });
     let missing = |key: &str| s.get(key).is_none_or(|n| matches!(n.value, Value::Null));
     if missing("image") {
-        let problem = Problem::new("missing", "give a folder or `hf://org/name@<commit>`");
+        let problem = Problem::new("missing", "give a folder, a GGUF file or `hf://org/name@<commit>`");
         r.push(line, s.path_of("image"), problem);
     }
     let digest = r.field(s, "digest", |v| digest(v, "switchback images add"));
@@ -131,7 +130,7 @@ fn read_adapter(r: &mut Reader, s: &Section<'_>, line: u64, base: &Path, mode: M
 /// Splits the reference's own message, which says `found; fix`.
 fn image_problem(error: &ImageRefError) -> Problem {
     let message = error.to_string();
-    let (found, fix) = message.split_once("; ").unwrap_or((&message, "give a folder"));
+    let (found, fix) = message.split_once("; ").unwrap_or((&message, "give a folder or a GGUF file"));
     Problem::new(found, fix)
 }
 

@@ -147,9 +147,9 @@ models:
 /etc/sb.yaml:14: models.support.sticky_header: "x user" is not a header name; write one such as x-user-id
 /etc/sb.yaml:15: models.support.sticky_header: the key is written twice, first on line 14; keep one of the two
 /etc/sb.yaml:17: models.support.versions.v1.image: revision "main" does not pin the model, so it may change under a running release; write the full commit: `hf://org/name@<40 hex digits>` (`switchback pull hf://org/name@main` prints the commit)
-/etc/sb.yaml:18: models.support.versions.v2.image: s3:// is not a known source; give a folder or `hf://org/name@<commit>`
+/etc/sb.yaml:18: models.support.versions.v2.image: s3:// is not a known source; give a folder, a GGUF file or `hf://org/name@<commit>`
 /etc/sb.yaml:18: models.support.versions.v2.digest: "sha256:12" is not a digest; write `sha256:` and 64 lower-case hexadecimal digits; `switchback images add` prints it
-/etc/sb.yaml:19: models.support.versions.v3.image: missing; give a folder or `hf://org/name@<commit>`
+/etc/sb.yaml:19: models.support.versions.v3.image: missing; give a folder, a GGUF file or `hf://org/name@<commit>`
 /etc/sb.yaml:19: models.support.versions.v3.digest: missing; add the digest that `switchback images add` or `pull` prints, or set server.mode to dev
 /etc/sb.yaml:19: models.support.versions.v3.residency: found "lukewarm"; write hot or warm or cold
 /etc/sb.yaml:21: models.support.route.v22: the model has no such version; did you mean `v2`?

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::checks::{CheckSpec, Judges};
 use super::flag::Flag;
+use super::image_ref::ImageRef;
 use super::policy::Policy;
 use super::webhook::Webhook;
 use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, Weight};
@@ -338,145 +339,6 @@ impl Default for EngineSettings {
             queue: 256,
             prefix_cache: true,
             speculative_tokens: 0,
-        }
-    }
-}
-
-/// Where an image's files are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageRef {
-    /// A folder on this machine.
-    Local(PathBuf),
-    /// A repository on the Hub at one commit.
-    Hub {
-        /// `org/name`.
-        repo: HubRepo,
-        /// The pinned commit.
-        revision: Commit,
-    },
-}
-
-/// Why an image reference was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ImageRefError {
-    /// Nothing was written.
-    #[error("the reference is empty; give a folder or `hf://org/name@<commit>`")]
-    Empty,
-    /// Another scheme than `hf://`.
-    #[error("{scheme}:// is not a known source; give a folder or `hf://org/name@<commit>`")]
-    Scheme {
-        /// The scheme found.
-        scheme: String,
-    },
-    /// The repository is not `org/name`.
-    #[error("{found:?} is not a Hub repository; write `hf://org/name@<commit>`")]
-    Repo {
-        /// The repository found.
-        found: String,
-    },
-    /// No commit, or a branch or tag, which may move.
-    #[error(
-        "{found} does not pin the model, so it may change under a running release; write the full commit: `hf://{repo}@<40 hex digits>` (`switchback pull hf://{repo}@{ask}` prints the commit)"
-    )]
-    Moving {
-        /// The repository.
-        repo: String,
-        /// What stood in place of the commit, in words.
-        found: String,
-        /// The revision to ask the Hub about.
-        ask: String,
-    },
-}
-
-/// A repository on the Hub, `org/name` or a legacy bare `name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HubRepo(String);
-
-impl HubRepo {
-    /// The repository as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for HubRepo {
-    type Err = ImageRefError;
-    fn from_str(s: &str) -> Result<Self, ImageRefError> {
-        let part = |p: &str| {
-            (1..=96).contains(&p.len())
-                && !p.starts_with(['.', '-'])
-                && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
-        };
-        if s.split('/').count() <= 2 && s.split('/').all(part) {
-            Ok(Self(s.to_owned()))
-        } else {
-            Err(ImageRefError::Repo { found: s.to_owned() })
-        }
-    }
-}
-
-impl fmt::Display for HubRepo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A full Git commit: 40 lower-case hexadecimal digits, which can never move.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Commit(String);
-
-impl Commit {
-    /// Reads a commit; `None` unless it is 40 hexadecimal digits.
-    pub fn parse(s: &str) -> Option<Self> {
-        (s.len() == 40 && s.bytes().all(|b| b.is_ascii_hexdigit())).then(|| Self(s.to_ascii_lowercase()))
-    }
-
-    /// The commit as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Commit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl ImageRef {
-    /// Reads a reference; a relative folder is taken from `base`.
-    pub fn parse(text: &str, base: &Path) -> Result<Self, ImageRefError> {
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return if text.trim().is_empty() {
-                Err(ImageRefError::Empty)
-            } else {
-                Ok(Self::Local(base.join(text)))
-            };
-        };
-        if scheme != "hf" {
-            return Err(ImageRefError::Scheme { scheme: scheme.to_owned() });
-        }
-        let (repo, revision) = rest.split_once('@').map_or((rest, None), |(r, v)| (r, Some(v)));
-        let repo: HubRepo = repo.parse()?;
-        match revision.and_then(Commit::parse) {
-            Some(revision) => Ok(Self::Hub { repo, revision }),
-            None => Err(ImageRefError::Moving {
-                found: match revision {
-                    None | Some("") => "a reference without a commit".to_owned(),
-                    Some(r) => format!("revision {r:?}"),
-                },
-                ask: revision.filter(|r| !r.is_empty()).unwrap_or("main").to_owned(),
-                repo: repo.0,
-            }),
-        }
-    }
-}
-
-impl fmt::Display for ImageRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local(path) => write!(f, "{}", path.display()),
-            Self::Hub { repo, revision } => write!(f, "hf://{repo}@{revision}"),
         }
     }
 }

@@ -20,7 +20,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// No such folder.
-    #[error("{} is not a folder; name the folder that holds config.json and the weights", path.display())]
+    #[error("{} is not a folder; name the folder that holds config.json and the weights, or a .gguf file", path.display())]
     NotAFolder {
         /// What was named.
         path: PathBuf,
@@ -114,14 +114,12 @@ pub enum ImageError {
     #[error(transparent)]
     Reference(#[from] ImageRefError),
     /// A moving reference, and the commit it stands for at this moment.
-    #[error("{moving} can change; pin the commit that it points to now:\n  hf://{repo}@{commit}")]
+    #[error("{moving} can change; pin the commit that it points to now:\n  {pinned}")]
     Moving {
         /// What was asked for.
         moving: String,
-        /// The repository.
-        repo: String,
-        /// The commit of this moment.
-        commit: String,
+        /// The same at the commit of this moment.
+        pinned: String,
     },
     /// The Hub wants a token, or refuses the one it got.
     #[error(
@@ -167,15 +165,23 @@ pub enum ImageError {
         /// What differs.
         cause: String,
     },
+    /// A repository of GGUF files of which none was chosen.
+    #[error("{pinned} holds several GGUF files; name one, as in `{pinned}/{}`: {}", names[0], names.join(", "))]
+    SeveralGguf {
+        /// The reference.
+        pinned: String,
+        /// Their names, which are several.
+        names: Vec<String>,
+    },
     /// A repository without what a model needs.
     #[error(
-        "{repo} has no {missing}, so it is not a model that can be served; name one in safetensors format"
+        "{repo} has no {missing}, so it is not a model that can be served; name one in safetensors format, or with a GGUF file"
     )]
     Incomplete {
         /// The repository.
         repo: String,
         /// What it lacks.
-        missing: &'static str,
+        missing: String,
     },
 }
 

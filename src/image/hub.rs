@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::error::{ImageError, at};
 use super::progress::Step;
-use crate::config::{Commit, HubRepo};
+use crate::config::{Commit, HubFile, HubImage, HubRepo};
 use crate::ids::Digest;
 
 /// Tries without a single new byte before a download is given up.
@@ -75,17 +75,31 @@ struct Lfs {
 }
 
 impl Snapshot {
-    /// The files that serving needs, of a model or of an adapter; refuses a repository without config or weights.
-    pub fn model_files(&self, repo: &HubRepo) -> Result<Vec<&RemoteFile>, ImageError> {
+    /// The files that serving needs: those of a folder in Hugging Face layout, of an adapter, or one GGUF file. Refuses a
+    /// repository without either, and one with several GGUF files of which `image` names none.
+    pub fn model_files(&self, image: &HubImage) -> Result<Vec<&RemoteFile>, ImageError> {
+        let lacks = |missing: &str| {
+            Err(ImageError::Incomplete { repo: image.repo.to_string(), missing: missing.to_owned() })
+        };
+        if let Some(wanted) = &image.file {
+            let files: Vec<_> = self.files.iter().filter(|f| f.path == wanted.as_str()).collect();
+            return if files.is_empty() { lacks(wanted.as_str()) } else { Ok(files) };
+        }
         let files: Vec<_> = self.files.iter().filter(|f| is_model_file(&f.path)).collect();
-        let lacks = |missing| Err(ImageError::Incomplete { repo: repo.to_string(), missing });
+        let has_weights = files.iter().any(|f| f.path.ends_with(".safetensors"));
+        let ggufs: Vec<_> = self.files.iter().filter(|f| HubFile::parse(&f.path).is_some()).collect();
+        match &ggufs[..] {
+            [_] if !has_weights => return Ok(ggufs),
+            [_, _, ..] if !has_weights => {
+                let names = ggufs.iter().map(|f| f.path.clone()).collect();
+                return Err(ImageError::SeveralGguf { pinned: image.to_string(), names });
+            }
+            _ => {}
+        }
         if !files.iter().any(|f| matches!(f.path.as_str(), "config.json" | "adapter_config.json")) {
             return lacks("config.json");
         }
-        if !files.iter().any(|f| f.path.ends_with(".safetensors")) {
-            return lacks(".safetensors file");
-        }
-        Ok(files)
+        if has_weights { Ok(files) } else { lacks(".safetensors file") }
     }
 }
 

@@ -8,6 +8,7 @@
 //! ...
 //! ```
 //!
+//! An image that is one GGUF file has its name for path: it is the same image as a folder with that file alone.
 //! Paths are relative, with `/` between their parts, in the order of their UTF-8 bytes. Files and folders
 //! whose name starts with a dot are left out; so are file times, owners and modes.
 
@@ -22,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::{ImageError, at};
 use super::files::hash_file;
 use super::progress::{Count, Progress};
+use crate::config::HubFile;
 use crate::ids::Digest;
 
 /// One file's content.
@@ -68,7 +70,7 @@ impl Manifest {
     }
 }
 
-/// Hashes every file of a folder, several at once.
+/// Hashes every file of a folder, several at once; or a GGUF file.
 pub fn manifest_of(dir: &Path, progress: Progress<'_>) -> Result<Manifest, ImageError> {
     let files = files_of(dir)?;
     let count = Count::new(progress, files.iter().map(|f| f.bytes).sum());
@@ -88,10 +90,26 @@ struct Found {
     bytes: u64,
 }
 
+/// Where a file of the image that is at `image` lies.
+pub(super) fn path_in(image: &Path, name: &str) -> PathBuf {
+    if image.is_dir() { image.join(name) } else { image.to_owned() }
+}
+
+/// A file that is an image by itself, by its own name.
+fn lone_file(path: &Path) -> Result<Found, ImageError> {
+    let name = path.file_name().and_then(|name| HubFile::parse(name.to_str()?));
+    let Some(name) = name else {
+        return Err(ImageError::NotAFolder { path: path.to_owned() });
+    };
+    let bytes = path.metadata().map_err(at("cannot read", path))?.len();
+    Ok(Found { name: name.as_str().to_owned(), path: path.to_owned(), bytes })
+}
+
 /// The files that count, without reading them.
 fn files_of(dir: &Path) -> Result<Vec<Found>, ImageError> {
     let root = match dir.canonicalize() {
         Ok(root) if root.is_dir() => root,
+        Ok(file) if file.is_file() => return Ok(vec![lone_file(dir)?]),
         _ => return Err(ImageError::NotAFolder { path: dir.to_owned() }),
     };
     let mut found = Vec::new();

@@ -1,6 +1,6 @@
 //! A model's files, named by what is in them.
 //!
-//! In: a folder, or a repository on the Hub at one commit. Out: [`LocatedImage`]: a readable folder whose
+//! In: a folder, a GGUF file, or a repository on the Hub at one commit. Out: [`LocatedImage`]: readable files whose
 //! content has been hashed and found to be the digest that was asked for.
 //! May import: `config` (the references), `ids`.
 //! Invariants: an image's digest says every byte of every file and nothing else; a file in the store has

@@ -5,6 +5,7 @@
 //! images/<hex>/manifest.json  what an image is made of; <hex> is the image's digest
 //! images/<hex>/files/...      the image as a folder: hard links to the blobs
 //! hub/<org>/<name>/<commit>.json  which image a Hub commit is
+//! hub/<org>/<name>/<commit>/<file>.json  which image one of its files is by itself
 //! partial/, tmp/              downloads and changes under way
 //! lock                        held by whoever changes the store
 //! ```
@@ -23,18 +24,18 @@ use super::files::{
     copy_hashed, create_dir, hash_file, link, same_file, scratch, sync_folder_of, write_whole,
 };
 use super::hub::{Hub, RemoteFile};
-use super::manifest::{FileEntry, Manifest, manifest_of, newest_file};
+use super::manifest::{FileEntry, Manifest, manifest_of, newest_file, path_in};
 use super::progress::{Count, Progress, Step, counted};
-use crate::config::{Commit, HubRepo, ImageRef};
+use crate::config::{Commit, HubImage, HubRepo, ImageRef};
 use crate::ids::Digest;
 
 /// Files that are fetched at once; more would only share the same line.
 const DOWNLOADS: usize = 4;
 
-/// A folder whose content is known.
+/// A folder, or a GGUF file, whose content is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocatedImage {
-    /// Where the files are.
+    /// The folder with the files, or the one file.
     pub dir: PathBuf,
     /// The digest of what is there, just computed.
     pub digest: Digest,
@@ -80,8 +81,8 @@ impl Store {
     fn located(&self, image: &ImageRef) -> Result<Option<(PathBuf, Option<Digest>)>, ImageError> {
         match image {
             ImageRef::Local(dir) => Ok(Some((dir.clone(), None))),
-            ImageRef::Hub { repo, revision } => {
-                Ok(self.pulled(repo, revision)?.map(|digest| (self.files_dir(digest), Some(digest))))
+            ImageRef::Hub(image) => {
+                Ok(self.pulled(image)?.map(|digest| (self.files_dir(digest), Some(digest))))
             }
         }
     }
@@ -123,7 +124,7 @@ impl Store {
         })
     }
 
-    /// Takes a folder into the store and tells its digest. Files that the store has are not copied.
+    /// Takes a folder, or a GGUF file as an image of its own, into the store and tells its digest. Files that the store has are not copied.
     /// Each byte is read twice, to learn the digest and to copy it, and counts twice in `progress`.
     pub fn add_local(&self, dir: &Path, progress: Progress<'_>) -> Result<LocatedImage, ImageError> {
         let _lock = self.lock()?;
@@ -135,7 +136,7 @@ impl Store {
             if self.holds(entry, &step) {
                 return Ok(());
             }
-            let (path, tmp) = (dir.join(name), self.scratch());
+            let (path, tmp) = (path_in(dir, name), self.scratch());
             let (sha256, _) = copy_hashed(&path, &tmp, &step).inspect_err(|_| drop(fs::remove_file(&tmp)))?;
             if sha256 != entry.sha256 {
                 let _ = fs::remove_file(&tmp);
@@ -152,17 +153,19 @@ impl Store {
     pub async fn pull_hub(
         &self,
         hub: &Hub,
-        repo: &HubRepo,
-        commit: &Commit,
+        image: &HubImage,
         progress: Progress<'_>,
     ) -> Result<LocatedImage, ImageError> {
-        if let Some(whole) = self.pulled_whole(repo, commit, progress).await? {
+        if let Some(whole) = self.pulled_whole(image, progress).await? {
             return Ok(whole);
         }
         let lock = self.lock()?;
+        let HubImage { repo, revision: commit, file } = image;
         let remote = hub.snapshot(repo, commit.as_str()).await?;
-        let files = remote.model_files(repo)?;
-        let partial = self.root.join("partial").join(repo.as_str().replace('/', "--")).join(commit.as_str());
+        let files = remote.model_files(image)?;
+        let own = file.as_ref().map(|file| format!("-{}", file.as_str())).unwrap_or_default();
+        let partial =
+            self.root.join("partial").join(repo.as_str().replace('/', "--")).join(format!("{commit}{own}"));
         create_dir(&partial)?;
 
         let count = Count::new(progress, 2 * files.iter().filter_map(|f| f.bytes).sum::<u64>());
@@ -172,29 +175,28 @@ impl Store {
             futures::stream::iter(fetches).buffer_unordered(DOWNLOADS).try_collect().await?;
         let store = self.clone();
         // The lock goes along: whoever drops this future does not stop the work on the disk.
-        let image = counted(&step, move |step| {
+        let pulled = counted(&step, move |step| {
             let _lock = lock;
             let accepted = fetched.par_iter().map(|file| store.accept(file, step));
             store.publish(&Manifest { files: accepted.collect::<Result<_, _>>()? })
         })
         .await?;
-        let record = HubRecord { digest: image.digest };
-        let path = self.hub_record(repo, commit);
+        let record = HubRecord { digest: pulled.digest };
+        let path = self.hub_record(image);
         create_dir(path.parent().unwrap_or(&self.root))?;
         write_whole(&path, &self.scratch(), &json(&record, &path)?)?;
         // Every part became a blob; what cannot be removed here, `dedupe` removes.
         let _ = fs::remove_dir_all(&partial);
-        Ok(image)
+        Ok(pulled)
     }
 
     /// The image of a commit, if it was pulled and its files are as they should be.
     async fn pulled_whole(
         &self,
-        repo: &HubRepo,
-        commit: &Commit,
+        image: &HubImage,
         progress: Progress<'_>,
     ) -> Result<Option<LocatedImage>, ImageError> {
-        let Some(digest) = self.pulled(repo, commit)? else { return Ok(None) };
+        let Some(digest) = self.pulled(image)? else { return Ok(None) };
         let (store, manifest) = (self.clone(), self.manifest(digest)?);
         let bytes = manifest.bytes();
         let count = Count::new(progress, bytes);
@@ -307,8 +309,8 @@ impl Store {
     }
 
     /// The image that a Hub commit turned out to be, if it was pulled and is still here.
-    fn pulled(&self, repo: &HubRepo, commit: &Commit) -> Result<Option<Digest>, ImageError> {
-        let record: Option<HubRecord> = read_json(&self.hub_record(repo, commit))?;
+    fn pulled(&self, image: &HubImage) -> Result<Option<Digest>, ImageError> {
+        let record: Option<HubRecord> = read_json(&self.hub_record(image))?;
         Ok(record.map(|r| r.digest).filter(|d| self.image_dir(*d).join("manifest.json").exists()))
     }
 
@@ -358,8 +360,13 @@ impl Store {
         scratch(&self.root.join("tmp"))
     }
 
-    fn hub_record(&self, repo: &HubRepo, commit: &Commit) -> PathBuf {
-        self.root.join("hub").join(repo.as_str()).join(format!("{commit}.json"))
+    fn hub_record(&self, image: &HubImage) -> PathBuf {
+        let HubImage { repo, revision, file } = image;
+        let folder = self.root.join("hub").join(repo.as_str());
+        match file {
+            None => folder.join(format!("{revision}.json")),
+            Some(file) => folder.join(revision.as_str()).join(format!("{}.json", file.as_str())),
+        }
     }
 }
 

@@ -198,3 +198,22 @@ fn a_hub_image_that_was_not_pulled_says_how_to_pull_it() {
     let error = store.resolve(&image, None, &quiet).unwrap_err().to_string();
     assert!(error.contains(&format!("switchback pull hf://org/name@{}", "a".repeat(40))), "{error}");
 }
+
+#[test]
+fn a_gguf_file_is_the_same_image_as_a_folder_with_it_alone() {
+    let (_root, store) = store();
+    let dir = folder(&[("m.gguf", "weights"), ("other.gguf", "more"), ("note.txt", "x")]);
+    let alone = folder(&[("m.gguf", "weights")]);
+    let file = ImageRef::Local(dir.path().join("m.gguf"));
+    let image = store.resolve(&file, None, &quiet).unwrap();
+    assert_eq!(image.digest, store.resolve(&local(&alone), None, &quiet).unwrap().digest);
+    assert_eq!(image.dir, dir.path().join("m.gguf"));
+
+    let added = store.add_local(&dir.path().join("m.gguf"), &quiet).unwrap();
+    assert_eq!((added.digest, added.bytes), (image.digest, 7));
+    assert_eq!(fs::read(added.dir.join("m.gguf")).unwrap(), b"weights");
+    let other = store.resolve(&file, Some(Digest::from_bytes([7; 32])), &quiet).unwrap_err().to_string();
+    assert!(other.contains("m.gguf: it was written most recently"), "{other}");
+    let note = manifest_of(&dir.path().join("note.txt"), &quiet).unwrap_err();
+    assert!(matches!(note, ImageError::NotAFolder { .. }), "{note}");
+}

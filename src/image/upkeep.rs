@@ -12,6 +12,7 @@ use super::files::{hash_file, link, same_file};
 use super::manifest::Manifest;
 use super::progress::{Count, Progress, Step};
 use super::store::{HubRecord, Store, read_json};
+use crate::config::HubFile;
 use crate::ids::Digest;
 
 /// One image of the store.
@@ -181,15 +182,24 @@ impl Store {
                     folders.push(path);
                     continue;
                 }
-                let repo = folder.strip_prefix(&root).unwrap_or(&folder).display();
-                let commit = path.file_stem().unwrap_or_default().display();
-                if let Some(record) = read_json::<HubRecord>(&path)? {
-                    sources.entry(record.digest).or_default().push(format!("hf://{repo}@{commit}"));
+                let named = folder.strip_prefix(&root).ok().and_then(|folder| reference(folder, &path));
+                if let Some((record, reference)) = read_json::<HubRecord>(&path)?.zip(named) {
+                    sources.entry(record.digest).or_default().push(reference);
                 }
             }
         }
         Ok(sources)
     }
+}
+
+/// The reference whose record lies at `record`, in `folder` of the records.
+fn reference(folder: &Path, record: &Path) -> Option<String> {
+    let stem = record.file_stem()?.to_str()?;
+    if HubFile::parse(stem).is_none() {
+        return Some(format!("hf://{}@{stem}", folder.display()));
+    }
+    let (repo, commit) = (folder.parent()?.display(), folder.file_name()?.display());
+    Some(format!("hf://{repo}@{commit}/{stem}"))
 }
 
 fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, ImageError> {

@@ -4,6 +4,7 @@
 pub mod adapter;
 pub mod customers;
 pub mod desk;
+pub mod gguf;
 pub mod model;
 pub mod process;
 pub mod schemas;

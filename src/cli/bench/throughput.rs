@@ -31,8 +31,8 @@ use crate::model::{self, LoadedModel, SpecialText, WeightPool};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model's folder, in Hugging Face layout
-    #[arg(long, value_name = "DIR")]
+    /// The model's folder, in Hugging Face layout, or a GGUF file
+    #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// What to compute on: auto, cpu, or cuda:N
     #[arg(long, default_value = "auto")]
