@@ -257,6 +257,18 @@ pub(super) const EMBEDDINGS: Fields = Fields {
     unsupported: &[&[never("priority"), never("add_special_tokens"), never("normalize"), never("messages")]],
 };
 
+/// Parameters of POST /v1/rerank.
+pub(super) const RERANK: Fields = Fields {
+    what: PARAMETER,
+    taken: &[&["model", "query", "documents", "top_n", "return_documents", "truncate_prompt_tokens", "user"]],
+    unsupported: &[&[
+        never("priority"),
+        never("max_tokens_per_doc"),
+        never("max_chunks_per_doc"),
+        never("rank_fields"),
+    ]],
+};
+
 /// Parameters of POST /v1/feedback.
 pub(super) const FEEDBACK: Fields =
     Fields { what: PARAMETER, taken: &[&["response_id", "score"]], unsupported: &[] };

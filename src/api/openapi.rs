@@ -15,6 +15,7 @@ use super::{admin, anthropic, feedback, ops, responses};
         openai::chat_completions,
         openai::completions,
         openai::embeddings,
+        openai::rerank,
         responses::responses,
         anthropic::messages,
         anthropic::count_tokens,

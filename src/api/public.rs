@@ -42,6 +42,7 @@ pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/v1/completions", post(openai::completions))
         .route("/v1/responses", post(responses::responses))
         .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/rerank", post(openai::rerank))
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{model}", get(openai::retrieve_model))
         .route("/v1/feedback", post(feedback::feedback))

@@ -11,7 +11,7 @@ use super::speech::Formats;
 use super::structured::Structures;
 use crate::engine::{DrainOutcome, Engine};
 use crate::ids::{Digest, Quantize, VersionRef};
-use crate::model::{Adapter, AdapterInfo, Encoder, LoadedModel, StagedModel, Tokenizer};
+use crate::model::{Adapter, AdapterInfo, CrossEncoder, Encoder, LoadedModel, StagedModel, Tokenizer};
 use crate::prompt::{ChatTemplate, Prompt};
 
 /// What the host's memory holds of a version: all that it takes to answer, but what computes. Immutable.
@@ -37,6 +37,8 @@ pub(super) enum Body {
     Decoder(Box<Decoder>),
     /// It turns texts into vectors.
     Encoder(Arc<Encoder>),
+    /// It tells how well two texts go together.
+    CrossEncoder(Arc<CrossEncoder>),
 }
 
 /// A model that goes on with texts, and how it speaks.
@@ -67,6 +69,7 @@ pub struct Backend {
 /// What computes.
 pub(super) enum Runner {
     Engine(Engine),
+    /// Of cross-encoders, too.
     Encoder(EncoderQueue),
 }
 
@@ -78,6 +81,7 @@ impl Prepared {
                 decoder.model.info.weight_bytes + decoder.of_adapter(|info| info.weight_bytes)
             }
             Body::Encoder(encoder) => encoder.weight_bytes(),
+            Body::CrossEncoder(encoder) => encoder.weight_bytes(),
         }
     }
 
@@ -88,6 +92,7 @@ impl Prepared {
                 decoder.model.info.shared_bytes + decoder.of_adapter(|info| info.shared_bytes)
             }
             Body::Encoder(encoder) => encoder.shared_bytes(),
+            Body::CrossEncoder(encoder) => encoder.shared_bytes(),
         }
     }
 
@@ -113,6 +118,7 @@ impl Prepared {
         match &self.body {
             Body::Decoder(decoder) => decoder.model.info.vocab_size,
             Body::Encoder(encoder) => encoder.vocab_size(),
+            Body::CrossEncoder(encoder) => encoder.vocab_size(),
         }
     }
 
@@ -120,6 +126,7 @@ impl Prepared {
         match &self.body {
             Body::Decoder(decoder) => &decoder.model.tokenizer,
             Body::Encoder(encoder) => encoder.tokenizer(),
+            Body::CrossEncoder(encoder) => encoder.tokenizer(),
         }
     }
 
@@ -127,7 +134,7 @@ impl Prepared {
     pub(super) fn decoder(&self) -> Result<&Decoder, GatewayError> {
         match &self.body {
             Body::Decoder(decoder) => Ok(decoder),
-            Body::Encoder(_) => Err(self.is_an_encoder()),
+            Body::Encoder(_) | Body::CrossEncoder(_) => Err(self.is_another_kind()),
         }
     }
 
@@ -135,17 +142,29 @@ impl Prepared {
     pub(super) fn encoder(&self) -> Result<&Arc<Encoder>, GatewayError> {
         match &self.body {
             Body::Encoder(encoder) => Ok(encoder),
-            Body::Decoder(_) => Err(GatewayError::WrongKind {
-                version: self.version.clone(),
-                is: "a model that writes texts",
-                answers: "/v1/chat/completions, /v1/completions, /v1/responses and /v1/messages",
-            }),
+            Body::Decoder(_) | Body::CrossEncoder(_) => Err(self.is_another_kind()),
         }
     }
 
-    fn is_an_encoder(&self) -> GatewayError {
-        let (version, is) = (self.version.clone(), "an encoder, which turns texts into vectors");
-        GatewayError::WrongKind { version, is, answers: "/v1/embeddings" }
+    /// The version as one that tells how well two texts go together.
+    pub(super) fn cross_encoder(&self) -> Result<&Arc<CrossEncoder>, GatewayError> {
+        match &self.body {
+            Body::CrossEncoder(encoder) => Ok(encoder),
+            Body::Decoder(_) | Body::Encoder(_) => Err(self.is_another_kind()),
+        }
+    }
+
+    /// What it is, for who asked for something else.
+    fn is_another_kind(&self) -> GatewayError {
+        let (is, answers) = match &self.body {
+            Body::Decoder(_) => (
+                "a model that writes texts",
+                "/v1/chat/completions, /v1/completions, /v1/responses and /v1/messages",
+            ),
+            Body::Encoder(_) => ("an encoder, which turns texts into vectors", "/v1/embeddings"),
+            Body::CrossEncoder(_) => ("a cross-encoder, which compares a query with texts", "/v1/rerank"),
+        };
+        GatewayError::WrongKind { version: self.version.clone(), is, answers }
     }
 }
 
@@ -162,11 +181,12 @@ impl Backend {
         &self.prepared.version
     }
 
-    /// The most tokens of a prompt and its answer together; of an encoder, of a text.
+    /// The most tokens of a prompt and its answer together; of an encoder, of a text or a pair of texts.
     pub fn max_context(&self) -> usize {
         match (&self.runner, &self.prepared.body) {
             (Runner::Engine(engine), _) => engine.limits().max_context,
             (Runner::Encoder(_), Body::Encoder(encoder)) => encoder.max_tokens(),
+            (Runner::Encoder(_), Body::CrossEncoder(encoder)) => encoder.max_tokens(),
             (Runner::Encoder(_), Body::Decoder(_)) => 0,
         }
     }
@@ -183,7 +203,7 @@ impl Backend {
     pub(super) fn engine(&self) -> Result<&Engine, GatewayError> {
         match &self.runner {
             Runner::Engine(engine) => Ok(engine),
-            Runner::Encoder(_) => Err(self.prepared.is_an_encoder()),
+            Runner::Encoder(_) => Err(self.prepared.is_another_kind()),
         }
     }
 

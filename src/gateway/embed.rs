@@ -1,24 +1,14 @@
 //! Embeddings: from texts to vectors, by a version whose image is an encoder.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
 use rayon::prelude::*;
 
-use super::backend::{Backend, Runner};
+use super::backend::Prepared;
 use super::command::Address;
-use super::encoders::{NoPlace, Wanted};
-use super::resolve::Chosen;
+use super::encode::Encoded;
+use super::encoders::Wanted;
 use super::{Gateway, GatewayError};
 use crate::ids::VersionRef;
 use crate::model::Encoder;
-use crate::quality::{CutShort, FinishReason, Response, Watch};
-use crate::release::user_number;
-use crate::telemetry::{Metrics, Outcome, RequestSample};
-
-/// How often a request may meet a version that is just closing.
-const ATTEMPTS: usize = 8;
 
 /// A text to embed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,113 +57,15 @@ pub struct Embeddings {
     pub prompt_tokens: usize,
 }
 
-/// What the metrics and the checks are told when a request is over, wherever that happens.
-struct Record {
-    metrics: Metrics,
-    version: VersionRef,
-    admitted: Instant,
-    prompt_tokens: usize,
-    outcome: Outcome,
-    watch: Option<Watch>,
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let elapsed = self.admitted.elapsed();
-        let first_token = (self.outcome == Outcome::Ok).then_some(elapsed);
-        if let Some(watch) = &self.watch {
-            match self.outcome {
-                Outcome::Ok => watch.finished(silent(elapsed)),
-                outcome => watch.cut_short(CutShort {
-                    outcome,
-                    elapsed,
-                    time_to_first_token: None,
-                    output_tokens: 0,
-                }),
-            }
-        }
-        let sample = RequestSample {
-            outcome: self.outcome,
-            elapsed,
-            first_token,
-            prompt_tokens: self.prompt_tokens as u64,
-            cached_tokens: 0,
-            generated_tokens: 0,
-        };
-        self.metrics.request_ended(&self.version, &sample);
-    }
-}
-
-/// An answer without text: what is checked of it is its time.
-fn silent(elapsed: Duration) -> Response {
-    Response {
-        text: String::new(),
-        finish_reason: FinishReason::Stop,
-        output_tokens: 0,
-        time_to_first_token: Some(elapsed),
-        elapsed,
-        tool_calls: Vec::new(),
-        tools: Arc::default(),
-    }
-}
-
 impl Gateway {
     /// Turns texts into vectors.
     pub async fn embed(&self, command: EmbedCommand) -> Result<Embeddings, GatewayError> {
-        let command = Arc::new(command);
-        for _ in 0..ATTEMPTS {
-            match self.try_embed(&command).await {
-                Ok(Some(embeddings)) => return Ok(embeddings),
-                // The version is being unloaded: the route or the residency already says so.
-                Ok(None) => tokio::task::yield_now().await,
-                Err(error) => return Err(error),
-            }
-        }
-        let error = GatewayError::no_version(command.address.target.model());
-        self.count_refusal(&command.address, &error);
-        Err(error)
+        let address = command.address.clone();
+        let job = move |encoder: &Encoder, wanted: &Wanted| vectors(encoder, &command, wanted);
+        let Encoded { version, fingerprint, result: vectors, prompt_tokens } =
+            self.encode(&address, Prepared::encoder, job).await?;
+        Ok(Embeddings { version, fingerprint, vectors, prompt_tokens })
     }
-
-    async fn try_embed(&self, command: &Arc<EmbedCommand>) -> Result<Option<Embeddings>, GatewayError> {
-        let refused = |error: &GatewayError| self.count_refusal(&command.address, error);
-        let (admitted, at) = (Instant::now(), self.inner().clock.now());
-        if self.inner().closed.load(Ordering::Acquire) {
-            return Err(GatewayError::ShuttingDown).inspect_err(refused);
-        }
-        let Chosen { backend, by } = self.resolve(&command.address).inspect_err(refused)?;
-        let encoder = Arc::clone(backend.prepared.encoder().inspect_err(refused)?);
-        let Runner::Encoder(queue) = &backend.runner else { return Ok(None) };
-        let place = match queue.enter() {
-            Ok(place) => place,
-            Err(NoPlace::Closed) => return Ok(None),
-            Err(NoPlace::Full(error)) => return Err(error).inspect_err(refused),
-        };
-        let way = self.way(&command.address, by);
-        let Address { target, sticky, .. } = &command.address;
-        let watch =
-            self.inner().checks.watch(backend.version(), way, at, || user_number(sticky, target.model()));
-        let metrics = self.inner().metrics.clone();
-        metrics.request_started();
-        let version = backend.version().clone();
-        let outcome = Outcome::Cancelled;
-        let mut record = Record { metrics, version, admitted, prompt_tokens: 0, outcome, watch };
-        let allowed = self.inner().request_timeout;
-        let asked = Arc::clone(command);
-        let work = queue.run(place, move |wanted| vectors(&encoder, &asked, wanted));
-        let result = match tokio::time::timeout(allowed, work).await {
-            Ok(result) => result,
-            Err(_) => Err(GatewayError::Deadline { after: allowed }),
-        };
-        record.outcome = result.as_ref().map_or_else(GatewayError::outcome, |_| Outcome::Ok);
-        let (vectors, prompt_tokens) = result?;
-        record.prompt_tokens = prompt_tokens;
-        Ok(Some(embeddings(&backend, vectors, prompt_tokens)))
-    }
-}
-
-fn embeddings(backend: &Backend, vectors: Vec<Vec<f32>>, prompt_tokens: usize) -> Embeddings {
-    let (version, fingerprint) = (backend.version().clone(), backend.prepared.fingerprint());
-    Embeddings { version, fingerprint, vectors, prompt_tokens }
 }
 
 /// The vectors, and how many tokens they took. All texts are looked at before the first is computed.

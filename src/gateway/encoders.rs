@@ -69,7 +69,7 @@ impl EncoderQueue {
             drop((turn, place));
             result
         });
-        task.await.unwrap_or_else(|e| Err(GatewayError::Internal { why: format!("embedding failed: {e}") }))
+        task.await.unwrap_or_else(|e| Err(GatewayError::Internal { why: format!("the encoder failed: {e}") }))
     }
 
     /// Takes nothing more and waits for what is there; at the deadline, that is cut off.

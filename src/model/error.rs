@@ -158,8 +158,8 @@ pub enum ModelError {
     /// A batch that contradicts itself, the model or its cache: a defect of the caller.
     #[error("a batch that cannot be: {0}")]
     Batch(String),
-    /// An embedding with elements that are no numbers, or all 0: a defect of the weights.
-    #[error("the model gives no finite embedding for this text: its weights are damaged")]
+    /// An embedding with elements that are no numbers, or all 0, or a score that is none: a defect of the weights.
+    #[error("the model gives no finite embedding or score for this text: its weights are damaged")]
     NotFinite,
     /// An operator refused its input, which is a defect of this server, or the device failed.
     #[error("in the forward pass: {0}")]

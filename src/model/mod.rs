@@ -1,8 +1,8 @@
-//! Models: what computes logits for a batch of tokens, what turns a text into a vector, and the doors through which
-//! they are loaded.
+//! Models: what computes logits for a batch of tokens, what turns a text into a vector or a pair of texts into a score, and
+//! the doors through which they are loaded.
 //!
-//! In: a folder in Hugging Face layout, or a GGUF file; then batches of rows, or texts. Out: a [`LoadedModel`] or an [`Encoder`]; then
-//! [`Logits`] or embeddings.
+//! In: a folder in Hugging Face layout, or a GGUF file; then batches of rows, or texts. Out: a [`LoadedModel`], an [`Encoder`]
+//! or a [`CrossEncoder`]; then [`Logits`], embeddings or scores.
 //! May import: `tensor`. Knows no sequences, no scheduling, no versions.
 //!
 //! Invariants: a row's logits depend on its own context only, never on how the context was cut into batches nor
@@ -37,13 +37,13 @@ mod gpu_tests;
 
 pub use adapter::{Adapter, AdapterInfo};
 pub use batch::{Batch, CausalLm, KvGeometry, KvShape, Logits, MOST_SCORED_ROWS, Span};
-pub use encoder::Encoder;
+pub use encoder::{CrossEncoder, Encoder};
 pub use error::ModelError;
 pub use footprint::Footprint;
 pub use load::{GenerationDefaults, LoadedModel, ModelInfo, StagedModel, load};
 pub use pool::WeightPool;
 pub use templates::{ChatTemplateSources, SpecialTokenText};
-pub use tokenizer::{SpecialText, SpecialTokens, Spelling, Tokenizer};
+pub use tokenizer::{PairTokens, SpecialText, SpecialTokens, Spelling, Tokenizer};
 
 #[cfg(test)]
 pub(crate) use crate::tensor::watched_device;

@@ -28,6 +28,22 @@ pub enum SpecialText {
     Skip,
 }
 
+/// What a tokenizer is given at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    One,
+    Pair,
+}
+
+/// The tokens of a pair of texts, with those that the tokenizer adds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairTokens {
+    /// All of them.
+    pub ids: Vec<u32>,
+    /// Of each which text it belongs to, as the model is told: 0 or 1.
+    pub(super) segments: Vec<u32>,
+}
+
 /// A version's tokenizer. Cloning it clones a pointer.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
@@ -59,11 +75,13 @@ impl Tokenizer {
     }
 
     /// The same, read from `path`, for texts that may be longer than the model: of each, only the first tokens are taken,
-    /// `most` of them together with those that are added.
-    pub(super) fn cut_to(&self, path: &Path, most: usize) -> Result<Self, ModelError> {
+    /// `most` of them together with those that are added; of a pair, so many of both, the longer one being cut first.
+    pub(super) fn cut_to(&self, path: &Path, most: usize, texts: Texts) -> Result<Self, ModelError> {
         let wrong = |what: String| ModelError::Tokenizer { path: path.into(), what };
         let mut tokenizer = self.0.tokenizer.clone();
-        let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let added = tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(texts == Texts::Pair));
         // the library subtracts one from the other
         if added >= most {
             return Err(wrong(format!(
@@ -98,6 +116,16 @@ impl Tokenizer {
         let encoding =
             self.0.tokenizer.encode_fast(text, add).map_err(|e| ModelError::Text(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a pair of texts, and those that the tokenizer adds around them.
+    pub(super) fn encode_pair(&self, first: &str, second: &str) -> Result<PairTokens, ModelError> {
+        let encoding = self
+            .0
+            .tokenizer
+            .encode_fast((first, second), true)
+            .map_err(|e| ModelError::Text(e.to_string()))?;
+        Ok(PairTokens { ids: encoding.get_ids().to_vec(), segments: encoding.get_type_ids().to_vec() })
     }
 
     /// The text of tokens; bytes that are no UTF-8 become U+FFFD.

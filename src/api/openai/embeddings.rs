@@ -239,15 +239,20 @@ fn parse(map: &Map<String, Value>) -> Result<(EmbeddingsBody, Encoding, LongText
     EMBEDDINGS.check(map)?;
     let body: EmbeddingsBody = typed(map)?;
     let encoding = Encoding::parse(body.encoding_format.as_deref())?;
-    let long = match body.truncate_prompt_tokens {
-        None => LongText::Refuse,
-        Some(-1) => LongText::Cut,
+    let long = cut_or_refused(body.truncate_prompt_tokens)?;
+    Ok((body, encoding, long))
+}
+
+/// What becomes of texts that are too long, as `truncate_prompt_tokens` says.
+pub(super) fn cut_or_refused(truncate_prompt_tokens: Option<i64>) -> Result<LongText, ApiError> {
+    match truncate_prompt_tokens {
+        None => Ok(LongText::Refuse),
+        Some(-1) => Ok(LongText::Cut),
         Some(other) => {
             let message = format!(
                 "`truncate_prompt_tokens` is -1, for as many tokens as the model reads; found {other}"
             );
-            return Err(ApiError::parameter("invalid_value", "truncate_prompt_tokens", message));
+            Err(ApiError::parameter("invalid_value", "truncate_prompt_tokens", message))
         }
-    };
-    Ok((body, encoding, long))
+    }
 }

@@ -6,7 +6,6 @@
 mod engines;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +14,15 @@ use tokio::sync::Semaphore;
 
 use crate::config::{AdapterRef, ImageRef, PromptRef, ReasoningParser, ToolParser};
 use crate::engine::{DrainOutcome, EngineConfig, Turns};
-use crate::gateway::backend::{Backend, Body, Decoder, Prepared, Runner, Warm};
+use crate::gateway::backend::{Backend, Body, Prepared, Runner, Warm};
+use crate::gateway::body::Beside;
 use crate::gateway::encoders::EncoderQueue;
 use crate::gateway::kv::{KvMemories, KvPlan};
-use crate::gateway::speech::Formats;
 use crate::gateway::state::{Progress, ResidencyError, State};
-use crate::gateway::structured::Structures;
 use crate::ids::{Digest, Quantize, VersionRef};
 use crate::image::{self, LocatedImage};
-use crate::model::{self, Adapter, Device, Encoder, WeightPool};
-use crate::prompt::{ChatTemplate, Prompt};
+use crate::model::{Adapter, Device, WeightPool};
+use crate::prompt::Prompt;
 use crate::release::{Presence, Readiness};
 use crate::telemetry::Metrics;
 
@@ -95,7 +93,7 @@ struct Load {
 fn staged(prepared: Arc<Prepared>) -> Result<Warm, String> {
     let staged = match &prepared.body {
         Body::Decoder(decoder) => Some(decoder.model.stage().map_err(|e| e.to_string())?),
-        Body::Encoder(_) => None,
+        Body::Encoder(_) | Body::CrossEncoder(_) => None,
     };
     Ok(Warm { prepared, _staged: staged })
 }
@@ -223,7 +221,9 @@ impl Residency {
             LoadTo::Warm => Ok(State::Warm(Arc::new(staged(prepared)?))),
             LoadTo::Hot => {
                 let runner = match &prepared.body {
-                    Body::Encoder(_) => Runner::Encoder(EncoderQueue::new(plan.engine.queue)),
+                    Body::Encoder(_) | Body::CrossEncoder(_) => {
+                        Runner::Encoder(EncoderQueue::new(plan.engine.queue))
+                    }
                     Body::Decoder(decoder) => {
                         Runner::Engine(match self.engine_of_sibling(&prepared, decoder, plan) {
                             Some(engine) => engine,
@@ -251,25 +251,9 @@ impl Residency {
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
         let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
-        let body = if Encoder::is_in(&image.dir) {
-            if prompt.is_some() {
-                return Err("its image is an encoder, and texts have no prompt: leave `prompt` out".into());
-            }
-            if plan.adapter.is_some() {
-                return Err("its image is an encoder, which takes no adapter: leave `adapter` out".into());
-            }
-            if plan.quantize != Quantize::AsStored {
-                return Err(
-                    "its image is an encoder, which is computed as it is stored: leave `quantize` out".into(),
-                );
-            }
-            let encoder = Encoder::load_in(&image.dir, &self.0.pool, &report).map_err(|e| e.to_string())?;
-            // damaged weights show with the first text, whichever it is
-            encoder.embed("a first text").map_err(|e| e.to_string())?;
-            Body::Encoder(Arc::new(encoder))
-        } else {
-            Body::Decoder(Box::new(self.decoder(&image.dir, adapter.as_ref(), plan, &report)?))
-        };
+        let beside =
+            Beside { prompt: prompt.as_ref(), adapter: adapter.as_ref().map(|files| files.dir.as_path()) };
+        let body = Body::read(&image.dir, plan, beside, &self.0.pool, &report)?;
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
         let adapter = adapter.map(|adapter| adapter.digest);
         Ok(Prepared { version, digest, quantize: plan.quantize, adapter, prompt, image_bytes, body })
@@ -285,24 +269,6 @@ impl Residency {
             "adapter: {} has no adapter_config.json: give a folder in PEFT's layout",
             files.dir.display()
         ))
-    }
-
-    fn decoder(
-        &self,
-        dir: &Path,
-        adapter: Option<&LocatedImage>,
-        plan: &Blueprint,
-        report: &dyn Fn(u64, u64),
-    ) -> Result<Decoder, String> {
-        let model = model::load(dir, plan.quantize, &self.0.pool, report).map_err(|e| e.to_string())?;
-        let adapter = adapter.map(|files| model.adapter(&files.dir, &self.0.pool));
-        let adapter = adapter.transpose().map_err(|e| format!("adapter: {e}"))?;
-        let sources = model.chat_templates.as_ref();
-        let template = sources.map(|sources| ChatTemplate::compile_all(sources, &model.special));
-        let template = template.transpose().map_err(|e| e.to_string())?;
-        let source = sources.map(|sources| sources.tool_use.as_ref().unwrap_or(&sources.default).as_str());
-        let formats = Formats::of(plan.tool_parser, plan.reasoning_parser, source);
-        Ok(Decoder { model, adapter, template, structures: Structures::default(), formats })
     }
 
     /// Takes a version out of the hands of new requests. What it has begun goes on; [`Residency::drain`] ends it.

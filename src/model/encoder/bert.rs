@@ -1,4 +1,5 @@
-//! BERT (Devlin et al., 2019): its weights and its forward pass.
+//! BERT (Devlin et al., 2019), and `RoBERTa` (Liu et al., 2019), which is one but for its positions: its weights and its
+//! forward pass.
 
 use super::config::Config;
 use crate::model::error::ModelError;
@@ -36,9 +37,9 @@ struct LayerNorm {
 }
 
 impl Bert {
-    /// The last hidden state of one text: `[tokens, hidden]`. Without padding there is nothing to mask: each row sees
-    /// all rows.
-    pub(super) fn forward(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
+    /// The last hidden state of one text, or of a pair: `[tokens, hidden]`. `segments` has one for each token, or one for all.
+    /// Without padding there is nothing to mask: each row sees all rows.
+    pub(super) fn forward(&self, tokens: &[u32], segments: &[u32]) -> Result<Tensor, ModelError> {
         let rows = tokens.len();
         let Config { heads, head_dim, .. } = self.config;
         let layout = KvLayout { layers: 1, blocks: 1, block_size: rows, kv_heads: heads, head_dim };
@@ -46,16 +47,17 @@ impl Bert {
         let Some(cache) = KvCache::new(&Device::CPU, layout, ElementType::F32) else {
             return Err(ModelError::Batch(format!("a text of {rows} tokens")));
         };
-        // the text's positions are its slots, too
-        let positions: Vec<u32> = (0..rows as u32).collect();
+        let slots: Vec<u32> = (0..rows as u32).collect();
+        let first = self.config.first_position as u32;
+        let positions: Vec<u32> = slots.iter().map(|slot| first + slot).collect();
         let whole_text = [Context { rows, len: rows, blocks: &[0], mask: Mask::Full, adapter: None }];
         let host =
-            HostRows { tokens, positions: &positions, slots: &positions, wanted: &[], contexts: &whole_text };
+            HostRows { tokens, positions: &positions, slots: &slots, wanted: &[], contexts: &whole_text };
         let rows = Rows::new(&cache, host)?;
 
         let x = embedding(&self.words, rows.tokens(), 1.0)?;
         let x = add(x, &embedding(&self.positions, rows.positions(), 1.0)?)?;
-        let x = add(x, &embedding(&self.token_types, &Indices::host(&[0]), 1.0)?)?; // all of it is the first segment
+        let x = add(x, &embedding(&self.token_types, &Indices::host(segments), 1.0)?)?;
         let mut x = self.norm.forward(x)?; // [rows, hidden]
         for layer in &self.layers {
             x = layer.forward(x, &rows, Attention::of_heads(head_dim))?;
@@ -92,16 +94,18 @@ impl LayerNorm {
 impl Bert {
     /// Takes its tensors, by the names that `transformers` gives them.
     pub(super) fn load(config: Config, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
+        let prefix = config.prefix;
         let mut table = |name: &str, rows: usize| {
-            from.take(&format!("embeddings.{name}_embeddings.weight"), &[rows, config.hidden])
+            from.take(&format!("{prefix}embeddings.{name}_embeddings.weight"), &[rows, config.hidden])
         };
         let words = table("word", config.vocab)?;
         let positions = table("position", config.max_positions)?;
         let token_types = table("token_type", config.token_types)?;
-        let norm = LayerNorm::take(from, "embeddings", &config)?;
+        let norm = LayerNorm::take(from, &format!("{prefix}embeddings"), &config)?;
         let layers = (0..config.layers).map(|i| Layer::load(&config, i, from)).collect::<Result<_, _>>()?;
         // the head of the first training, and 0, 1, 2, …
-        from.leave_out(|name| name.starts_with("pooler.") || name == "embeddings.position_ids");
+        let unread = format!("{prefix}embeddings.position_ids");
+        from.leave_out(|name| name.starts_with("pooler.") || name == unread);
         Ok(Self { config, words, positions, token_types, norm, layers })
     }
 }
@@ -109,7 +113,7 @@ impl Bert {
 impl Layer {
     fn load(config: &Config, i: usize, from: &mut Checkpoint<'_>) -> Result<Self, ModelError> {
         let &Config { hidden, intermediate, .. } = config;
-        let name = |part: &str| format!("encoder.layer.{i}.{part}");
+        let name = |part: &str| format!("{}encoder.layer.{i}.{part}", config.prefix);
         let attention_norm = LayerNorm::take(from, &name("attention.output"), config)?;
         let norm = LayerNorm::take(from, &name("output"), config)?;
         let mut projection = |part: &str, out: usize, width: usize| {

@@ -138,7 +138,8 @@ struct TokenizerConfig {
     model_max_length: Option<f64>,
 }
 
-fn max_tokens(dir: &Path, positions: usize) -> Result<usize, ModelError> {
+/// The longest text that counts, of so many positions.
+pub(super) fn max_tokens(dir: &Path, positions: usize) -> Result<usize, ModelError> {
     let path = dir.join("sentence_bert_config.json");
     let SentenceConfig { max_seq_length, do_lower_case } = read_optional(&path)?;
     if do_lower_case {

@@ -10,7 +10,7 @@ use crate::model::error::ModelError;
 use crate::model::pool::WeightPool;
 use crate::model::quantize::Recipe;
 use crate::model::tensors::Tensors;
-use crate::model::tokenizer::{SpecialTokens, Tokenizer};
+use crate::model::tokenizer::{SpecialTokens, Texts, Tokenizer};
 use crate::model::weights::{Checkpoint, Totals};
 use crate::tensor::ElementType;
 
@@ -44,7 +44,7 @@ impl Encoder {
         let layout = Layout::read(dir, config.hidden, config.max_positions)?;
         let path = dir.join("tokenizer.json");
         let tokenizer = Tokenizer::from_file(&path)?;
-        let cutting = tokenizer.cut_to(&path, layout.max_tokens)?;
+        let cutting = tokenizer.cut_to(&path, layout.max_tokens, Texts::One)?;
         if tokenizer.vocab_size() > config.vocab {
             let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
             return Err(ModelError::Vocabulary { path, tokens, vocabulary });
@@ -84,7 +84,7 @@ impl Encoder {
                 "a text of {count} tokens, where 1 to {most} below {vocab} are taken"
             )));
         }
-        let states = self.bert.forward(tokens)?; // [tokens, hidden]
+        let states = self.bert.forward(tokens, &[0])?; // [tokens, hidden]
         let (rows, width) = (states.rows(), states.width());
         let mut pooled = states.into_vec()?;
         match self.layout.pooling {
