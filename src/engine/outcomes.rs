@@ -57,10 +57,10 @@ pub(super) fn outcomes(
     for (draw, token) in draws.iter_mut().flatten().zip(logits.choose(&rows, &choices)?) {
         draw.token = token;
     }
-    let outcome = |((scores, draws), part): ((Result<Vec<Score>, Unusable>, Vec<Draw<'_>>), &Part)| {
-        Ok(Outcome { chosen: valid(draws, &part.guesses)?, scores: scores? })
-    };
-    Ok(scores.into_par_iter().zip(draws).zip(&plan.parts).map(outcome).collect())
+    let all = scores.into_par_iter().zip(draws).zip(&plan.parts);
+    let outcomes = all
+        .map(|((scores, draws), part)| Ok(Outcome { chosen: valid(draws, &part.guesses)?, scores: scores? }));
+    Ok(outcomes.collect())
 }
 
 /// The tokens up to the first that is not what was guessed in its place: what comes after it was computed for another

@@ -10,6 +10,7 @@ mod harness;
 mod mirror;
 mod routing;
 mod scheduler;
+mod speculation;
 mod stream;
 mod structured;
 mod switch;
@@ -37,6 +38,8 @@ enum What {
     Mirror(mirror::Args),
     /// What an engine's bookkeeping costs a step, with a model that computes nothing
     Scheduler(scheduler::Args),
+    /// What guessing tokens brings
+    Speculation(speculation::Args),
     /// What answers of a schema cost in throughput
     Structured(structured::Args),
     /// Prefill and decode tokens a second of one engine, by batch size, beside the memory roofline
@@ -50,6 +53,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         What::Routing(args) => routing::run(args).await,
         What::Mirror(args) => mirror::run(args).await,
         What::Scheduler(args) => scheduler::run(args).await,
+        What::Speculation(args) => speculation::run(args).await,
         What::Structured(args) => structured::run(args).await,
         What::Throughput(args) => throughput::run(args).await,
     }

@@ -134,7 +134,8 @@ async fn ask(harness: &Harness, body: Value) -> Result<u64, CliError> {
     tokens.ok_or_else(|| CliError::Bench(format!("no answer: {answer}")))
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// Of an odd number of values, the one in the middle.
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
