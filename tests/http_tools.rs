@@ -230,3 +230,77 @@ async fn a_shape_that_is_asked_for_has_no_place_for_thoughts_nor_for_a_call_that
         assert_eq!(error["error"]["param"], "tool_choice", "{error}");
     }
 }
+
+/// A model of random weights, which would say anything.
+async fn babbler() -> common::Server {
+    let folder = tempfile::tempdir().unwrap();
+    common::model::write(&folder.path().join("babbler"), "babbler");
+    let path = folder.path().join("switchback.yaml");
+    let text = "server: { mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images }\n\
+         engine: { kv_tokens: 8192 }\n\
+         models:\n  bot:\n    versions:\n      v1: { image: babbler, tool_parser: hermes }\n";
+    std::fs::write(&path, text).unwrap();
+    common::serve(folder, &path).await
+}
+
+fn offer(strict: bool, more: Value) -> Value {
+    let schema = with(
+        json!({
+            "type": "object", "additionalProperties": false, "required": ["city", "days"],
+            "properties": {"city": {"type": "string", "maxLength": 6}, "days": {"enum": [1, 2, 7]}}
+        }),
+        more,
+    );
+    let of = |name: &str, schema: &Value| json!({"type": "function", "function": {"name": name, "parameters": schema, "strict": strict}});
+    let time =
+        json!({"type": "object", "additionalProperties": false, "properties": {"zone": {"type": "boolean"}}});
+    json!([of("weather", &schema), of("time", &time)])
+}
+
+#[tokio::test]
+async fn a_call_that_is_demanded_is_valid_whatever_the_model_would_say() {
+    let server = babbler().await;
+    let tools = offer(false, json!({}));
+    let named = json!({"type": "function", "function": {"name": "weather"}});
+    let mut names = std::collections::BTreeSet::new();
+    for seed in 0..8 {
+        let choice = if seed % 2 == 0 { json!("required") } else { named.clone() };
+        let body = with(
+            request(),
+            json!({"tools": tools, "tool_choice": choice, "temperature": 1, "seed": seed, "max_tokens": 150,
+                "parallel_tool_calls": false}),
+        );
+        let answer = server.ask(CHAT, &body).await;
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+        let calls = called(&choice["message"]["tool_calls"]);
+        let [(name, arguments)] = &calls[..] else { panic!("{answer}") };
+        let offered =
+            tools.as_array().unwrap().iter().find(|tool| tool["function"]["name"] == *name).unwrap();
+        let arguments: Value = serde_json::from_str(arguments).unwrap();
+        jsonschema::validate(&offered["function"]["parameters"], &arguments).unwrap();
+        names.insert(name.clone());
+    }
+    assert_eq!(names.len(), 2, "either may be called where any is demanded");
+}
+
+#[tokio::test]
+async fn a_strict_tool_that_cannot_be_kept_to_is_refused_and_another_is_not() {
+    let server = babbler().await;
+    let ask = |strict, choice: &str| {
+        let tools = offer(strict, json!({"not": {"required": ["x"]}}));
+        with(
+            request(),
+            json!({"tools": tools, "tool_choice": choice, "max_tokens": 100, "temperature": 1, "seed": 1}),
+        )
+    };
+    for choice in ["auto", "required"] {
+        let refused = server.post(CHAT, &ask(true, choice)).await;
+        assert_eq!(refused.status(), 400);
+        let error: Value = refused.json().await.unwrap();
+        assert_eq!(error["error"]["param"], "tools");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("`weather`") && message.contains("`not`"), "{message}");
+        server.ask(CHAT, &ask(false, choice)).await;
+    }
+}

@@ -26,33 +26,45 @@ pub enum Forced<'a> {
 
 /// How one call is written, around its name and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct CallShape {
     /// Before the name.
     pub before_name: &'static str,
     /// Between the name and the arguments.
     pub before_arguments: &'static str,
-    /// Behind the arguments.
+    /// Between the arguments of a call and the name of the next.
+    pub joint: &'static str,
+    /// Behind the arguments of the last.
     pub end: &'static str,
 }
 
 impl ToolFormat {
     /// How a call is written.
-    pub const fn shape(self) -> Shape {
+    pub const fn shape(self) -> CallShape {
         match self {
-            Self::Hermes => Shape {
+            Self::Hermes => CallShape {
                 before_name: "<tool_call>\n{\"name\": \"",
                 before_arguments: "\", \"arguments\": ",
+                joint: "}\n</tool_call>\n<tool_call>\n{\"name\": \"",
                 end: "}\n</tool_call>",
             },
-            Self::Llama3Json => {
-                Shape { before_name: "{\"name\": \"", before_arguments: "\", \"parameters\": ", end: "}" }
-            }
-            Self::Mistral => Shape {
+            Self::Llama3Json => CallShape {
+                before_name: "{\"name\": \"",
+                before_arguments: "\", \"parameters\": ",
+                joint: "}; {\"name\": \"",
+                end: "}",
+            },
+            Self::Mistral => CallShape {
                 before_name: "[TOOL_CALLS][{\"name\": \"",
                 before_arguments: "\", \"arguments\": ",
+                joint: "}, {\"name\": \"",
                 end: "}]",
             },
-            Self::MistralArgs => Shape { before_name: "[TOOL_CALLS]", before_arguments: "[ARGS]", end: "" },
+            Self::MistralArgs => CallShape {
+                before_name: "[TOOL_CALLS]",
+                before_arguments: "[ARGS]",
+                joint: "[TOOL_CALLS]",
+                end: "",
+            },
         }
     }
 
@@ -65,10 +77,19 @@ impl ToolFormat {
         }
     }
 
+    /// What text cannot have without a call; none where calls are told from text by nothing but their names.
+    pub const fn call_mark(self) -> Option<&'static str> {
+        match self {
+            Self::Hermes => Some(hermes::OPEN),
+            Self::Llama3Json => None,
+            Self::Mistral | Self::MistralArgs => Some(mistral::OPEN),
+        }
+    }
+
     /// What an answer begins with that must call: written for the model, which goes on from there. A model that would think
     /// first does not.
     pub fn opening(self, forced: Forced<'_>, prompt_thinks: bool) -> String {
-        let Shape { before_name, before_arguments, .. } = self.shape();
+        let CallShape { before_name, before_arguments, .. } = self.shape();
         let thought = if prompt_thinks { format!("\n{}\n\n", think::CLOSE) } else { String::new() };
         match forced {
             Forced::Any => format!("{thought}{before_name}"),

@@ -25,7 +25,7 @@ mod think;
 mod tests;
 
 pub use detect::{detect_tools, mistral_of};
-pub use format::{Forced, Shape, THINK_MARKS, ToolFormat};
+pub use format::{CallShape, Forced, THINK_MARKS, ToolFormat};
 pub use pieces::{Piece, Pieces};
 pub use reader::Reader;
 pub use think::{Thinking, thinks_at_the_end};

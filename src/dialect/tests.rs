@@ -169,7 +169,7 @@ fn a_call_in_the_reasoning_is_none_and_one_behind_it_is() {
 fn an_answer_that_must_call_is_read_from_its_opening_on() {
     for format in FORMATS {
         let named = format.opening(Forced::Named("weather"), false);
-        let Shape { end, .. } = format.shape();
+        let CallShape { end, .. } = format.shape();
         let parts = [named.as_str(), " {\"city\": 1}", end];
         assert_eq!(read_in(reader(format, None), parts), call("weather", "{\"city\": 1}"), "{format:?}");
         let any = format.opening(Forced::Any, false);
@@ -257,7 +257,7 @@ proptest! {
         format in prop::sample::select(FORMATS.to_vec()),
     ) {
         let arguments = serde_json::json!({"city": city, "count": count, "list": [1, {"a": []}]}).to_string();
-        let Shape { before_name, before_arguments, end, .. } = format.shape();
+        let CallShape { before_name, before_arguments, end, .. } = format.shape();
         let written = format!("{before_name}weather{before_arguments}{arguments}{end}");
         prop_assert_eq!(read(format, &written), calls([("weather", arguments.as_str())]));
     }

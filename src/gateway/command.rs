@@ -207,6 +207,8 @@ pub enum MostCalls {
 pub struct ToolUse {
     /// The tools; at least one.
     pub tools: Arc<[Tool]>,
+    /// Names of those whose arguments must keep to their schema.
+    pub strict: Vec<String>,
     /// Whether they are called.
     pub choice: ToolChoice,
     /// How many calls there may be.

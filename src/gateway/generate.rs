@@ -59,7 +59,7 @@ impl Gateway {
             let refused =
                 |error: &GatewayError| saw_refusal(self.watch(&backend, work, way, at), error, admitted);
             let prompts = prompts(&backend, work).await.inspect_err(refused)?;
-            let constraint = constraint(&backend, work).await.inspect_err(refused)?;
+            let constraint = constraint(&backend, work, &prompts).await.inspect_err(refused)?;
             let requests =
                 requests(&backend, work, &prompts, constraint.as_ref(), seed, Priority::Foreground);
             let requests = requests.inspect_err(refused)?;

@@ -154,7 +154,7 @@ async fn first(
     seed: u64,
 ) -> Result<Option<(GenerateRequest, Speech)>, GatewayError> {
     let prompts = prompts(backend, work).await?;
-    let constraint = constraint(backend, work).await?;
+    let constraint = constraint(backend, work, &prompts).await?;
     let requests = requests(backend, work, &prompts, constraint.as_ref(), seed, Priority::Background)?;
     let speeches = prompts.into_iter().map(|prompt| prompt.speech);
     Ok(requests.into_iter().zip(speeches).next())

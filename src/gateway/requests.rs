@@ -121,9 +121,14 @@ fn stop(decoder: &Decoder, decoding: &Decoding) -> StopParams {
     }
 }
 
-/// What keeps answers to the shape that was asked for, if one was.
-pub(super) async fn constraint(backend: &Backend, work: &Work) -> Result<Option<Constraint>, GatewayError> {
-    let Some(structure) = &work.decoding().structure else { return Ok(None) };
+/// What keeps answers to the shape that was asked for, if one was, or its calls to their tools.
+pub(super) async fn constraint(
+    backend: &Backend,
+    work: &Work,
+    prompts: &[PromptTokens],
+) -> Result<Option<Constraint>, GatewayError> {
+    let calls = prompts.first().and_then(|prompt| prompt.speech.calls.as_ref());
+    let Some(structure) = work.decoding().structure.as_ref().or(calls) else { return Ok(None) };
     let Decoder { structures, model, .. } = backend.prepared.decoder()?;
     structures.constraint(model, structure).await.map(Some)
 }

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::GatewayError;
 use super::backend::Decoder;
 use super::command::{ChatCommand, MostCalls, ToolChoice, ToolUse};
+use super::structured::{Calls, Offered, Several, Shape, Structure, calls};
 use crate::config::{ReasoningParser, ToolParser};
 use crate::dialect::{
     Forced, Piece, Pieces, Reader, THINK_MARKS, Thinking, ToolFormat, detect_tools, mistral_of,
@@ -75,6 +76,8 @@ pub(super) struct Speech {
     most: MostCalls,
     /// What the answer begins with, as the prompt ends with it.
     opening: String,
+    /// What keeps calls to the tools, where something does.
+    pub(super) calls: Option<Arc<Structure>>,
     /// What the checks know of the tools.
     pub(super) offered: Arc<[Tool]>,
 }
@@ -98,7 +101,7 @@ impl Speech {
             );
             return Err(GatewayError::invalid("tools", message));
         };
-        let ToolUse { tools, choice, most } = tool_use;
+        let ToolUse { tools, choice, most, .. } = tool_use;
         if *choice != ToolChoice::Auto && chat.decoding.structure.is_some() {
             let message = "`tool_choice` demands a call, and the shape that is asked for has no place for one; give one of them";
             return Err(GatewayError::invalid("tool_choice", message));
@@ -110,9 +113,14 @@ impl Speech {
             ToolChoice::Named(name) => format.opening(Forced::Named(name), in_thought),
         };
         prompt.push_str(&opening);
+        let calls = match chat.decoding.structure {
+            // that shape leaves no place for calls
+            Some(_) => None,
+            None => constrained(format, tool_use, &decoder.model.tokenizer)?.map(Arc::new),
+        };
         let names: Arc<[String]> = tools.iter().map(|tool| tool.name.clone()).collect();
         let offered = Arc::clone(tools);
-        Ok(Self { thinking, tools: Some((format, names)), most: *most, opening, offered })
+        Ok(Self { thinking, tools: Some((format, names)), most: *most, opening, calls, offered })
     }
 
     /// Special tokens that the reading needs to see.
@@ -135,6 +143,30 @@ impl Speech {
         let reasoning_tokens = self.thinking.as_ref().map(|_| 0);
         Reading { reader, most: self.most, calls: 0, reasoning_tokens }
     }
+}
+
+/// The grammar of calls, where a call is demanded or a tool is strict. Calls that nobody demands, of tools that are not, are
+/// the model's doing.
+fn constrained(
+    format: ToolFormat,
+    tool_use: &ToolUse,
+    tokenizer: &Tokenizer,
+) -> Result<Option<Structure>, GatewayError> {
+    let ToolUse { tools, strict, choice, most } = tool_use;
+    let several = match most {
+        MostCalls::Any => Several::Yes,
+        MostCalls::One => Several::No,
+    };
+    let which = match choice {
+        ToolChoice::Auto if strict.is_empty() => return Ok(None),
+        ToolChoice::Auto => Calls::Free,
+        ToolChoice::Required => Calls::Begun(Forced::Any, several),
+        ToolChoice::Named(name) => Calls::Begun(Forced::Named(name), Several::No),
+    };
+    let special = |mark: &str| tokenizer.id_of(mark).filter(|id| tokenizer.is_special(*id));
+    let refused = |why: String| GatewayError::invalid("tools", format!("`tools`: {why}"));
+    let lark = calls(format, &Offered { tools, strict }, which, &special).map_err(refused)?;
+    Structure::new("tools", Shape::Calls(lark), None).map(Some).map_err(refused)
 }
 
 /// One answer as it is read.

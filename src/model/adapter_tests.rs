@@ -44,7 +44,7 @@ fn what_an_adapter_cannot_be_is_told_with_the_field() {
     assert_snapshot!(config("use_dora", json!(true)), @"DIR/adapter_config.json: use_dora: true is not supported: adapters add to the linear projections of layers, and to nothing else");
     assert_snapshot!(config("modules_to_save", json!(["lm_head"])), @r#"DIR/adapter_config.json: modules_to_save: ["lm_head"] is not supported: adapters add to the linear projections of layers, and to nothing else"#);
     assert_snapshot!(config("alpha_pattern", json!({"layers\\.[01]": 2})), @r#"DIR/adapter_config.json: alpha_pattern: "layers\\.[01]" is a regular expression: only names of modules are read"#);
-    assert_snapshot!(config("r", json!(3)), @"DIR/adapter_model.safetensors: tensor model.layers.0.self_attn.q_proj.lora_A.weight has shape [2, 48], and config.json asks for [3, 48]");
+    assert_snapshot!(config("r", json!(3)), @"DIR/adapter_model.safetensors: tensor model.layers.0.self_attn.q_proj.lora_A.weight has shape [2, 48], and the configuration asks for [3, 48]");
     let tensors = |change: fn(&mut Map<String, Vec<usize>>)| changed(|_, shapes| change(shapes));
     assert_snapshot!(tensors(|shapes| drop(shapes.pop_last())), @"DIR/adapter_model.safetensors: tensor model.layers.0.self_attn.q_proj.lora_B.weight of shape [48, 2] is missing");
     assert_snapshot!(tensors(Map::clear), @"DIR/adapter_model.safetensors: it has no tensors");

@@ -103,8 +103,10 @@ impl ToolsBody {
         }
         let most = if self.parallel_tool_calls == Some(false) { MostCalls::One } else { MostCalls::Any };
         let written = tools.iter().map(ToolBody::to_template).collect();
+        let is_strict = |tool: &&ToolBody| tool.function.strict == Some(true);
+        let strict = tools.iter().filter(is_strict).map(|tool| tool.function.name.clone()).collect();
         let tools = tools.into_iter().map(|tool| spec(tool.function)).collect();
-        Ok(Some((ToolUse { tools, choice, most }, written)))
+        Ok(Some((ToolUse { tools, strict, choice, most }, written)))
     }
 }
 

@@ -94,6 +94,16 @@ impl Constraint {
         self.0.vocab
     }
 
+    /// Whether these tokens are an answer as a whole.
+    #[cfg(test)]
+    pub(crate) fn accepts(&self, tokens: &[u32]) -> bool {
+        let mut matcher = self.pristine();
+        let taken = matcher.try_consume_tokens(tokens).unwrap_or(0);
+        let ends =
+            matcher.is_stopped() && matcher.stop_reason().is_ok() || matcher.is_accepting().unwrap_or(false);
+        taken == tokens.len() && ends
+    }
+
     /// What an answer may begin with.
     pub(super) fn first(&self) -> TokenMask {
         self.0.first.clone()

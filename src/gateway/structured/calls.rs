@@ -97,8 +97,8 @@ fn free(
     }
     // a lazy lexeme ends where its suffix first does, so that plain text has no beginning of a call in it
     let pattern = regex::escape(mark).replace('/', "\\/");
-    let begins = format!("BEFORE {} {calls}", written(rest));
-    Ok(format!("start: ({begins})* TEXT?\nTEXT: /(?s:.+)/\nBEFORE[lazy]: /(?s:.*){pattern}/\n"))
+    let begins = format!("before {} {calls}", written(rest));
+    Ok(format!("start: ({begins})* TEXT?\nTEXT: /(?s:.+)/\nbefore[lazy]: /(?s:.*){pattern}/\n"))
 }
 
 /// Text of a format, in which some marks are tokens of their own.

@@ -9,7 +9,7 @@ use crate::engine::Grammar;
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Between the tokens of JSON, whitespace may be anything but endless: a model that is not sure what to say says that.
-const WHITESPACE: &str = r"[ \t\n\r]{1,64}";
+pub(super) const WHITESPACE: &str = r"[ \t\n\r]{1,64}";
 
 /// Characters that JSON's strings may escape. `\u` is not among them: a key could be spelled in two ways, and so be
 /// another one to the grammar than to its reader.
@@ -31,6 +31,8 @@ pub enum Shape {
     Choice(Vec<String>),
     /// A text of a grammar in Lark's syntax.
     Lark(String),
+    /// Calls of tools, by a grammar of our own in Lark's syntax.
+    Calls(String),
 }
 
 /// A shape that was asked for, and by which parameter.
@@ -75,6 +77,7 @@ impl Structure {
             Shape::Regex(pattern) => Ok(Grammar::from_regex(unanchored(pattern))),
             Shape::Choice(texts) => choice(texts),
             Shape::Lark(text) => lark(text),
+            Shape::Calls(text) => Ok(Grammar::from_lark(text.clone())),
         }
     }
 
@@ -85,7 +88,7 @@ impl Structure {
 }
 
 /// A schema with the library's own settings in it.
-fn with_options(schema: Json, whitespace: &str) -> Json {
+pub(super) fn with_options(schema: Json, whitespace: &str) -> Json {
     let mut schema = match schema {
         Json::Bool(true) => json!({}),
         Json::Bool(false) => json!({"enum": []}),
@@ -102,6 +105,7 @@ fn key(shape: &Shape, whitespace: Option<&str>) -> String {
         Shape::Regex(pattern) => ("regex", pattern.clone()),
         Shape::Choice(texts) => ("choice", json!(texts).to_string()),
         Shape::Lark(text) => ("lark", text.clone()),
+        Shape::Calls(text) => ("calls", text.clone()),
     };
     format!("{kind} {} {text}", json!(whitespace))
 }
