@@ -63,8 +63,8 @@ def make(name, seed=7):
     return folder
 
 
-def throughput(folder, prompt, output, batch, quantize="none"):
-    command = [SERVER, "bench", "throughput", "--model", str(folder), "--device", "cuda:0", "--quantize", quantize,
+def throughput(folder, prompt, output, batch, *more):
+    command = [SERVER, "bench", "throughput", "--model", str(folder), "--device", "cuda:0", *more,
                "--prompt", str(prompt), "--output", str(output), "--batch", batch, "--runs", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=max(left(), 1), check=False)
     if done.returncode != 0:
@@ -108,10 +108,19 @@ def decode_figures():
 def quantised_figures():
     """Decode of the 8B shape quantised: each batch size reads the weights once, as long as it takes the blocks themselves."""
     for quantize in ("q8_0", "q4_k_m"):
-        figures = throughput(make("8b"), 64, 64, "1,8,32", quantize)
+        figures = throughput(make("8b"), 64, 64, "1,8,32", "--quantize", quantize)
         batches = [f"{batch}: {at['ms_per_step']:.2f} ms a step, {100 * at['roofline_share']:.0f} % of the roofline"
                    for batch, at in figures["batch"].items()]
         row(f"8B {quantize} decode by batch, {figures['weights_bytes'] / 1e9:.1f} GB of weights", "; ".join(batches))
+
+
+def adapter_figures():
+    """Decode of the 8B shape through eight adapters of rank 16, beside decode through none in the same run."""
+    plain = throughput(make("8b"), 64, 64, "8,32")["batch"]
+    adapted = throughput(make("8b"), 64, 64, "8,32", "--adapters", "8", "--rank", "16")["batch"]
+    batches = [f"{batch}: {at['ms_per_step']:.2f} ms a step for {plain[batch]['ms_per_step']:.2f} ms without"
+               for batch, at in adapted.items()]
+    row("8B decode by batch, eight adapters of rank 16 on all projections", "; ".join(batches))
 
 
 def compare_with_transformers():
@@ -175,7 +184,7 @@ def served():
 
 
 if __name__ == "__main__":
-    for figure in (decode_figures, served, compare_with_transformers, quantised_figures, transformers_decode):
+    for figure in (decode_figures, served, compare_with_transformers, quantised_figures, adapter_figures, transformers_decode):
         if left() < 20:
             row(figure.__name__, "left out: no time")
             continue
