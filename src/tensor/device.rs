@@ -112,6 +112,7 @@ impl Device {
     /// What the host's kernels are compiled to here.
     pub fn instruction_set() -> &'static str {
         match Level::best() {
+            Level::Vnni => "AVX-512 with VNNI",
             Level::Avx512 => "AVX-512",
             Level::Avx2 => "AVX2",
             Level::Portable => "no vector instructions that we use",

@@ -6,13 +6,13 @@
 /// the minima 0 to 3. The last four have the lower four bits of the scales 4 to 7 and of the minima 4 to 7, whose upper
 /// two bits are the upper two of the first eight bytes.
 pub(in crate::tensor) fn sub_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
-    let (mut scales, mut minima) = ([0; 8], [0; 8]);
-    for i in 0..4 {
-        scales[i] = packed[i] & 63;
-        minima[i] = packed[i + 4] & 63;
-        scales[i + 4] = (packed[i + 8] & 15) | (packed[i] >> 6 << 4);
-        minima[i + 4] = (packed[i + 8] >> 4) | (packed[i + 4] >> 6 << 4);
-    }
+    let word = |at: usize| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
+    let (first, second, third) = (word(0), word(4), word(8));
+    // four bytes at a time; what is shifted in from a neighbour is masked away
+    let upper = |word: u32| word >> 2 & 0x3030_3030;
+    let both = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
+    let scales = both(first & 0x3f3f_3f3f, third & 0x0f0f_0f0f | upper(first));
+    let minima = both(second & 0x3f3f_3f3f, third >> 4 & 0x0f0f_0f0f | upper(second));
     (scales, minima)
 }
 

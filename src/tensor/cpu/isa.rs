@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tensor) enum Level {
+    /// The same with AVX-512 BW and VNNI, which add up products of bytes.
+    Vnni,
     /// x86-64 with AVX-512 F and VL: 16 lanes.
     Avx512,
     /// x86-64 with AVX2, FMA and F16C: 8 lanes.
@@ -30,6 +32,9 @@ impl Level {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c");
                 if avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                    if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni") {
+                        levels.push(Self::Vnni);
+                    }
                     levels.push(Self::Avx512);
                 }
                 if avx2 {
@@ -142,7 +147,7 @@ pub(super) fn dispatch<K: Kernel>(level: Level, kernel: K) {
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => x86::avx512(kernel),
+            Level::Vnni | Level::Avx512 => x86::avx512(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => x86::avx2(kernel),
             _ => kernel.run::<Portable>(),

@@ -176,11 +176,13 @@ impl Grid {
         let mut row = 0;
         while row < self.rows {
             let left = self.rows - row;
+            // One row is bound by memory, which is read in one stream for it: several short ones beside each other are fetched
+            // ahead badly.
             // SAFETY: rows and outputs stay below the grid's
             row += unsafe {
                 if I::MANY_REGISTERS {
                     match left {
-                        1 => self.band::<I, E, 1, 8>(row, start, end),
+                        1 => self.band::<I, E, 1, 1>(row, start, end),
                         2 => self.band::<I, E, 2, 8>(row, start, end),
                         3 => self.band::<I, E, 3, 4>(row, start, end),
                         4 => self.band::<I, E, 4, 4>(row, start, end),
@@ -189,7 +191,7 @@ impl Grid {
                     }
                 } else {
                     match left {
-                        1 => self.band::<I, E, 1, 6>(row, start, end),
+                        1 => self.band::<I, E, 1, 1>(row, start, end),
                         2 => self.band::<I, E, 2, 4>(row, start, end),
                         3 => self.band::<I, E, 3, 3>(row, start, end),
                         _ => self.band::<I, E, 4, 3>(row, start, end),

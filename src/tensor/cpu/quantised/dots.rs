@@ -38,12 +38,15 @@ pub(super) trait Dots: Copy {
     unsafe fn dot(w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
     /// Products of numbers from 0 to 63 with such from -127 to 127, two added up in each place.
     unsafe fn pairs(w: Self::Bytes, a: Self::Bytes) -> Self::Words;
-    unsafe fn no_words() -> Self::Words;
     unsafe fn words(p: *const i16) -> Self::Words;
-    /// One number in the first eight places, another in the last.
-    unsafe fn two_words(first: i16, last: i16) -> Self::Words;
-    /// Products, two added up by lane.
-    unsafe fn dot_words(a: Self::Words, b: Self::Words) -> Self::Ints;
+    /// 16 signed bytes.
+    unsafe fn signed(p: *const u8) -> Self::Words;
+    /// Eight bytes below 128, the lowest first, each in two places.
+    unsafe fn twice(eight: u64) -> Self::Words;
+    /// Number `2 J` in the first eight places, number `2 J + 1` in the last.
+    unsafe fn pick<const J: usize>(w: Self::Words) -> Self::Words;
+    /// Products, two added up by lane, and added to `sum`.
+    unsafe fn add_dot_words(sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints;
     unsafe fn no_ints() -> Self::Ints;
     unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     unsafe fn no_floats() -> Self::Floats;
@@ -53,6 +56,10 @@ pub(super) trait Dots: Copy {
     unsafe fn sum(v: Self::Floats) -> f32;
     /// A half-precision number.
     unsafe fn half(p: *const u8) -> f32;
+    /// Eight half-precision numbers that lie `stride` bytes apart.
+    unsafe fn eight_halves(p: *const u8, stride: usize) -> Self::Floats;
+    /// Products with eight numbers in memory, by lane.
+    unsafe fn times(a: Self::Floats, p: *const f32) -> [f32; 8];
 }
 
 /// Work that is compiled for each set.
@@ -71,6 +78,8 @@ pub(super) fn dispatch<K: DotsKernel>(level: Level, kernel: K) {
     // SAFETY: the processor has the set, checked above
     unsafe {
         match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => x86::vnni(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx2 => x86::avx2(kernel),
             _ => kernel.run::<Portable>(),
@@ -125,18 +134,22 @@ impl Dots for Portable {
         let product = |i: usize| i16::from(w[i]) * i16::from(a[i] as i8);
         std::array::from_fn(|l| product(2 * l) + product(2 * l + 1))
     }
-    unsafe fn no_words() -> [i16; 16] {
-        [0; 16]
-    }
     unsafe fn words(p: *const i16) -> [i16; 16] {
         unsafe { p.cast::<[i16; 16]>().read_unaligned() }
     }
-    unsafe fn two_words(first: i16, last: i16) -> [i16; 16] {
-        std::array::from_fn(|i| if i < 8 { first } else { last })
+    unsafe fn signed(p: *const u8) -> [i16; 16] {
+        unsafe { p.cast::<[i8; 16]>().read_unaligned() }.map(i16::from)
     }
-    unsafe fn dot_words(a: [i16; 16], b: [i16; 16]) -> [i32; 8] {
+    unsafe fn twice(eight: u64) -> [i16; 16] {
+        let bytes = eight.to_le_bytes();
+        std::array::from_fn(|i| i16::from(bytes[i / 2]))
+    }
+    unsafe fn pick<const J: usize>(w: [i16; 16]) -> [i16; 16] {
+        std::array::from_fn(|i| w[2 * J + i / 8])
+    }
+    unsafe fn add_dot_words(sum: [i32; 8], a: [i16; 16], b: [i16; 16]) -> [i32; 8] {
         let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
-        std::array::from_fn(|l| product(2 * l) + product(2 * l + 1))
+        std::array::from_fn(|l| sum[l] + product(2 * l) + product(2 * l + 1))
     }
     unsafe fn no_ints() -> [i32; 8] {
         [0; 8]
@@ -158,34 +171,58 @@ impl Dots for Portable {
     unsafe fn half(p: *const u8) -> f32 {
         half::f16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read_unaligned() }).to_f32()
     }
+    unsafe fn eight_halves(p: *const u8, stride: usize) -> [f32; 8] {
+        std::array::from_fn(|i| unsafe { Self::half(p.add(i * stride)) })
+    }
+    unsafe fn times(a: [f32; 8], p: *const f32) -> [f32; 8] {
+        let b = unsafe { p.cast::<[f32; 8]>().read_unaligned() };
+        std::array::from_fn(|i| a[i] * b[i])
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::cast_ptr_alignment)]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi16,
-        _mm_srli_epi16, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8,
-        _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-        _mm256_or_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16,
-        _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
-        _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
-        _mm256_sub_epi8,
+        __m256, __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_insert_epi16,
+        _mm_loadu_si128, _mm_set1_epi16, _mm_srli_epi16, _mm_unpacklo_epi8, _mm256_abs_epi8,
+        _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps,
+        _mm256_cvtph_ps, _mm256_dpbusd_epi32, _mm256_dpwssd_epi32, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_maskz_set1_epi8, _mm256_mul_ps,
+        _mm256_or_si256, _mm256_permute2x128_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi8,
+        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16,
+        _mm256_storeu_ps, _mm256_sub_epi8, _mm256_test_epi8_mask,
     };
 
     use super::{Dots, DotsKernel, Portable};
 
+    /// Two bytes, at any address.
+    #[inline(always)]
+    unsafe fn word(p: *const u8) -> i32 {
+        // SAFETY: the caller's promise
+        i32::from(unsafe { p.cast::<u16>().read_unaligned() })
+    }
+
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn avx2<K: DotsKernel>(kernel: K) {
         // SAFETY: the caller's promise
-        unsafe { kernel.run::<Avx2>() }
+        unsafe { kernel.run::<X86<false>>() }
     }
 
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(super) unsafe fn vnni<K: DotsKernel>(kernel: K) {
+        // SAFETY: the caller's promise
+        unsafe { kernel.run::<X86<true>>() }
+    }
+
+    /// AVX2, and where `VNNI` says so what came later: sums of products, and bits that choose bytes, in one operation instead of
+    /// two to five.
     #[derive(Clone, Copy)]
-    struct Avx2;
+    struct X86<const VNNI: bool>;
 
     // SAFETY of each block below: the trait's promise, that the processor has the set and the pointers are good
-    impl Dots for Avx2 {
+    impl<const VNNI: bool> Dots for X86<VNNI> {
         type Bytes = __m256i;
         type Words = __m256i;
         type Ints = __m256i;
@@ -213,6 +250,9 @@ mod x86 {
         #[inline(always)]
         unsafe fn sixteens(bits: u32) -> __m256i {
             unsafe {
+                if VNNI {
+                    return _mm256_maskz_set1_epi8(bits, 16);
+                }
                 // each byte of the bits eight times, then one bit of each
                 let which =
                     _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
@@ -226,6 +266,9 @@ mod x86 {
         unsafe fn sixteen_where(b: __m256i, mask: u8) -> __m256i {
             unsafe {
                 let mask = _mm256_set1_epi8(mask as i8);
+                if VNNI {
+                    return _mm256_maskz_set1_epi8(_mm256_test_epi8_mask(b, mask), 16);
+                }
                 let bits = _mm256_and_si256(b, mask);
                 // a mask of one bit: what has it equals it
                 _mm256_and_si256(_mm256_cmpeq_epi8(bits, mask), _mm256_set1_epi8(16))
@@ -254,9 +297,13 @@ mod x86 {
         #[inline(always)]
         unsafe fn dot(w: __m256i, a: __m256i) -> __m256i {
             unsafe {
-                // one side is to be unsigned: its signs go to the other. No sum of two leaves 16 bits, as none is -128
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+                // one side is to be unsigned: its signs go to the other
+                let (w, a) = (_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+                if VNNI {
+                    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, a);
+                }
+                // no sum of two leaves 16 bits, as none is -128
+                _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1))
             }
         }
         #[inline(always)]
@@ -264,20 +311,42 @@ mod x86 {
             unsafe { _mm256_maddubs_epi16(w, a) }
         }
         #[inline(always)]
-        unsafe fn no_words() -> __m256i {
-            unsafe { _mm256_setzero_si256() }
-        }
-        #[inline(always)]
         unsafe fn words(p: *const i16) -> __m256i {
             unsafe { _mm256_loadu_si256(p.cast()) }
         }
         #[inline(always)]
-        unsafe fn two_words(first: i16, last: i16) -> __m256i {
-            unsafe { _mm256_set_m128i(_mm_set1_epi16(last), _mm_set1_epi16(first)) }
+        unsafe fn signed(p: *const u8) -> __m256i {
+            unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())) }
         }
         #[inline(always)]
-        unsafe fn dot_words(a: __m256i, b: __m256i) -> __m256i {
-            unsafe { _mm256_madd_epi16(a, b) }
+        unsafe fn twice(eight: u64) -> __m256i {
+            unsafe {
+                let bytes = _mm_cvtsi64_si128(eight as i64);
+                _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(bytes, bytes))
+            }
+        }
+        #[inline(always)]
+        unsafe fn pick<const J: usize>(w: __m256i) -> __m256i {
+            unsafe {
+                let eight = if J < 4 {
+                    _mm256_permute2x128_si256::<0x00>(w, w)
+                } else {
+                    _mm256_permute2x128_si256::<0x11>(w, w)
+                };
+                // the two bytes of a number, again and again
+                let first = (4 * (J % 4)) as i16;
+                let [first, last] = [first | (first + 1) << 8, (first + 2) | (first + 3) << 8];
+                _mm256_shuffle_epi8(eight, _mm256_set_m128i(_mm_set1_epi16(last), _mm_set1_epi16(first)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn add_dot_words(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+            unsafe {
+                if VNNI {
+                    return _mm256_dpwssd_epi32(sum, a, b);
+                }
+                _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+            }
         }
         #[inline(always)]
         unsafe fn no_ints() -> __m256i {
@@ -305,10 +374,27 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn half(p: *const u8) -> f32 {
+            unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(word(p)))) }
+        }
+        #[inline(always)]
+        unsafe fn eight_halves(p: *const u8, stride: usize) -> __m256 {
             unsafe {
-                let bits = p.cast::<u16>().read_unaligned();
-                _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+                let mut bits = _mm_cvtsi32_si128(word(p));
+                bits = _mm_insert_epi16::<1>(bits, word(p.add(stride)));
+                bits = _mm_insert_epi16::<2>(bits, word(p.add(2 * stride)));
+                bits = _mm_insert_epi16::<3>(bits, word(p.add(3 * stride)));
+                bits = _mm_insert_epi16::<4>(bits, word(p.add(4 * stride)));
+                bits = _mm_insert_epi16::<5>(bits, word(p.add(5 * stride)));
+                bits = _mm_insert_epi16::<6>(bits, word(p.add(6 * stride)));
+                bits = _mm_insert_epi16::<7>(bits, word(p.add(7 * stride)));
+                _mm256_cvtph_ps(bits)
             }
+        }
+        #[inline(always)]
+        unsafe fn times(a: __m256, p: *const f32) -> [f32; 8] {
+            let mut out = [0.0; 8];
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(a, _mm256_loadu_ps(p))) };
+            out
         }
     }
 }

@@ -18,13 +18,9 @@ pub(super) struct Q6K;
 unsafe fn six_bit_factors<D: Dots>(p: *const u8) -> Factors<D> {
     unsafe {
         let (scales, minima) = sub_scales(&p.add(4).cast::<[u8; 12]>().read_unaligned());
-        let mut each = [D::no_words(); 8];
-        for (each, scale) in each.iter_mut().zip(scales) {
-            *each = D::two_words(i16::from(scale), i16::from(scale));
-        }
+        let [scales, minima] = [scales, minima].map(u64::from_le_bytes);
         // a sub-block of 32 has two sums of 16
-        let less: [i16; 16] = std::array::from_fn(|i| i16::from(minima[i / 2]));
-        Factors { d: D::half(p), each, m: D::half(p.add(2)), less: D::words(less.as_ptr()) }
+        Factors { d: D::half(p), each: D::twice(scales), m: D::half(p.add(2)), less: D::twice(minima) }
     }
 }
 
@@ -70,15 +66,10 @@ impl Large for Q6K {
     #[inline(always)]
     unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D> {
         unsafe {
-            let scales = p.add(192).cast::<[i8; 16]>().read_unaligned();
-            let mut each = [D::no_words(); 8];
-            for (each, [first, last]) in each.iter_mut().zip(scales.as_chunks::<2>().0) {
-                *each = D::two_words(i16::from(*first), i16::from(*last));
-            }
-            // every quant is 32 less than it is stored
-            let less = scales.map(|scale| 32 * i16::from(scale));
+            let scales = D::signed(p.add(192));
             let d = D::half(p.add(208));
-            Factors { d, each, m: d, less: D::words(less.as_ptr()) }
+            // every quant is 32 less than it is stored
+            Factors { d, each: scales, m: 32.0 * d, less: scales }
         }
     }
     #[inline(always)]

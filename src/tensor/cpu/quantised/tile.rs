@@ -22,8 +22,8 @@ pub(super) trait Small {
 pub(super) struct Factors<D: Dots> {
     /// Of all.
     pub(super) d: f32,
-    /// One for each 32 quants.
-    pub(super) each: [D::Words; 8],
+    /// One for each 16 quants.
+    pub(super) each: D::Words,
     /// What is taken away, of all.
     pub(super) m: f32,
     /// That, for each 16 activations.
@@ -109,7 +109,28 @@ impl Product<'_> {
             let scales: [*const f32; R] = std::array::from_fn(|r| self.x.scales(row + r));
             let weights: [*const u8; O] = std::array::from_fn(|o| self.weights.add((out + o) * self.stride));
             let mut sums = [[D::no_floats(); O]; R];
-            for block in 0..self.x.width / SMALL {
+            let blocks = self.x.width / SMALL;
+            let mut block = 0;
+            // eight scales are converted at once
+            while block + 8 <= blocks {
+                for o in 0..O {
+                    let w = weights[o].add(block * F::BYTES);
+                    let d = D::eight_halves(w, F::BYTES);
+                    let mut both = [[0.0; 8]; R];
+                    for (both, scales) in both.iter_mut().zip(scales) {
+                        *both = D::times(d, scales.add(block));
+                    }
+                    for i in 0..8 {
+                        let w = F::quants::<D>(w.add(i * F::BYTES));
+                        for (r, both) in both.iter().enumerate() {
+                            let ints = D::dot(w, D::bytes(quants[r].add((block + i) * SMALL)));
+                            sums[r][o] = D::scale_add(both[i], ints, sums[r][o]);
+                        }
+                    }
+                }
+                block += 8;
+            }
+            for block in block..blocks {
                 for o in 0..O {
                     let w = weights[o].add(block * F::BYTES);
                     let (d, w) = (D::half(w), F::quants::<D>(w));
@@ -171,20 +192,36 @@ impl Product<'_> {
             for block in 0..self.x.width / LARGE {
                 let w = weights.add(block * F::BYTES);
                 let Factors { d, each, m, less } = F::factors::<D>(w);
+                let each = [
+                    D::pick::<0>(each),
+                    D::pick::<1>(each),
+                    D::pick::<2>(each),
+                    D::pick::<3>(each),
+                    D::pick::<4>(each),
+                    D::pick::<5>(each),
+                    D::pick::<6>(each),
+                    D::pick::<7>(each),
+                ];
                 let mut ints = [D::no_ints(); R];
                 for half in 0..2 {
                     let four = F::quants::<D>(w, half);
+                    // the halves are summed apart: neither waits for the other
+                    let mut sums = [D::no_ints(); R];
                     for (i, w) in four.into_iter().enumerate() {
                         let part = 4 * half + i;
-                        for (ints, x) in ints.iter_mut().zip(quants) {
+                        for (sum, x) in sums.iter_mut().zip(quants) {
                             let pairs = D::pairs(w, D::bytes(x.add(block * LARGE + 32 * part)));
-                            *ints = D::add(*ints, D::dot_words(pairs, each[part]));
+                            *sum = D::add_dot_words(*sum, pairs, each[part]);
                         }
+                    }
+                    for (ints, sum) in ints.iter_mut().zip(sums) {
+                        *ints = D::add(*ints, sum);
                     }
                 }
                 for r in 0..R {
                     let scale = *scales[r].add(block);
-                    let taken = D::dot_words(D::words(summed[r].add(block * (LARGE / SUMMED))), less);
+                    let sums_of_16 = D::words(summed[r].add(block * (LARGE / SUMMED)));
+                    let taken = D::add_dot_words(D::no_ints(), sums_of_16, less);
                     sums[r] = D::scale_add(d * scale, ints[r], sums[r]);
                     sums[r] = D::scale_add(-m * scale, taken, sums[r]);
                 }
