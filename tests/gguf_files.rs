@@ -284,7 +284,7 @@ fn a_bias_that_is_quantised_is_refused() {
     let path = dir.path().join("a.gguf");
     file.write(&path);
     let error = load(&path, Quantize::AsStored, &WeightPool::new(), &|_, _| ()).unwrap_err().to_string();
-    assert!(error.contains("quantised"), "{error}");
+    assert!(error.contains("is stored as q8_0"), "{error}");
 }
 
 proptest! {

@@ -134,7 +134,7 @@ impl HubFile {
     /// Reads a name; `None` unless it is one of a GGUF file and no path.
     pub fn parse(name: &str) -> Option<Self> {
         let plain = !name.starts_with('.')
-            && name.len() <= 255
+            && name.len() <= 200
             && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
         (plain && name.len() > Self::END.len() && name.ends_with(Self::END)).then(|| Self(name.to_owned()))
     }

@@ -178,6 +178,8 @@ impl Engine {
             max_step_tokens,
             prefix_cache,
         });
+        // a device's recorded passes are of single rows, and guesses would cost it more than they save
+        let speculative_tokens = if lm.computes_apart() { 0 } else { speculative_tokens };
         let shared = Arc::new(Shared::default());
         let (mut member, ended) = member(&shared);
         if adapter.is_some() {

@@ -68,7 +68,12 @@ pub(super) fn outcomes(
 fn valid(draws: Vec<Draw<'_>>, guesses: &[u32]) -> Result<Vec<Chosen>, Unusable> {
     let mut chosen = Vec::with_capacity(draws.len());
     for (i, draw) in draws.into_iter().enumerate() {
-        let (token, score) = draw.scored()?;
+        let (token, score) = match draw.scored() {
+            Ok(chosen) => chosen,
+            // the row after a guess that was right: the next step comes to it by itself
+            Err(_) if !chosen.is_empty() => break,
+            Err(why) => return Err(why),
+        };
         chosen.push((token, score));
         if guesses.get(i) != Some(&token) {
             break;

@@ -47,9 +47,13 @@ impl Guessing {
     }
 }
 
+/// Tokens at the end of a context that are looked through: no more, as each step does it.
+const MOST_LOOKED_THROUGH: usize = 8192;
+
 /// What followed the latest earlier place that reads as `tokens` end, by the longest ending that is found.
 fn look_up(tokens: &[u32], most: usize) -> &[u32] {
     let [longest, shortest] = ENDINGS;
+    let tokens = &tokens[tokens.len().saturating_sub(MOST_LOOKED_THROUGH)..];
     for n in (shortest..=longest.min(tokens.len().saturating_sub(1))).rev() {
         let (before, ending) = (&tokens[..tokens.len() - 1], &tokens[tokens.len() - n..]);
         if let Some(at) = before.windows(n).rposition(|window| window == ending) {

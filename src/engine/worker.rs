@@ -364,11 +364,15 @@ impl Worker {
             prompt_tokens.fetch_add(sequence.prompt_len as u64, Ordering::Relaxed);
         }
         job.tenant.speculated_tokens.fetch_add(part.guesses.len() as u64, Ordering::Relaxed);
-        job.tenant.accepted_tokens.fetch_add(right as u64, Ordering::Relaxed);
         let Advance { forced, then } = advance.unwrap_or(Advance { forced: Vec::new(), then: Then::Choice });
         let last = right + forced.len();
         let tokens = chosen.into_iter().chain(forced.into_iter().map(|token| (token, None)));
         for (i, chosen) in tokens.enumerate() {
+            if i < right
+                && let Some(job) = self.jobs.get(&part.id)
+            {
+                job.tenant.accepted_tokens.fetch_add(1, Ordering::Relaxed);
+            }
             let completes = i == last && then == Then::Complete;
             if self.accept(part.id, chosen, completes.then_some(End::Complete)) == Progress::Ended {
                 return;

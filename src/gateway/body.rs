@@ -8,7 +8,7 @@ use super::residency::Blueprint;
 use super::speech::Formats;
 use super::structured::Structures;
 use crate::ids::Quantize;
-use crate::model::{self, CrossEncoder, Encoder, WeightPool};
+use crate::model::{self, Adapter, CrossEncoder, Encoder, WeightPool};
 use crate::prompt::{ChatTemplate, Prompt};
 
 /// What a version has beside its image.
@@ -28,6 +28,9 @@ impl Body {
         pool: &WeightPool,
         report: &dyn Fn(u64, u64),
     ) -> Result<Self, String> {
+        if Adapter::is_in(path) && !path.join("config.json").exists() {
+            return Err("its image is an adapter: give that as `adapter`, and as `image` the model that it was trained on".into());
+        }
         let plain = |what: &str| computed_as_it_is(what, plan, beside);
         if CrossEncoder::is_in(path) {
             plain("a cross-encoder")?;

@@ -127,8 +127,16 @@ pub(super) async fn constraint(
     work: &Work,
     prompts: &[PromptTokens],
 ) -> Result<Option<Constraint>, GatewayError> {
-    let calls = prompts.first().and_then(|prompt| prompt.speech.calls.as_ref());
-    let Some(structure) = work.decoding().structure.as_ref().or(calls) else { return Ok(None) };
     let Decoder { structures, model, .. } = backend.prepared.decoder()?;
-    structures.constraint(model, structure).await.map(Some)
+    if let Some(structure) = &work.decoding().structure {
+        return structures.constraint(model, structure).await.map(Some);
+    }
+    let mut result = Ok(None);
+    for calls in prompts.iter().flat_map(|prompt| &prompt.speech.calls) {
+        result = structures.constraint(model, calls).await.map(Some);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::GatewayError;
 use super::backend::Decoder;
 use super::command::{ChatCommand, MostCalls, ToolChoice, ToolUse};
-use super::structured::{Calls, Offered, Several, Shape, Structure, calls};
+use super::structured::{Calls, Offered, Others, Shape, Structure, Thought, calls};
 use crate::config::{ReasoningParser, ToolParser};
 use crate::dialect::{
     Forced, Piece, Pieces, Reader, THINK_MARKS, Thinking, ToolFormat, detect_tools, mistral_of,
@@ -76,8 +76,8 @@ pub(super) struct Speech {
     most: MostCalls,
     /// What the answer begins with, as the prompt ends with it.
     opening: String,
-    /// What keeps calls to the tools, where something does.
-    pub(super) calls: Option<Arc<Structure>>,
+    /// What keeps calls to the tools, where something does: the first that can be compiled.
+    pub(super) calls: Vec<Arc<Structure>>,
     /// What the checks know of the tools.
     pub(super) offered: Arc<[Tool]>,
 }
@@ -113,10 +113,11 @@ impl Speech {
             ToolChoice::Named(name) => format.opening(Forced::Named(name), in_thought),
         };
         prompt.push_str(&opening);
+        let thought = thinks.then_some(if in_thought { Thought::Begun } else { Thought::Perhaps });
         let calls = match chat.decoding.structure {
             // that shape leaves no place for calls
-            Some(_) => None,
-            None => constrained(format, tool_use, &decoder.model.tokenizer)?.map(Arc::new),
+            Some(_) => Vec::new(),
+            None => constrained(format, tool_use, thought, &decoder.model.tokenizer)?,
         };
         let names: Arc<[String]> = tools.iter().map(|tool| tool.name.clone()).collect();
         let offered = Arc::clone(tools);
@@ -145,28 +146,37 @@ impl Speech {
     }
 }
 
-/// The grammar of calls, where a call is demanded or a tool is strict. Calls that nobody demands, of tools that are not, are
-/// the model's doing.
+/// The grammars of calls, where a call is demanded or a tool is strict: the second, of tools that are not, for any object.
+/// Calls that nobody demands, of tools that are not strict, are the model's doing.
 fn constrained(
     format: ToolFormat,
     tool_use: &ToolUse,
+    thought: Option<Thought>,
     tokenizer: &Tokenizer,
-) -> Result<Option<Structure>, GatewayError> {
+) -> Result<Vec<Arc<Structure>>, GatewayError> {
     let ToolUse { tools, strict, choice, most } = tool_use;
-    let several = match most {
-        MostCalls::Any => Several::Yes,
-        MostCalls::One => Several::No,
-    };
-    let which = match choice {
-        ToolChoice::Auto if strict.is_empty() => return Ok(None),
-        ToolChoice::Auto => Calls::Free,
-        ToolChoice::Required => Calls::Begun(Forced::Any, several),
-        ToolChoice::Named(name) => Calls::Begun(Forced::Named(name), Several::No),
+    let (which, tools) = match choice {
+        ToolChoice::Auto if strict.is_empty() => return Ok(Vec::new()),
+        ToolChoice::Auto => (Calls::Free(*most, thought), &tools[..]),
+        ToolChoice::Required => (Calls::Begun(Forced::Any, *most), &tools[..]),
+        ToolChoice::Named(name) => {
+            let named = tools.iter().position(|tool| tool.name == *name);
+            let tools = named.map_or(&[][..], |i| &tools[i..=i]);
+            (Calls::Begun(Forced::Named(name), MostCalls::One), tools)
+        }
     };
     let special = |mark: &str| tokenizer.id_of(mark).filter(|id| tokenizer.is_special(*id));
+    let grammar = |others: Others| {
+        let lark = calls(format, &Offered { tools, strict, others }, which, &special)?;
+        Structure::new("tools", Shape::Calls(lark), None).map(Arc::new)
+    };
     let refused = |why: String| GatewayError::invalid("tools", format!("`tools`: {why}"));
-    let lark = calls(format, &Offered { tools, strict }, which, &special).map_err(refused)?;
-    Structure::new("tools", Shape::Calls(lark), None).map(Some).map_err(refused)
+    if tools.iter().all(|tool| strict.contains(&tool.name)) {
+        return Ok(vec![grammar(Others::Kept).map_err(refused)?]);
+    }
+    // what of the second is too large or wrong is so of the first
+    let loose = grammar(Others::AnyObject).map_err(refused)?;
+    Ok(grammar(Others::Kept).into_iter().chain([loose]).collect())
 }
 
 /// One answer as it is read.

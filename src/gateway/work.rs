@@ -16,6 +16,7 @@ use crate::prompt::Prompt;
 const MESSAGE_BYTES: usize = 32;
 
 /// What a client asks for.
+#[expect(clippy::large_enum_variant, reason = "there is one for a request, and most are the larger")]
 pub(super) enum Work {
     Chat(ChatCommand),
     Completion(CompletionCommand),

@@ -97,7 +97,7 @@ impl Snapshot {
             _ => {}
         }
         if !files.iter().any(|f| matches!(f.path.as_str(), "config.json" | "adapter_config.json")) {
-            return lacks("config.json");
+            return lacks("config.json or adapter_config.json");
         }
         if has_weights { Ok(files) } else { lacks(".safetensors file") }
     }

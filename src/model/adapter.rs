@@ -87,6 +87,12 @@ const OF_OTHER_KINDS: [&str; 10] = [
     "target_parameters",
 ];
 
+/// Ways to begin a training that take from the base's weights what the adapter begins with.
+const CHANGE_THE_BASE: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
+
+/// What helps with every adapter that is more than we add.
+const MERGE: &str = "merge it into its base (merge_and_unload) and serve that as an image";
+
 impl Raw {
     fn check(&self) -> Result<(), String> {
         if self.peft_type != "LORA" {
@@ -104,8 +110,25 @@ impl Raw {
         {
             return Err(format!("{field}: {name:?} is a regular expression: only names of modules are read"));
         }
+        agree("rank_pattern", &self.rank_pattern)?;
+        agree("alpha_pattern", &self.alpha_pattern)?;
+        if let Some((name, rank)) =
+            self.rank_pattern.iter().find(|(_, rank)| !(1..=HIGHEST_RANK).contains(*rank))
+        {
+            return Err(format!(
+                "rank_pattern: {rank} of {name:?} is out of range: make it 1 to {HIGHEST_RANK}"
+            ));
+        }
         if let Some(bias) = self.bias.as_deref().filter(|bias| *bias != "none") {
-            return Err(format!("bias: {bias:?} is not supported: train with \"none\""));
+            return Err(format!("bias: {bias:?} is not supported: {MERGE}"));
+        }
+        if let Some(init) = self.rest.get("init_lora_weights").and_then(Value::as_str)
+            && CHANGE_THE_BASE.iter().any(|kind| init.starts_with(kind))
+        {
+            return Err(format!(
+                "init_lora_weights: {init:?} changed the base's weights, and the adapter has nothing of that: convert it \
+                 with PEFT's path_initial_model_for_weight_conversion, or {MERGE}"
+            ));
         }
         let is_unset = |value: &Value| match value {
             Value::Null | Value::Bool(false) => true,
@@ -116,15 +139,14 @@ impl Raw {
         let set = |field: &&&str| self.rest.get(**field).is_some_and(|value| !is_unset(value));
         match OF_OTHER_KINDS.iter().find(set) {
             Some(field) => Err(format!(
-                "{field}: {} is not supported: adapters add to the linear projections of layers, and to nothing else",
+                "{field}: {} is not supported: adapters add to the linear projections of layers, and to nothing else; {MERGE}",
                 self.rest[*field]
             )),
             None => Ok(()),
         }
     }
 
-    /// What multiplies the addition to `module`. Patterns name modules by the end of their names, as PEFT has it; it takes
-    /// the first in the file's order that fits, and we the longest, so two that fit and differ are one.
+    /// What multiplies the addition to `module`.
     fn scale(&self, module: &str, rank: usize) -> f32 {
         let alpha = pattern(&self.alpha_pattern, module).copied().unwrap_or(self.lora_alpha);
         let rank = rank as f64;
@@ -136,10 +158,28 @@ impl Raw {
     }
 }
 
+/// The value for a module of those that name modules by the end of their names. PEFT takes the first in the file's order that
+/// fits; [`agree`] sees to it that all do.
 fn pattern<'p, T>(patterns: &'p BTreeMap<String, T>, module: &str) -> Option<&'p T> {
-    let fits =
-        |name: &str| module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
-    patterns.iter().filter(|(name, _)| fits(name)).max_by_key(|(name, _)| name.len()).map(|(_, value)| value)
+    patterns.iter().find(|(name, _)| fits(name, module)).map(|(_, value)| value)
+}
+
+fn fits(name: &str, module: &str) -> bool {
+    module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Refuses patterns of which one ends as another does and says something else.
+fn agree<T: PartialEq>(field: &str, patterns: &BTreeMap<String, T>) -> Result<(), String> {
+    for (name, value) in patterns {
+        if let Some((other, _)) =
+            patterns.iter().find(|(other, theirs)| fits(name, other) && *theirs != value)
+        {
+            return Err(format!(
+                "{field}: {name:?} and {other:?} name the same modules and differ: leave only one of them"
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Adapter {
@@ -327,7 +367,7 @@ impl<'p> Matrices<'p> {
         match self.left.keys().next() {
             Some(tensor) => Err(wrong(format!(
                 "tensor {tensor} has no place: adapters add to the projections of attention and of dense MLPs in the {} \
-                 layers of the model ({}), and to nothing else",
+                 layers of the model ({}), and to nothing else; {MERGE}",
                 config.layers.len(),
                 config.architecture
             ))),

@@ -121,7 +121,7 @@ pub trait CausalLm: Send {
         let _ = adapter;
         Ok(None)
     }
-    /// Takes an adapter out, which no span names any more. What is left of it where that fails is never read.
+    /// Takes an adapter out, which no span names any more. Where that fails its slot stays taken.
     fn unseat(&mut self, slot: AdapterSlot) -> Result<(), ModelError> {
         let _ = slot;
         Ok(())

@@ -109,7 +109,8 @@ impl Block {
 
     /// Takes it out.
     pub(super) fn unseat(&mut self, slot: AdapterSlot, device: &Device) -> Result<(), TensorError> {
-        self.adaptable().into_iter().try_for_each(|(_, projection)| projection.unseat(slot, device))
+        let emptied = self.adaptable().into_iter().map(|(_, projection)| projection.unseat(slot, device));
+        emptied.fold(Ok(()), Result::and)
     }
 
     fn adaptable(&mut self) -> Vec<(Target, &mut Projection)> {

@@ -90,11 +90,12 @@ impl CausalLm for Decoder {
         let Self { body, device, .. } = self;
         let to = (&*device, body.norm.element());
         let mut layers = body.blocks.iter_mut().zip(adapter.layers());
+        // taken from now on, also if it cannot be emptied again: nobody else is to find what is left there
+        self.seated.insert(slot);
         if let Err(error) = layers.try_for_each(|(block, parts)| block.seat(slot, parts, to)) {
             let _ = self.unseat(slot);
             return Err(error.into());
         }
-        self.seated.insert(slot);
         // what was recorded is recorded anew, now that it is not a request that waits for it
         let Self { body, cache, replays, .. } = self;
         if let (Some(rows), Some(cache)) = (replays.adapt(Adapters::Some), cache)
@@ -107,13 +108,15 @@ impl CausalLm for Decoder {
     }
 
     fn unseat(&mut self, slot: AdapterSlot) -> Result<(), ModelError> {
-        self.seated.remove(&slot);
         let Self { body, device, replays, seated, .. } = self;
+        let emptied = body.blocks.iter_mut().map(|block| block.unseat(slot, device));
+        emptied.fold(Ok(()), Result::and)?;
+        seated.remove(&slot);
         // passes that are recorded for more adapters than there are left do for those
         if seated.is_empty() {
             replays.adapt(Adapters::None);
         }
-        Ok(body.blocks.iter_mut().try_for_each(|block| block.unseat(slot, device))?)
+        Ok(())
     }
 
     fn reserve(&mut self, rows: usize, contexts: usize) -> Result<(), ModelError> {

@@ -112,7 +112,7 @@ pub fn load(
     let recipe = Recipe { quantize, layers: config.layers.len() };
     let tensors = source.tensors(&config)?;
     let activations = tensors.activations(&config.tensor(EMBEDDING))?;
-    let mut checkpoint = Checkpoint::new(tensors, recipe, activations, pool, progress)?;
+    let mut checkpoint = Checkpoint::new(tensors, recipe, Some(activations), pool, progress)?;
     let body = Body::load(config.clone(), &mut checkpoint)?;
     let (totals, weights) = checkpoint.finish()?;
     let info = ModelInfo {

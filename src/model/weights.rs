@@ -7,7 +7,7 @@ use super::error::ModelError;
 use super::pool::WeightPool;
 use super::quantize::Recipe;
 use super::tensors::{Stored, Tensors};
-use crate::tensor::{Device, ElementType, Vector, Weight};
+use crate::tensor::{Device, ElementType, Encoding, Vector, Weight};
 
 /// The tensors of one model. Each is taken once; what is left at the end has no place in the architecture.
 pub(super) struct Checkpoint<'a> {
@@ -16,8 +16,9 @@ pub(super) struct Checkpoint<'a> {
     left: BTreeMap<String, Stored>,
     pool: &'a WeightPool,
     recipe: Recipe,
-    /// In which a GPU keeps what it computes with gains and biases.
-    activations: ElementType,
+    /// In which a GPU keeps activations: gains and biases give that, and plain matrices are multiplied with it. None of a model
+    /// that is computed on the host, whatever the device.
+    activations: Option<ElementType>,
     progress: &'a dyn Fn(u64, u64),
     total: u64,
     done: u64,
@@ -39,7 +40,7 @@ impl<'a> Checkpoint<'a> {
     pub(super) fn new(
         tensors: Tensors,
         recipe: Recipe,
-        activations: ElementType,
+        activations: Option<ElementType>,
         pool: &'a WeightPool,
         progress: &'a dyn Fn(u64, u64),
     ) -> Result<Self, ModelError> {
@@ -73,6 +74,7 @@ impl<'a> Checkpoint<'a> {
             Some(format) => weight.quantised(format).unwrap_or(weight),
             None => weight,
         };
+        let own = self.multiplied(own);
         let bytes = own.bytes().len() as u64;
         // one that was quantised is read twice: what is told is of the file
         let read = |read: u64| (self.progress)(self.done + read.min(stored_bytes), self.total);
@@ -88,6 +90,16 @@ impl<'a> Checkpoint<'a> {
         Ok(weight)
     }
 
+    /// The weight as it is multiplied: on a GPU, a plain matrix has the type of the activations. Routers of GGUF files, for
+    /// one, are f32 whatever the other matrices are.
+    fn multiplied(&self, weight: Weight) -> Weight {
+        let is_plain = matches!(weight.encoding(), Encoding::Plain(_));
+        match self.activations.filter(|_| is_plain && weight.rows() > 1 && !self.pool.device().is_host()) {
+            Some(activations) => weight.rounded_to(activations),
+            None => weight,
+        }
+    }
+
     /// The tensor `name`, which must have `len` elements: a gain or a bias.
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vector, ModelError> {
         self.take_vector_plus(name, len, 0.0)
@@ -101,7 +113,15 @@ impl<'a> Checkpoint<'a> {
         offset: f32,
     ) -> Result<Vector, ModelError> {
         let weight = self.take(name, &[len])?;
-        Ok(Vector::plus(&weight, offset, &Device::CPU)?.computed_in(self.activations))
+        if let Encoding::Blocks(format) = weight.encoding() {
+            let (path, tensor) = (self.source.clone(), name.to_owned());
+            return Err(ModelError::TensorType { path, tensor, found: format.to_string() });
+        }
+        let vector = Vector::plus(&weight, offset, &Device::CPU)?;
+        Ok(match self.activations {
+            Some(activations) => vector.computed_in(activations),
+            None => vector,
+        })
     }
 
     /// The tensor `name`, which holds several matrices of `cols` columns, one below the other: each is a weight of its own.

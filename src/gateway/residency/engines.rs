@@ -29,13 +29,19 @@ impl Residency {
                 && (sibling.digest, sibling.quantize) == (prepared.digest, prepared.quantize)
                 && same_settings
         };
-        let sibling = table.values().filter_map(State::serving).find(is_sibling)?;
-        let Some(engine) = sibling.engine().ok()?.share(tenant(prepared, decoder)) else {
-            tracing::warn!(version = %prepared.version, sibling = %sibling.version(), "its engine does not take it in: another one is started");
-            return None;
-        };
-        tracing::info!(version = %prepared.version, sibling = %sibling.version(), "they share an engine");
-        Some(engine)
+        for sibling in table.values().filter_map(State::serving).filter(is_sibling) {
+            let (version, sibling_version) = (&prepared.version, sibling.version());
+            match sibling.engine().ok().and_then(|engine| engine.share(tenant(prepared, decoder))) {
+                Some(engine) => {
+                    tracing::info!(%version, sibling = %sibling_version, "they share an engine");
+                    return Some(engine);
+                }
+                None => {
+                    tracing::warn!(%version, sibling = %sibling_version, "its engine does not take it in");
+                }
+            }
+        }
+        None
     }
 
     pub(super) fn start_engine(

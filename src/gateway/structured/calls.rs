@@ -7,23 +7,26 @@ use serde_json::{Value as Json, json};
 
 use super::grammar::{WHITESPACE, with_options};
 use super::schema;
-use crate::dialect::{CallShape, Forced, ToolFormat};
+use crate::dialect::{CallShape, Forced, THINK_MARKS, ToolFormat};
+use crate::gateway::command::MostCalls;
 use crate::quality::Tool;
 
 /// Which calls an answer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::gateway) enum Calls<'a> {
-    /// Text, and calls or not.
-    Free,
+    /// Text, and calls or not; a thought before both, where the answer may have one.
+    Free(MostCalls, Option<Thought>),
     /// The one whose beginning the prompt ends with, and, where it may have several, others behind it.
-    Begun(Forced<'a>, Several),
+    Begun(Forced<'a>, MostCalls),
 }
 
-/// Whether there may be several calls.
+/// The thought of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::gateway) enum Several {
-    No,
-    Yes,
+pub(in crate::gateway) enum Thought {
+    /// The prompt ends in it.
+    Begun,
+    /// The answer may begin with one.
+    Perhaps,
 }
 
 /// The tools of a request, and which of them are strict.
@@ -31,6 +34,16 @@ pub(in crate::gateway) struct Offered<'a> {
     pub(in crate::gateway) tools: &'a [Tool],
     /// Names of tools whose arguments must keep to their schema.
     pub(in crate::gateway) strict: &'a [String],
+    pub(in crate::gateway) others: Others,
+}
+
+/// What is done about tools that are not strict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gateway) enum Others {
+    /// Their arguments keep to their schemas, where these can be kept to.
+    Kept,
+    /// Their arguments are any object.
+    AnyObject,
 }
 
 /// The grammar in Lark's syntax. `special` gives the token that a mark is, where it is one that no text is spelled with. An
@@ -42,33 +55,32 @@ pub(in crate::gateway) fn calls(
     calls: Calls<'_>,
     special: &dyn Fn(&str) -> Option<u32>,
 ) -> Result<String, String> {
-    let CallShape { before_name, before_arguments, joint, end } = format.shape();
-    let written = |text: &str| Written { format, special }.of(text);
-    let mut lark = String::new();
-    let more = |several: Several| match several {
-        Several::No => String::new(),
-        Several::Yes => format!("({} call)*", written(joint)),
+    let CallShape { before_arguments, joint, end, .. } = format.shape();
+    let marks = Marks { format, special };
+    let more = |most: MostCalls| match most {
+        MostCalls::One => String::new(),
+        MostCalls::Any => format!("({} call)*", marks.written(joint)),
     };
-    match calls {
-        Calls::Begun(forced, several) => {
+    let mut lark = match calls {
+        Calls::Begun(forced, most) => {
             let begun = match forced {
                 Forced::Any => "call".to_owned(),
                 // a space that a tokenizer joins to what follows is not in the prompt
                 Forced::Named(name) => {
                     let left = &before_arguments[before_arguments.trim_end().len()..];
-                    format!("{} {}", written(left), offered.rule_of(name))
+                    format!("{} {}", marks.written(left), offered.rule_of(name)?)
                 }
             };
-            let _ = writeln!(lark, "start: {begun} {} {}", more(several), written(end));
+            format!("start: {begun} {} {}\n", more(most), marks.written(end))
         }
-        Calls::Free => {
-            let calls = format!("call {} {}", more(Several::Yes), written(end));
-            lark.push_str(&free(format, before_name, &calls, special)?);
+        Calls::Free(most, thought) => {
+            let calls = format!("call {} {}", more(most), marks.written(end));
+            marks.free(&calls, most, thought)
         }
-    }
+    };
     let one = |i: usize| {
         let name = &offered.tools[i].name;
-        format!("{} arguments_{i}", written(&format!("{name}{before_arguments}")))
+        format!("{} arguments_{i}", marks.written(&format!("{name}{before_arguments}")))
     };
     let all: Vec<String> = (0..offered.tools.len()).map(one).collect();
     let _ = writeln!(lark, "call: {}", all.join(" | "));
@@ -78,38 +90,15 @@ pub(in crate::gateway) fn calls(
     Ok(lark)
 }
 
-/// Text that may turn into calls, which `before_name` begins.
-fn free(
-    format: ToolFormat,
-    before_name: &str,
-    calls: &str,
-    special: &dyn Fn(&str) -> Option<u32>,
-) -> Result<String, String> {
-    let written = |text: &str| Written { format, special }.of(text);
-    let Some(mark) = format.call_mark() else {
-        // nothing but a brace tells a call from text: text begins with something else
-        return Ok(format!("start: TEXT | {} {calls}\nTEXT: /[^\\s{{](?s:.*)/\n", written(before_name)));
-    };
-    let rest = before_name.strip_prefix(mark).ok_or("a call does not begin with its mark")?;
-    if special(mark).is_some() {
-        let opening = written(before_name);
-        return Ok(format!("start: TEXT? ({opening} {calls} TEXT?)*\nTEXT: /(?s:.+)/\n"));
-    }
-    // a lazy lexeme ends where its suffix first does, so that plain text has no beginning of a call in it
-    let pattern = regex::escape(mark).replace('/', "\\/");
-    let begins = format!("before {} {calls}", written(rest));
-    Ok(format!("start: ({begins})* TEXT?\nTEXT: /(?s:.+)/\nbefore[lazy]: /(?s:.*){pattern}/\n"))
-}
-
-/// Text of a format, in which some marks are tokens of their own.
-struct Written<'a> {
+/// A format whose marks may be tokens of their own.
+struct Marks<'a> {
     format: ToolFormat,
     special: &'a dyn Fn(&str) -> Option<u32>,
 }
 
-impl Written<'_> {
-    /// Such text in Lark's syntax; nothing for none.
-    fn of(&self, text: &str) -> String {
+impl Marks<'_> {
+    /// A text of the format in Lark's syntax; nothing for none.
+    fn written(&self, text: &str) -> String {
         let next = |text: &str| {
             let marks = self.format.marks().iter().filter_map(|mark| Some((*mark, (self.special)(mark)?)));
             marks.filter_map(|(mark, token)| Some((text.find(mark)?, mark, token))).min()
@@ -127,31 +116,91 @@ impl Written<'_> {
         }
         parts.join(" ")
     }
+
+    /// Text that may turn into `calls`, behind a thought.
+    fn free(&self, calls: &str, most: MostCalls, thought: Option<Thought>) -> String {
+        let before_name = self.format.shape().before_name;
+        let (thought, mut rules) = self.thought(thought);
+        let times = match most {
+            MostCalls::One => "?",
+            MostCalls::Any => "*",
+        };
+        let Some(mark) = self.format.call_mark() else {
+            // nothing but a brace tells a call from text, so text begins with something else; nor with a thought, behind
+            // which a call could be
+            let brackets = if thought.is_empty() { "{" } else { "{<" };
+            let _ = writeln!(rules, "start: {thought} (TEXT? | {} {calls})", self.written(before_name));
+            let _ = writeln!(rules, "TEXT: /\\s*[^\\s{brackets}](?s:.*)/");
+            return rules;
+        };
+        rules.push_str("TEXT: /(?s:.+)/\n");
+        if (self.special)(mark).is_some() {
+            let opening = self.written(before_name);
+            let _ = writeln!(rules, "start: {thought} TEXT? ({opening} {calls} TEXT?){times}");
+            return rules;
+        }
+        // a lazy lexeme ends where its suffix first does, so that plain text has no beginning of a call in it
+        let rest = self.written(&before_name[mark.len()..]);
+        let _ = writeln!(rules, "start: {thought} (before {rest} {calls}){times} TEXT?");
+        let _ = writeln!(rules, "before[lazy]: /(?s:.*){}/", pattern(mark));
+        rules
+    }
+
+    /// How a thought stands in the start rule, and its own rules.
+    fn thought(&self, thought: Option<Thought>) -> (&'static str, String) {
+        let [open, close] = THINK_MARKS;
+        let Some(thought) = thought else { return ("", String::new()) };
+        let (inside, mut rules) = match (self.special)(close) {
+            Some(token) => (format!("THOUGHT? <[{token}]>"), "THOUGHT: /(?s:.+)/\n".to_owned()),
+            None => ("inside".to_owned(), format!("inside[lazy]: /(?s:.*){}/\n", pattern(close))),
+        };
+        let (place, begins) = match (thought, (self.special)(open)) {
+            (Thought::Begun, _) => ("thought", String::new()),
+            (Thought::Perhaps, Some(token)) => ("thought?", format!("<[{token}]>")),
+            (Thought::Perhaps, None) => ("thought?", json!(open).to_string()),
+        };
+        let _ = writeln!(rules, "thought: {begins} {inside}");
+        (place, rules)
+    }
+}
+
+/// A text as a pattern between slashes.
+fn pattern(text: &str) -> String {
+    regex::escape(text).replace('/', "\\/")
 }
 
 impl Offered<'_> {
     /// The rule of a tool's arguments.
-    fn rule_of(&self, name: &str) -> String {
-        let i = self.tools.iter().position(|tool| tool.name == name).unwrap_or_default();
-        format!("arguments_{i}")
+    fn rule_of(&self, name: &str) -> Result<String, String> {
+        let i = self.tools.iter().position(|tool| tool.name == name);
+        i.map(|i| format!("arguments_{i}")).ok_or_else(|| format!("`{name}` is no tool"))
     }
 
     fn arguments(&self, tool: &Tool) -> Result<Json, String> {
         let Tool { name, parameters } = tool;
-        let mut parameters = parameters.clone();
-        // arguments are an object, whether or not the schema says so
-        let says_what = ["type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"];
-        if let Json::Object(members) = &mut parameters
-            && !says_what.iter().any(|keyword| members.contains_key(*keyword))
-        {
-            members.insert("type".to_owned(), json!("object"));
+        let any_object = || with_options(json!({"type": "object"}), WHITESPACE);
+        let is_strict = self.strict.contains(name);
+        if !is_strict && self.others == Others::AnyObject {
+            return Ok(any_object());
         }
-        match schema::check(&parameters) {
-            Ok(()) => Ok(with_options(parameters, WHITESPACE)),
-            Err(why) if self.strict.contains(name) => Err(format!("`{name}`: {why}")),
-            Err(_) => Ok(with_options(json!({"type": "object"}), WHITESPACE)),
+        match of_an_object(parameters).and_then(|schema| schema::check(&schema).map(|()| schema)) {
+            Ok(schema) => Ok(with_options(schema, WHITESPACE)),
+            Err(why) if is_strict => Err(format!("`{name}`: {why}")),
+            Err(_) => Ok(any_object()),
         }
     }
+}
+
+/// The schema of arguments, which are an object, whether or not it says so.
+fn of_an_object(parameters: &Json) -> Result<Json, String> {
+    let mut schema = parameters.clone();
+    let Json::Object(members) = &mut schema else { return Ok(schema) };
+    match members.get("type") {
+        None => drop(members.insert("type".to_owned(), json!("object"))),
+        Some(kind) if kind == "object" => {}
+        Some(kind) => return Err(format!("`type` is {kind}, and arguments are an object: write \"object\"")),
+    }
+    Ok(schema)
 }
 
 #[cfg(test)]

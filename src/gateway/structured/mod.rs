@@ -13,7 +13,7 @@ mod grammar;
 mod recent;
 mod schema;
 
-pub(super) use calls::{Calls, Offered, Several, calls};
+pub(super) use calls::{Calls, Offered, Others, Thought, calls};
 pub(super) use compile::Structures;
 pub use grammar::{Shape, Structure};
 pub use schema::depth;

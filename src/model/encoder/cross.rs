@@ -13,7 +13,7 @@ use crate::model::quantize::Recipe;
 use crate::model::tensors::Tensors;
 use crate::model::tokenizer::{PairTokens, Texts, Tokenizer};
 use crate::model::weights::{Checkpoint, Totals};
-use crate::tensor::{ElementType, Tensor, linear};
+use crate::tensor::{Tensor, linear};
 
 /// A model of one label over pairs of texts, such as `ms-marco-MiniLM-L6-v2` and `bge-reranker-v2-m3`.
 pub struct CrossEncoder {
@@ -57,7 +57,7 @@ impl CrossEncoder {
         pool.sweep();
         let tensors = Tensors::in_folder(dir)?;
         // encoders compute on the host
-        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, ElementType::F32, pool, progress)?;
+        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, None, pool, progress)?;
         let dense = Projection::take(&mut checkpoint, kind.dense, [hidden, hidden], Bias::Added)?;
         let out = Projection::take(&mut checkpoint, kind.out, [1, hidden], Bias::Added)?;
         let bert = Bert::load(config, &mut checkpoint)?;

@@ -12,7 +12,6 @@ use crate::model::quantize::Recipe;
 use crate::model::tensors::Tensors;
 use crate::model::tokenizer::{SpecialTokens, Texts, Tokenizer};
 use crate::model::weights::{Checkpoint, Totals};
-use crate::tensor::ElementType;
 
 /// A sentence encoder in the layout of sentence-transformers, such as `all-MiniLM-L6-v2`.
 pub struct Encoder {
@@ -53,7 +52,7 @@ impl Encoder {
         pool.sweep();
         let tensors = Tensors::in_folder(dir)?;
         // encoders compute on the host
-        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, ElementType::F32, pool, progress)?;
+        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, None, pool, progress)?;
         let bert = Bert::load(config, &mut checkpoint)?;
         let (totals, _) = checkpoint.finish()?;
         Ok(Self { bert, tokenizer, cutting, layout, hidden, vocab, totals })

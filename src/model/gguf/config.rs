@@ -7,6 +7,9 @@ use super::value::{Metadata, Value};
 use super::words;
 use crate::tensor::{ElementType, Encoding};
 
+/// Pairs of a head that there may be.
+const MOST_FACTORS: usize = 4096;
+
 /// The architectures that are read, and what `transformers` calls them.
 const ARCHITECTURES: [(&str, &str); 8] = [
     ("llama", "LlamaForCausalLM"),
@@ -297,13 +300,14 @@ impl<'a> Keys<'_, 'a> {
             })));
         }
         // 0 and 1 say that there is none
-        let old = self.number("rope.scale_linear")?.filter(|factor| ![0.0, 1.0].contains(factor));
-        let factor = self.number("rope.scaling.factor")?.or(old);
+        let factor = self.number("rope.scaling.factor")?.or(self.number("rope.scale_linear")?);
+        let factor = factor.filter(|factor| ![0.0, 1.0].contains(factor));
         let key = self.key("rope.scaling.type");
         let kind = self.header.metadata.text(&key)?;
-        Ok(match kind.unwrap_or(if old.is_some() { "linear" } else { "none" }) {
+        Ok(match kind.unwrap_or("linear") {
             "none" => None,
-            "linear" => Some(json!({ "rope_type": "linear", "factor": factor })),
+            // also where no type is given, as llama.cpp has it
+            "linear" => factor.map(|factor| json!({ "rope_type": "linear", "factor": factor })),
             "yarn" => Some(json!({
                 "rope_type": "yarn",
                 "factor": factor,
@@ -324,6 +328,9 @@ impl<'a> Keys<'_, 'a> {
         let Some(TensorInfo { encoding, range, .. }) = self.header.tensor(name) else { return Ok(None) };
         if *encoding != Encoding::Plain(ElementType::F32) {
             return Err(format!("tensor {name}: it is stored as {encoding}, where f32 is read"));
+        }
+        if range.len() > MOST_FACTORS * size_of::<f32>() {
+            return Err(format!("tensor {name}: {} factors, more than any head has pairs", range.len() / 4));
         }
         let factors: Vec<f32> =
             self.file[range.clone()].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

@@ -58,7 +58,9 @@ impl<'a> Header<'a> {
         let plans = plans(&mut cursor, tensors)?;
         let data = cursor.at.next_multiple_of(alignment as usize);
         let tensors = plans.into_iter().map(|plan| plan.placed(data, alignment, file.len()));
-        Ok(Self { metadata, tensors: tensors.collect::<Result<_, _>>()? })
+        let tensors: Vec<TensorInfo<'_>> = tensors.collect::<Result<_, _>>()?;
+        apart(&tensors)?;
+        Ok(Self { metadata, tensors })
     }
 
     /// The tensor of a name.
@@ -172,6 +174,18 @@ fn metadata<'a>(cursor: &mut Cursor<'a>, count: u64) -> Result<Metadata<'a>, Str
         };
     }
     Ok(Metadata(all))
+}
+
+/// Refuses tensors that lie in each other: a small file could ask for any amount of memory with them.
+fn apart(tensors: &[TensorInfo<'_>]) -> Result<(), String> {
+    let mut by_place: Vec<&TensorInfo<'_>> = tensors.iter().collect();
+    by_place.sort_by_key(|tensor| tensor.range.start);
+    match by_place.windows(2).find(|pair| pair[1].range.start < pair[0].range.end) {
+        Some(pair) => {
+            Err(format!("tensors {} and {} overlap: the file is corrupt", pair[0].name, pair[1].name))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A tensor as the header writes it.

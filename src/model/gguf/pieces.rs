@@ -6,6 +6,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+/// Bytes of the longest piece that is made of others.
+const LONGEST: usize = 1024;
+
 /// Two pieces that become one.
 pub(super) type Merge = (String, String);
 
@@ -14,6 +17,8 @@ pub(super) fn merges(pieces: &[&str], scores: &[f64], ids: &HashMap<&str, u32>) 
     let mut all: Vec<Made<'_>> = Vec::new();
     for (piece, score) in pieces.iter().zip(scores).filter(|(piece, _)| ids.contains_key(**piece)) {
         let first = all.len();
+        // no model has a longer one, and each of its ends would be looked up
+        let piece: &str = if piece.len() > LONGEST { continue } else { piece };
         all.extend(piece.char_indices().skip(1).filter_map(|(at, _)| {
             let (left, right) = piece.split_at(at);
             Some(Made { left, right, ids: (*ids.get(left)?, *ids.get(right)?), score: *score })

@@ -86,12 +86,16 @@ pub(super) fn embedding(table: Layer<'_>, format: BlockFormat, ids: &Indices, sc
     Ok(out)
 }
 
+/// A whole number of so many outputs takes a multiple of 256 bytes: cuBLASLt plans for matrices that begin at one.
+const ALIGNED_OUTS: usize = 128;
+
 /// A part of the outputs after the other: their numbers in the element type of `x`, and the product of matrices with them.
 fn widened(x: &Array, rows: usize, layer: Layer<'_>, format: BlockFormat, out: ElementType) -> Result<Array> {
     let Layer { weight, bias, outs, width, .. } = layer;
     let (gpu, element): (&Gpu, _) = (x.buffer.gpu(), x.element);
     let y = Array::new(gpu, rows * outs, out)?;
-    let at_once = (WIDENED_BYTES / (width * element.size())).clamp(1, outs);
+    let fit = WIDENED_BYTES / (width * element.size());
+    let at_once = (fit - fit % ALIGNED_OUTS).max(ALIGNED_OUTS).min(outs);
     let numbers = gpu.scratch(at_once * width * element.size())?;
     for first in (0..outs).step_by(at_once) {
         let part = at_once.min(outs - first);
