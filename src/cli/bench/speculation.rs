@@ -129,8 +129,8 @@ async fn one(args: &Args, tokens: usize) -> Result<Run, CliError> {
 /// Steps, tokens that were guessed, and the right ones, of all versions.
 async fn counters(harness: &Harness) -> Result<[f64; 3], CliError> {
     let failed = |error: reqwest::Error| CliError::Bench(error.to_string());
-    let scrape = harness.client.get(harness.admin("/metrics")).send().await.map_err(failed)?;
-    let scrape = scrape.text().await.map_err(failed)?;
+    let scrape = harness.client.get(harness.public("/metrics")).send().await.map_err(failed)?;
+    let scrape = scrape.error_for_status().map_err(failed)?.text().await.map_err(failed)?;
     Ok(["steps", "speculated_tokens", "accepted_tokens"].map(|name| {
         let name = format!("switchback_engine_{name}_total{{");
         let values = scrape.lines().filter(|line| line.starts_with(&name));
