@@ -157,6 +157,8 @@ impl Marks<'_> {
         let (place, begins) = match (thought, (self.special)(open)) {
             (Thought::Begun, _) => ("thought", String::new()),
             (Thought::Perhaps, Some(token)) => ("thought?", format!("<[{token}]>")),
+            // text up to a mark of its own is one lexeme, whatever it begins with
+            (Thought::Perhaps, None) if (self.special)(close).is_some() => ("thought?", String::new()),
             (Thought::Perhaps, None) => ("thought?", json!(open).to_string()),
         };
         let _ = writeln!(rules, "thought: {begins} {inside}");
