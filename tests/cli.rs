@@ -221,7 +221,7 @@ fn models_shows_which_prompt_a_version_has() {
     let table = desk.text(&["models"]);
     let ends: Vec<_> =
         table.lines().map(|line| line.split_whitespace().rev().take(2).collect::<Vec<_>>()).collect();
-    assert_eq!(ends[0], ["PROMPT", "DIGEST"]);
+    assert_eq!(ends[0], ["PROMPT", "ADAPTER"]);
     assert_eq!(ends[2], ["f32bf5e09516", "v7.md"]);
 }
 
