@@ -32,7 +32,7 @@ fn compute(model: LoadedModel) {
         tokens: vec![0],
         positions: vec![0],
         slots: vec![0],
-        spans: vec![Span { rows: 0..1, context_len: 1, block_table: vec![0] }],
+        spans: vec![Span { rows: 0..1, context_len: 1, block_table: vec![0], adapter: None }],
         logit_rows: vec![0],
     };
     let logits = lm.forward(&batch).expect("a model that loads computes");
