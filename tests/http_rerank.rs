@@ -106,6 +106,13 @@ async fn a_pair_that_is_too_long_is_refused_by_its_place_or_cut_if_that_is_asked
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["error"]["param"], "documents[1]");
     assert!(body["error"]["message"].as_str().unwrap().contains("this model reads 24"), "{body}");
+    let long_query = with(request(), json!({"query": long, "documents": ["refund"]}));
+    let response = server.post(RERANK, &long_query).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["error"]["param"], "query", "no document is to blame");
+    server.ask(RERANK, &with(long_query, json!({"truncate_prompt_tokens": -1}))).await;
+
     let answer = server.ask(RERANK, &with(asked, json!({"truncate_prompt_tokens": -1}))).await;
     let model = CrossEncoder::load(&fixture("reranker/bert")).unwrap();
     let wanted = model.score(&model.cut_tokens("where is my parcel", &long).unwrap()).unwrap();

@@ -57,6 +57,7 @@ fn scores(
     command: &RerankCommand,
     wanted: &Wanted,
 ) -> Result<(Vec<f32>, usize), GatewayError> {
+    fits(model, command)?;
     let pairs = command.documents.par_iter().enumerate().map(|(i, document)| {
         wanted.check()?;
         tokens(model, &command.query, document, command.long, i)
@@ -68,6 +69,23 @@ fn scores(
         model.score(pair).map_err(|e| GatewayError::Internal { why: format!("reranking failed: {e}") })
     });
     Ok((scores.collect::<Result<_, GatewayError>>()?, count))
+}
+
+/// Refuses a query that leaves no room for any text, before it is tokenized with each of them.
+fn fits(model: &CrossEncoder, command: &RerankCommand) -> Result<(), GatewayError> {
+    let refused = |message: String| Err(GatewayError::invalid("query", message));
+    let count = match model.tokens(&command.query, "") {
+        Ok(alone) => alone.ids.len(),
+        Err(error) => return refused(format!("`query` cannot be tokenized: {error}")),
+    };
+    let most = model.max_tokens();
+    if command.long == LongText::Cut || count <= most {
+        return Ok(());
+    }
+    refused(format!(
+        "`query` has {count} tokens; this model reads {most} together with a document: shorten it, or let it be cut with \
+         `truncate_prompt_tokens`: -1"
+    ))
 }
 
 fn tokens(
