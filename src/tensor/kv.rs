@@ -75,9 +75,9 @@ pub(super) enum Store {
 }
 
 impl KvPool {
-    /// Allocates all of it; `None` if the memory is not to be had. `weights` is how those of the models are stored.
-    pub fn new(device: &Device, layout: KvLayout, weights: ElementType) -> Option<Self> {
-        let element = Self::element_on(device, weights);
+    /// Allocates all of it; `None` if the memory is not to be had. `activations` is the type of the models'.
+    pub fn new(device: &Device, layout: KvLayout, activations: ElementType) -> Option<Self> {
+        let element = Self::element_on(device, activations);
         let store = match &device.0 {
             Place::Cpu => Store::Host(cpu::KvStore::new(layout)?),
             // by a stream of its own, for it outlives those of the models
@@ -87,12 +87,11 @@ impl KvPool {
         Some(Self(Arc::new(Pool { layout, element, store, free })))
     }
 
-    /// How a device keeps the keys and values of a model whose weights are stored so: as the weights on a GPU, as `f32` on
-    /// the host.
-    pub const fn element_on(device: &Device, weights: ElementType) -> ElementType {
+    /// How a device keeps the keys and values of a model with such activations: as those on a GPU, as `f32` on the host.
+    pub const fn element_on(device: &Device, activations: ElementType) -> ElementType {
         match &device.0 {
             Place::Cpu => ElementType::F32,
-            Place::Gpu(_) => weights,
+            Place::Gpu(_) => activations,
         }
     }
 
@@ -148,8 +147,8 @@ pub struct KvCache {
 
 impl KvCache {
     /// All of a pool of its own; `None` if the memory is not to be had.
-    pub fn new(device: &Device, layout: KvLayout, weights: ElementType) -> Option<Self> {
-        let mut cache = KvPool::new(device, layout, weights)?.cache(device);
+    pub fn new(device: &Device, layout: KvLayout, activations: ElementType) -> Option<Self> {
+        let mut cache = KvPool::new(device, layout, activations)?.cache(device);
         cache.take(layout.blocks);
         Some(cache)
     }

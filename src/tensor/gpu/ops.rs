@@ -1,7 +1,7 @@
 //! Each operator's launch: which kernel, over what shape, with which arguments.
 //!
-//! The residual stream is `f32`. What a layer multiplies is in the element type of its weights, as the gain of the norm
-//! before it was stored; products give the same, but for logits, which are `f32`.
+//! The residual stream is `f32`. What a layer multiplies is in the type that the gain of the norm before it gives
+//! (`Vector::element`), of which plain weights are, too; products give the same, but for logits, which are `f32`.
 
 #![allow(unsafe_code)]
 
