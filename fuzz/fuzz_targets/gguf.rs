@@ -2,32 +2,15 @@
 //! its template.
 #![no_main]
 
+mod loaded;
+
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use switchback::ids::Quantize;
-use switchback::model::{self, Batch, Footprint, KvGeometry, LoadedModel, Span, SpecialTokens, WeightPool};
-use switchback::prompt::ChatTemplate;
+use switchback::model::{self, Footprint, SpecialTokens, WeightPool};
 
 const SOUND: [&str; 2] = ["tests/fixtures/gguf/qwen3.gguf", "tests/fixtures/gguf/tied.gguf"];
-
-fn compute(model: LoadedModel) {
-    let _ = model.tokenizer.encode("the parcel has not arrived", SpecialTokens::Add);
-    let mut lm = model.lm().expect("the host has room for what it mapped");
-    lm.allocate_kv(KvGeometry { blocks: 1, block_size: 4 }).expect("four tokens fit into any memory");
-    let batch = Batch {
-        tokens: vec![0],
-        positions: vec![0],
-        slots: vec![0],
-        spans: vec![Span { rows: 0..1, context_len: 1, block_table: vec![0], adapter: None }],
-        logit_rows: vec![0],
-    };
-    let logits = lm.forward(&batch).expect("a model that loads computes");
-    assert_eq!(logits.row(0).unwrap().len(), model.info.vocab_size);
-    if let Some(sources) = model.chat_templates {
-        let _ = ChatTemplate::compile_all(&sources, &model.special);
-    }
-}
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(([choice, low, high], content)) = bytes.split_first_chunk::<3>() else { return };
@@ -48,6 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let footprint = Footprint::of(&path, Quantize::AsStored);
     if let Ok(model) = model::load(&path, Quantize::AsStored, &WeightPool::default(), &|_, _| {}) {
         assert!(footprint.is_ok(), "what loads has a size");
-        compute(model);
+        let _ = model.tokenizer.encode("the parcel has not arrived", SpecialTokens::Add);
+        loaded::compute(model);
     }
 });

@@ -2,12 +2,13 @@
 //! computes one token and compiles its template.
 #![no_main]
 
+mod loaded;
+
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use switchback::ids::Quantize;
-use switchback::model::{self, Batch, KvGeometry, LoadedModel, Span, WeightPool};
-use switchback::prompt::ChatTemplate;
+use switchback::model::{self, WeightPool};
 
 const DEMO: &str = "models/v1";
 /// Its weights are spread over two files.
@@ -25,23 +26,6 @@ const FILES: [(&str, &str); 8] = [
     (SHARDED, "model-00001-of-00002.safetensors"),
 ];
 
-fn compute(model: LoadedModel) {
-    let mut lm = model.lm().expect("the host has room for what it mapped");
-    lm.allocate_kv(KvGeometry { blocks: 1, block_size: 4 }).expect("four tokens fit into any memory");
-    let batch = Batch {
-        tokens: vec![0],
-        positions: vec![0],
-        slots: vec![0],
-        spans: vec![Span { rows: 0..1, context_len: 1, block_table: vec![0], adapter: None }],
-        logit_rows: vec![0],
-    };
-    let logits = lm.forward(&batch).expect("a model that loads computes");
-    assert_eq!(logits.row(0).unwrap().len(), model.info.vocab_size);
-    if let Some(sources) = model.chat_templates {
-        let _ = ChatTemplate::compile_all(&sources, &model.special);
-    }
-}
-
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, content)) = bytes.split_first() else { return };
     let (whole, chosen) = FILES[usize::from(*choice) % FILES.len()];
@@ -53,6 +37,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     std::fs::write(folder.path().join(chosen), content).expect("a file");
     if let Ok(model) = model::load(folder.path(), Quantize::AsStored, &WeightPool::default(), &|_, _| {}) {
-        compute(model);
+        loaded::compute(model);
     }
 });
