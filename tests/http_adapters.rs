@@ -43,16 +43,6 @@ async fn start() -> Server {
     common::serve(folder, &config).await
 }
 
-async fn versions(server: &Server) -> Vec<Value> {
-    let (status, models) = server.admin(Method::GET, "/admin/models", None).await;
-    assert_eq!(status, 200);
-    models["models"][0]["versions"].as_array().unwrap().clone()
-}
-
-fn of<'v>(versions: &'v [Value], name: &str) -> &'v Value {
-    versions.iter().find(|version| version["version"] == name).unwrap()
-}
-
 async fn answer(server: &Server, version: &str, prompt: &str) -> String {
     let body =
         json!({"model": format!("desk@{version}"), "prompt": prompt, "temperature": 0, "max_tokens": 24});
@@ -93,19 +83,21 @@ async fn versions_that_are_batched_answer_as_they_do_alone() {
 #[tokio::test]
 async fn an_adapter_costs_its_own_bytes_and_no_engine() {
     let server = start().await;
-    let versions = versions(&server).await;
-    let bytes = |name: &str, field: &str| of(&versions, name)[field].as_u64().unwrap();
-    let base = bytes("base", "weight_bytes");
-    for name in ADAPTERS {
-        let own = bytes(name, "weight_bytes") - bytes(name, "shared_bytes");
-        assert!(own > 0 && own < base / 4, "{name}: {own} of {base}");
-        assert_eq!(of(&versions, name)["digest"], of(&versions, "base")["digest"], "one image");
-        assert!(of(&versions, name)["adapter"]["digest"].as_str().unwrap().starts_with("sha256:"));
+    let base = server.version("base").await;
+    let [polite, brief] = ADAPTERS.map(|name| server.version(name));
+    let adapted = [polite.await, brief.await];
+    let bytes = |version: &Value, field: &str| version[field].as_u64().unwrap();
+    let all = bytes(&base, "weight_bytes");
+    for version in &adapted {
+        let own = bytes(version, "weight_bytes") - bytes(version, "shared_bytes");
+        assert!(own > 0 && own < all / 4, "{version}: {own} of {all}");
+        assert_eq!(version["digest"], base["digest"], "one image");
+        assert!(version["adapter"]["digest"].as_str().unwrap().starts_with("sha256:"));
     }
     let digests =
-        ["base", "polite", "brief"].map(|name| of(&versions, name)["version_digest"].as_str().unwrap());
+        [&base, &adapted[0], &adapted[1]].map(|version| version["version_digest"].as_str().unwrap());
     assert!(digests[0] != digests[1] && digests[1] != digests[2], "{digests:?}");
-    assert_eq!(of(&versions, "base")["adapter"], Value::Null);
+    assert_eq!(base["adapter"], Value::Null);
 
     // a version leaves, and its slot goes to the next that comes
     let path = "/admin/models/desk/versions/polite";
@@ -125,8 +117,7 @@ async fn a_broken_adapter_fails_its_version_and_no_other() {
     std::fs::remove_file(folder.path().join("polite/adapter_config.json")).unwrap();
     let config = config(folder.path(), "dev", "adapter: polite");
     let server = common::serve(folder, &config).await;
-    let versions = versions(&server).await;
-    let polite = &of(&versions, "polite")["residency"];
+    let polite = &server.version("polite").await["residency"];
     assert_eq!(polite["state"], "failed");
     let why = polite["why"].as_str().unwrap();
     assert!(why.contains("adapter_config.json"), "{why}");

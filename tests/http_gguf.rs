@@ -39,13 +39,6 @@ async fn served() -> Server {
     common::serve(folder, &config).await
 }
 
-async fn version(server: &Server, name: &str) -> Value {
-    let (status, models) = server.admin(Method::GET, "/admin/models", None).await;
-    assert_eq!(status, 200);
-    let versions = models["models"][0]["versions"].as_array().unwrap();
-    versions.iter().find(|version| version["version"] == name).unwrap().clone()
-}
-
 async fn answer(server: &Server, name: &str, message: &str) -> String {
     let body = json!({
         "model": format!("desk@{name}"), "temperature": 0, "max_tokens": 80,
@@ -66,7 +59,7 @@ async fn a_file_answers_word_for_word_as_its_folder() {
     assert!(!answer(&server, "eight", "where is my order?").await.is_empty());
 
     let [folder, file, eight] =
-        [version(&server, "folder").await, version(&server, "file").await, version(&server, "eight").await];
+        [server.version("folder").await, server.version("file").await, server.version("eight").await];
     assert!(folder["digest"] != file["digest"] && file["digest"] != eight["digest"]);
     assert_eq!(file["version_digest"], file["digest"]);
     let bytes = |version: &Value, what: &str| version[what].as_f64().unwrap();

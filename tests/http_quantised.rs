@@ -6,7 +6,6 @@ mod common;
 use std::path::Path;
 
 use common::Server;
-use reqwest::Method;
 use serde_json::{Value, json};
 use switchback::demo::{SYSTEM_PROMPT, held_out};
 
@@ -28,18 +27,11 @@ async fn quantised() -> Server {
     common::serve(folder, &config).await
 }
 
-async fn version(server: &Server, name: &str) -> Value {
-    let (status, models) = server.admin(Method::GET, "/admin/models", None).await;
-    assert_eq!(status, 200);
-    let versions = models["models"][0]["versions"].as_array().unwrap();
-    versions.iter().find(|version| version["version"] == name).unwrap().clone()
-}
-
 #[tokio::test]
 async fn a_quantisation_is_smaller_and_has_a_digest_of_its_own() {
     let server = quantised().await;
     let [stored, eight, four] =
-        [version(&server, "stored").await, version(&server, "eight").await, version(&server, "four").await];
+        [server.version("stored").await, server.version("eight").await, server.version("four").await];
     let bytes = |version: &Value| version["weight_bytes"].as_f64().unwrap();
     assert!((bytes(&eight) / bytes(&stored) - 8.5 / 16.0).abs() < 0.01, "{eight}");
     assert!(bytes(&four) < 0.9 * bytes(&eight), "{four}");

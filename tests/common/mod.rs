@@ -133,6 +133,14 @@ impl Server {
         data.into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// A version of the only model, as operators see it.
+    pub async fn version(&self, name: &str) -> Value {
+        let (status, models) = self.admin(reqwest::Method::GET, "/admin/models", None).await;
+        assert_eq!(status, 200);
+        let versions = models["models"][0]["versions"].as_array().unwrap();
+        versions.iter().find(|version| version["version"] == name).unwrap().clone()
+    }
+
     pub async fn get(&self, path: &str) -> Response {
         self.client.get(self.url(path)).send().await.unwrap()
     }
