@@ -5,14 +5,13 @@ use std::path::Path;
 
 use super::bert::Bert;
 use super::config::Classifier;
+use super::files::{checkpoint, tokenizers};
 use super::layout::max_tokens;
 use crate::model::error::ModelError;
 use crate::model::pool::WeightPool;
 use crate::model::projection::{Bias, Projection};
-use crate::model::quantize::Recipe;
-use crate::model::tensors::Tensors;
 use crate::model::tokenizer::{PairTokens, Texts, Tokenizer};
-use crate::model::weights::{Checkpoint, Totals};
+use crate::model::weights::Totals;
 use crate::tensor::{Tensor, linear};
 
 /// A model of one label over pairs of texts, such as `ms-marco-MiniLM-L6-v2` and `bge-reranker-v2-m3`.
@@ -46,18 +45,9 @@ impl CrossEncoder {
     pub fn load_in(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Result<Self, ModelError> {
         let (kind, config) = Classifier::read(&dir.join("config.json"))?;
         let max_tokens = max_tokens(dir, config.max_positions - config.first_position)?;
-        let path = dir.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file(&path)?;
-        let cutting = tokenizer.cut_to(&path, max_tokens, Texts::Pair)?;
-        if tokenizer.vocab_size() > config.vocab {
-            let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
-            return Err(ModelError::Vocabulary { path, tokens, vocabulary });
-        }
+        let (tokenizer, cutting) = tokenizers(dir, config.vocab, max_tokens, Texts::Pair)?;
         let (hidden, vocab, segments) = (config.hidden, config.vocab, config.token_types);
-        pool.sweep();
-        let tensors = Tensors::in_folder(dir)?;
-        // encoders compute on the host
-        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, None, pool, progress)?;
+        let mut checkpoint = checkpoint(dir, pool, progress)?;
         let dense = Projection::take(&mut checkpoint, kind.dense, [hidden, hidden], Bias::Added)?;
         let out = Projection::take(&mut checkpoint, kind.out, [1, hidden], Bias::Added)?;
         let bert = Bert::load(config, &mut checkpoint)?;

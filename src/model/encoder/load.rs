@@ -5,13 +5,12 @@ use std::path::Path;
 
 use super::bert::Bert;
 use super::config::Config;
+use super::files::{checkpoint, tokenizers};
 use super::layout::{Layout, Pooling};
 use crate::model::error::ModelError;
 use crate::model::pool::WeightPool;
-use crate::model::quantize::Recipe;
-use crate::model::tensors::Tensors;
 use crate::model::tokenizer::{SpecialTokens, Texts, Tokenizer};
-use crate::model::weights::{Checkpoint, Totals};
+use crate::model::weights::Totals;
 
 /// A sentence encoder in the layout of sentence-transformers, such as `all-MiniLM-L6-v2`.
 pub struct Encoder {
@@ -41,18 +40,9 @@ impl Encoder {
     pub fn load_in(dir: &Path, pool: &WeightPool, progress: &dyn Fn(u64, u64)) -> Result<Self, ModelError> {
         let config = Config::read(&dir.join("config.json"))?;
         let layout = Layout::read(dir, config.hidden, config.max_positions)?;
-        let path = dir.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file(&path)?;
-        let cutting = tokenizer.cut_to(&path, layout.max_tokens, Texts::One)?;
-        if tokenizer.vocab_size() > config.vocab {
-            let (tokens, vocabulary) = (tokenizer.vocab_size(), config.vocab);
-            return Err(ModelError::Vocabulary { path, tokens, vocabulary });
-        }
+        let (tokenizer, cutting) = tokenizers(dir, config.vocab, layout.max_tokens, Texts::One)?;
         let (hidden, vocab) = (config.hidden, config.vocab);
-        pool.sweep();
-        let tensors = Tensors::in_folder(dir)?;
-        // encoders compute on the host
-        let mut checkpoint = Checkpoint::new(tensors, Recipe::AS_STORED, None, pool, progress)?;
+        let mut checkpoint = checkpoint(dir, pool, progress)?;
         let bert = Bert::load(config, &mut checkpoint)?;
         let (totals, _) = checkpoint.finish()?;
         Ok(Self { bert, tokenizer, cutting, layout, hidden, vocab, totals })

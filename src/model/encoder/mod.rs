@@ -11,6 +11,7 @@
 mod bert;
 mod config;
 mod cross;
+mod files;
 mod layout;
 mod load;
 
