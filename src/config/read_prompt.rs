@@ -10,6 +10,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 use super::raw::{self, Node, Value};
 use super::read_checks::json;
+use super::read_version::{Pin, check_pin};
 use super::reader::{Problem, Reader, Section, boolean, count, text};
 use super::sampling::{
     MAX_STOP_BYTES, MAX_STOPS, MIN_P, PENALTY, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, TopK,
@@ -105,19 +106,8 @@ pub(super) fn read_prompt_ref(
 ) -> Option<PromptRef> {
     let file = r.field(version, "prompt", folder);
     let pinned = r.field(version, "prompt_digest", |v| digest(v, "switchback prompt show"));
-    let missing = |key: &str| version.get(key).is_none_or(|n| matches!(n.value, Value::Null));
-    let problem = match (missing("prompt"), missing("prompt_digest")) {
-        (true, false) => Some(Problem::new("the version has no prompt", "add `prompt:` or remove this")),
-        (false, true) if mode == Mode::Production => Some(Problem::new(
-            "missing",
-            "add the digest that `switchback prompt show` prints, or set server.mode to dev",
-        )),
-        _ => None,
-    };
-    if let Some(problem) = problem {
-        let line = version.get("prompt_digest").map_or(line, |node| node.line);
-        r.push(line, version.path_of("prompt_digest"), problem);
-    }
+    let add = "add the digest that `switchback prompt show` prints, or set server.mode to dev";
+    check_pin(r, version, line, mode, Pin { thing: "prompt", digest: "prompt_digest", add });
     Some(PromptRef { file: base.join(file?), digest: pinned })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::image_ref::{ImageRef, ImageRefError};
+use super::image_ref::ImageRef;
 use super::policy::Policy;
 use super::raw::{Key, Node, Value};
 use super::read_flag::read_flag;
@@ -84,54 +84,56 @@ pub(super) fn read_image(
     base: &Path,
     mode: Mode,
 ) -> (Option<ImageRef>, Option<Digest>) {
-    let image = r.field(s, "image", |v| {
-        let written = text(v)?;
-        ImageRef::parse(written, base).map_err(|e| image_problem(&e))
-    });
-    let missing = |key: &str| s.get(key).is_none_or(|n| matches!(n.value, Value::Null));
-    if missing("image") {
+    let image = r.field(s, "image", |v| image_ref(v, base));
+    if s.lacks("image") {
         let problem = Problem::new("missing", "give a folder, a GGUF file or `hf://org/name@<commit>`");
         r.push(line, s.path_of("image"), problem);
     }
     let digest = r.field(s, "digest", |v| digest(v, "switchback images add"));
-    if missing("digest") && mode == Mode::Production {
-        let problem = Problem::new(
-            "missing",
-            "add the digest that `switchback images add` or `pull` prints, or set server.mode to dev",
-        );
-        r.push(line, s.path_of("digest"), problem);
+    if s.lacks("digest") && mode == Mode::Production {
+        r.push(line, s.path_of("digest"), Problem::new("missing", ADD_THE_DIGEST));
     }
     (image, digest)
 }
 
 /// `adapter` and `adapter_digest`: which files, and what they must be.
 fn read_adapter(r: &mut Reader, s: &Section<'_>, line: u64, base: &Path, mode: Mode) -> Option<AdapterRef> {
-    let image = r.field(s, "adapter", |v| {
-        let written = text(v)?;
-        ImageRef::parse(written, base).map_err(|e| image_problem(&e))
-    });
+    let image = r.field(s, "adapter", |v| image_ref(v, base));
     let digest = r.field(s, "adapter_digest", |v| digest(v, "switchback images add"));
-    let missing = |key: &str| s.get(key).is_none_or(|n| matches!(n.value, Value::Null));
-    let problem = match (missing("adapter"), missing("adapter_digest")) {
-        (true, false) => Some(Problem::new("the version has no adapter", "add `adapter:` or remove this")),
-        (false, true) if mode == Mode::Production => Some(Problem::new(
-            "missing",
-            "add the digest that `switchback images add` or `pull` prints, or set server.mode to dev",
-        )),
-        _ => None,
-    };
-    if let Some(problem) = problem {
-        let line = s.get("adapter_digest").map_or(line, |node| node.line);
-        r.push(line, s.path_of("adapter_digest"), problem);
-    }
+    check_pin(r, s, line, mode, Pin { thing: "adapter", digest: "adapter_digest", add: ADD_THE_DIGEST });
     Some(AdapterRef { image: image?, digest })
 }
 
-/// Splits the reference's own message, which says `found; fix`.
-fn image_problem(error: &ImageRefError) -> Problem {
-    let message = error.to_string();
-    let (found, fix) = message.split_once("; ").unwrap_or((&message, "give a folder or a GGUF file"));
-    Problem::new(found, fix)
+const ADD_THE_DIGEST: &str =
+    "add the digest that `switchback images add` or `pull` prints, or set server.mode to dev";
+
+/// Something beside an image, and the digest that pins it: the keys of both, and what to do where the second is missing.
+pub(super) struct Pin {
+    pub(super) thing: &'static str,
+    pub(super) digest: &'static str,
+    pub(super) add: &'static str,
+}
+
+/// Refuses a digest of nothing, and, in production, something without a digest.
+pub(super) fn check_pin(r: &mut Reader, s: &Section<'_>, line: u64, mode: Mode, pin: Pin) {
+    let Pin { thing, digest, add } = pin;
+    let problem = match (s.lacks(thing), s.lacks(digest)) {
+        (true, false) => {
+            Problem::new(format!("the version has no {thing}"), format!("add `{thing}:` or remove this"))
+        }
+        (false, true) if mode == Mode::Production => Problem::new("missing", add),
+        _ => return,
+    };
+    r.push(s.get(digest).map_or(line, |node| node.line), s.path_of(digest), problem);
+}
+
+/// Where files are. The reference's own message says `found; fix`.
+fn image_ref(value: &Value, base: &Path) -> Result<ImageRef, Problem> {
+    ImageRef::parse(text(value)?, base).map_err(|error| {
+        let message = error.to_string();
+        let (found, fix) = message.split_once("; ").unwrap_or((&message, "give a folder or a GGUF file"));
+        Problem::new(found, fix)
+    })
 }
 
 pub(super) fn less_than_a_block(tokens: usize, block_size: usize) -> Problem {

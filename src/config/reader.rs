@@ -29,6 +29,11 @@ impl<'t> Section<'t> {
         self.entries.iter().find(|(k, _)| k.name == key).map(|(_, node)| *node)
     }
 
+    /// Whether there is no value for `key`, or a null.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        self.get(key).is_none_or(|node| matches!(node.value, Value::Null))
+    }
+
     pub(super) fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
