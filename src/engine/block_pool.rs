@@ -81,6 +81,11 @@ impl BlockPool {
 
     /// A beginning of its own, for contexts that go through an adapter: the same tokens have other keys and values there.
     pub(super) fn root(&mut self) -> PrefixId {
+        self.new_prefix()
+    }
+
+    /// A name that nothing has had.
+    fn new_prefix(&mut self) -> PrefixId {
         self.next_prefix += 1;
         PrefixId(self.next_prefix - 1)
     }
@@ -177,7 +182,7 @@ impl BlockPool {
         if let Some(known) = self.prefixes.get(&key) {
             return known.id;
         }
-        let id = self.root();
+        let id = self.new_prefix();
         self.slots[block.0 as usize].key = Some(key.clone());
         self.prefixes.insert(key, CachedBlock { block: block.0, id });
         id

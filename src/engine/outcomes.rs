@@ -43,15 +43,9 @@ pub(super) fn outcomes(
     let mut draws: Vec<Vec<Draw<'_>>> = Vec::with_capacity(plan.parts.len());
     let mut choices = Vec::new();
     for part in &plan.parts {
-        let draw = draw(jobs, part, logits)?;
-        draws.push(
-            draw.into_iter()
-                .map(|(draw, choice)| {
-                    choices.push(choice);
-                    draw
-                })
-                .collect(),
-        );
+        let (own, theirs): (Vec<_>, Vec<_>) = draw(jobs, part, logits)?.into_iter().unzip();
+        draws.push(own);
+        choices.extend(theirs);
     }
     let rows: Vec<u32> = draws.iter().flatten().map(|draw: &Draw<'_>| draw.row).collect();
     for (draw, token) in draws.iter_mut().flatten().zip(logits.choose(&rows, &choices)?) {

@@ -101,17 +101,8 @@ impl Raw {
         if self.r == 0 || self.r > HIGHEST_RANK {
             return Err(format!("r: {} is out of range: make it 1 to {HIGHEST_RANK}", self.r));
         }
-        let literal =
-            |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_'));
-        let mut patterns = self.rank_pattern.keys().map(|name| ("rank_pattern", name));
-        let mut alphas = self.alpha_pattern.keys().map(|name| ("alpha_pattern", name));
-        if let Some((field, name)) =
-            patterns.find(|(_, name)| !literal(name)).or(alphas.find(|(_, name)| !literal(name)))
-        {
-            return Err(format!("{field}: {name:?} is a regular expression: only names of modules are read"));
-        }
-        agree("rank_pattern", &self.rank_pattern)?;
-        agree("alpha_pattern", &self.alpha_pattern)?;
+        usable("rank_pattern", &self.rank_pattern)?;
+        usable("alpha_pattern", &self.alpha_pattern)?;
         if let Some((name, rank)) =
             self.rank_pattern.iter().find(|(_, rank)| !(1..=HIGHEST_RANK).contains(*rank))
         {
@@ -159,7 +150,7 @@ impl Raw {
 }
 
 /// The value for a module of those that name modules by the end of their names. PEFT takes the first in the file's order that
-/// fits; [`agree`] sees to it that all do.
+/// fits; [`usable`] sees to it that all say the same.
 fn pattern<'p, T>(patterns: &'p BTreeMap<String, T>, module: &str) -> Option<&'p T> {
     patterns.iter().find(|(name, _)| fits(name, module)).map(|(_, value)| value)
 }
@@ -168,9 +159,12 @@ fn fits(name: &str, module: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// Refuses patterns of which one ends as another does and says something else.
-fn agree<T: PartialEq>(field: &str, patterns: &BTreeMap<String, T>) -> Result<(), String> {
+/// Refuses regular expressions, and patterns of which one ends as another does and says something else.
+fn usable<T: PartialEq>(field: &str, patterns: &BTreeMap<String, T>) -> Result<(), String> {
     for (name, value) in patterns {
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_')) {
+            return Err(format!("{field}: {name:?} is a regular expression: only names of modules are read"));
+        }
         if let Some((other, _)) =
             patterns.iter().find(|(other, theirs)| fits(name, other) && *theirs != value)
         {

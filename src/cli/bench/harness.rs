@@ -125,3 +125,10 @@ pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get(((q * last as f64).round() as usize).min(last)).copied().unwrap_or(0.0)
 }
+
+/// Of an odd number of values, the one in the middle.
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -9,8 +9,7 @@ use std::time::Instant;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
-use super::harness::Harness;
-use super::structured::median;
+use super::harness::{Harness, median};
 use super::throughput::positive;
 use crate::cli::bar::bar;
 use crate::cli::error::CliError;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 
-use super::harness::Harness;
+use super::harness::{Harness, median};
 use super::throughput::positive;
 use crate::cli::bar::bar;
 use crate::cli::error::CliError;
@@ -132,13 +132,6 @@ async fn ask(harness: &Harness, body: Value) -> Result<u64, CliError> {
     let (_, answer) = harness.chat(&body).await?;
     let tokens = answer["usage"]["completion_tokens"].as_u64();
     tokens.ok_or_else(|| CliError::Bench(format!("no answer: {answer}")))
-}
-
-/// Of an odd number of values, the one in the middle.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn print(document: &Value) {

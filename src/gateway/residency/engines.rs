@@ -1,6 +1,8 @@
 //! From a version in the host's memory to an engine on the device: a place at one that computes its weights already, or
 //! one of its own, with memory beside what is yet to come.
 
+use std::sync::Arc;
+
 use super::{Blueprint, Inner, Residency};
 use crate::engine::{Engine, EngineConfig, NewTenant};
 use crate::gateway::backend::{Backend, Decoder, Prepared};
@@ -8,7 +10,6 @@ use crate::gateway::kv::{Expected, Later};
 use crate::gateway::state::State;
 use crate::ids::VersionRef;
 use crate::model::Footprint;
-use std::sync::Arc;
 
 impl Residency {
     /// A place at the engine of another version of the model, hot by now, that has the same image and settings: what tells

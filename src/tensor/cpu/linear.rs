@@ -35,22 +35,12 @@ pub(in crate::tensor) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mu
         Encoding::Blocks(format) => return quantised::multiply(level, x, weight, format, y),
     };
     let (outs, width) = (weight.rows(), weight.cols());
-    let rows = x.len() / width;
-    assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
+    fits([x.len(), y.len()], [outs, width]);
     // a whole number of the tallest tiles, so that only the last block has a rest; a row that is larger than a block
     // still is computed
     let per_block = (BLOCK_BYTES / (width * size_of::<f32>())).max(1).next_multiple_of(12);
     for (x, y) in x.chunks(per_block * width).zip(y.chunks_mut(per_block * outs)) {
-        let grid = Grid {
-            x: x.as_ptr(),
-            rows: x.len() / width,
-            w: weight.bytes().as_ptr(),
-            element,
-            w_stride: width,
-            width,
-            y: y.as_mut_ptr(),
-            y_stride: outs,
-        };
+        let grid = Grid::of(x, weight.bytes().as_ptr(), element, [outs, width], y);
         // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
         unsafe { share_out(level, grid, outs) };
     }
@@ -61,18 +51,9 @@ pub(in crate::tensor) fn linear(level: Level, x: &[f32], weight: &Weight, y: &mu
 /// # Panics
 /// As [`linear`].
 pub(super) fn linear_f32(level: Level, x: &[f32], weights: &[f32], width: usize, y: &mut [f32]) {
-    let (rows, outs) = (x.len() / width, weights.len() / width);
-    assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
-    let grid = Grid {
-        x: x.as_ptr(),
-        rows,
-        w: weights.as_ptr().cast(),
-        element: ElementType::F32,
-        w_stride: width,
-        width,
-        y: y.as_mut_ptr(),
-        y_stride: outs,
-    };
+    let outs = weights.len() / width;
+    fits([x.len(), y.len()], [outs, width]);
+    let grid = Grid::of(x, weights.as_ptr().cast(), ElementType::F32, [outs, width], y);
     // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
     unsafe { grid.compute(level, 0..outs) };
 }
@@ -86,20 +67,16 @@ pub(super) fn linear_alone(level: Level, x: &[f32], weight: &Weight, y: &mut [f3
         panic!("a quantised weight where a plain one is taken")
     };
     let (outs, width) = (weight.rows(), weight.cols());
-    let rows = x.len() / width;
-    assert!(x.len() == rows * width && y.len() == rows * outs, "rows of another width");
-    let grid = Grid {
-        x: x.as_ptr(),
-        rows,
-        w: weight.bytes().as_ptr(),
-        element,
-        w_stride: width,
-        width,
-        y: y.as_mut_ptr(),
-        y_stride: outs,
-    };
+    fits([x.len(), y.len()], [outs, width]);
+    let grid = Grid::of(x, weight.bytes().as_ptr(), element, [outs, width], y);
     // SAFETY: the pointers are of slices that hold these rows and outputs, checked above, and `y` is ours alone
     unsafe { grid.compute(level, 0..outs) };
+}
+
+/// Panics where so many numbers in and out are not the same number of whole rows of a weight `[outs, width]`.
+fn fits([x, y]: [usize; 2], [outs, width]: [usize; 2]) {
+    let rows = x / width;
+    assert!(x == rows * width && y == rows * outs, "rows of another width");
 }
 
 /// Computes all `outs` outputs of `grid`, on several threads if it is worth it.
@@ -143,6 +120,12 @@ unsafe impl Send for Grid {}
 unsafe impl Sync for Grid {}
 
 impl Grid {
+    /// All rows of `x` and `y`, with a whole weight `[outs, width]` that lies at `w`.
+    fn of(x: &[f32], w: *const u8, element: ElementType, [outs, width]: [usize; 2], y: &mut [f32]) -> Self {
+        let (rows, y) = (x.len() / width, y.as_mut_ptr());
+        Self { x: x.as_ptr(), rows, w, element, w_stride: width, width, y, y_stride: outs }
+    }
+
     /// Computes outputs `outs` of every row with the set `level`.
     ///
     /// # Safety

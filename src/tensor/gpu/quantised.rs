@@ -6,7 +6,7 @@ use super::driver::{Gpu, Shape};
 use super::gemm::{Product, ProductShape};
 use super::launch::Launch;
 use super::lists::Indices;
-use super::ops::{Array, Layer, activation_code};
+use super::ops::{Array, Layer, a_row, activation_code};
 use crate::tensor::blocks::BlockFormat;
 use crate::tensor::encoding::{ElementType, Encoding};
 use crate::tensor::error::Result;
@@ -113,11 +113,6 @@ fn widened(x: &Array, rows: usize, layer: Layer<'_>, format: BlockFormat, out: E
         super::ops::add_bias(&y, bias, [rows, outs])?;
     }
     Ok(y)
-}
-
-/// One block a row.
-fn a_row(rows: usize) -> Shape {
-    Shape { grid: [rows as u32, 1, 1], block: THREADS, shared: 0 }
 }
 
 /// Groups of rows that share outputs beside each other: the second finds the weights of the first in the cache.
