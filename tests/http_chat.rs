@@ -168,7 +168,7 @@ async fn values_that_ask_for_nothing_are_taken() {
     let server = start().await;
     let harmless = json!({
         "tools": null, "tool_choice": "none", "response_format": {"type": "text"}, "temperature": null, "stop": null,
-        "top_k": -1, "store": false, "service_tier": "auto", "stream": false, "logit_bias": {}, "metadata": {},
+        "top_k": -1, "store": false, "service_tier": "auto", "stream": false, "logit_bias": {}, "metadata": {"run": "7"},
         "parallel_tool_calls": false, "prompt_cache_key": "desk", "reasoning_effort": null, "verbosity": null,
         "max_completion_tokens": 4, "function_call": "none"
     });

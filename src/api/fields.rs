@@ -112,6 +112,8 @@ pub(super) const CHAT: Fields = Fields {
             "add_generation_prompt",
             "chat_template_kwargs",
             "prompt_variables",
+            "reasoning_effort",
+            "metadata",
         ],
     ],
     unsupported: &[
@@ -126,9 +128,7 @@ pub(super) const CHAT: Fields = Fields {
             unless_empty("functions"),
             Unsupported { name: "function_call", harmless: |v| v == "none" },
             never("audio"),
-            unless_empty("metadata"),
             never("prediction"),
-            never("reasoning_effort"),
             never("verbosity"),
             never("web_search_options"),
             // The prefix cache works by itself: equal beginnings are found without a key.

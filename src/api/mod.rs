@@ -20,6 +20,7 @@ mod extract;
 mod feedback;
 mod fields;
 mod listener;
+mod metadata;
 mod openai;
 mod openapi;
 mod ops;

@@ -13,6 +13,7 @@ use super::tools::{ToolCallBody, ToolsBody};
 use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::{CHAT, MESSAGE, PART};
+use crate::api::metadata;
 use crate::gateway::{Conversation, Decoding, GenerationPrompt, ToolUse};
 
 /// The parameters that only chat has.
@@ -28,12 +29,17 @@ pub struct ChatBody {
     pub top_logprobs: Option<i64>,
     /// Open the assistant's turn; true if absent.
     pub add_generation_prompt: Option<bool>,
+    /// How much the model is to think, as its template understands it; `none` also sets `enable_thinking` to false.
+    pub reasoning_effort: Option<String>,
     /// Further variables for the chat template.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Json>>,
     /// Variables of the version's prompt.
     #[schema(value_type = Option<Object>)]
     pub prompt_variables: Option<Map<String, Json>>,
+    /// The client's own notes: up to 16 short texts, which decide nothing.
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Map<String, Json>>,
 }
 
 /// One message.
@@ -131,7 +137,11 @@ impl ChatRequest {
         shared.model()?;
         messages_must_be_objects(map)?;
         let body: ChatBody = typed(map)?;
+        metadata::check(body.metadata.as_ref())?;
         let mut template = template_variables(body.chat_template_kwargs)?;
+        if let Some(effort) = &body.reasoning_effort {
+            think(&mut template, effort);
+        }
         let tools = ToolsBody::parse(map)?.offer()?.map(|(tools, written)| {
             template.insert("tools".into(), written);
             tools
@@ -205,6 +215,14 @@ pub(super) fn template_variables(given: Option<Map<String, Json>>) -> Result<Map
             format!("chat_template_kwargs.{name}"),
             format!("`chat_template_kwargs` may not set `{name}`: the server sets it"),
         )),
+    }
+}
+
+/// What templates are told of an effort. A variable that the request sets by its name stays.
+fn think(template: &mut Map<String, Json>, effort: &str) {
+    template.entry("reasoning_effort").or_insert(json!(effort));
+    if effort == "none" {
+        template.entry("enable_thinking").or_insert(json!(false));
     }
 }
 
@@ -321,4 +339,23 @@ fn joined(parts: &[Part], i: usize) -> Result<String, ApiError> {
         }
     }
     Ok(texts.join("\n"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_effort_is_a_variable_of_the_template() {
+        let told = |members: Json| {
+            let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+            body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+            Json::Object(ChatRequest::parse(body.as_object().unwrap()).unwrap().conversation.template)
+        };
+        assert_eq!(told(json!({})), json!({}));
+        assert_eq!(told(json!({"reasoning_effort": "low"})), json!({"reasoning_effort": "low"}));
+        let none = json!({"reasoning_effort": "none", "chat_template_kwargs": {"reasoning_effort": "high"}});
+        assert_eq!(told(none), json!({"reasoning_effort": "high", "enable_thinking": false}));
+    }
 }

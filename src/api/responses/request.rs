@@ -7,17 +7,15 @@ use utoipa::ToSchema;
 use crate::api::body::typed;
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::RESPONSES;
+use crate::api::metadata;
 
 /// What chat calls parameters, and what this endpoint does.
 pub(super) const NAMES: &[(&str, &str)] = &[
     ("messages", "input"),
     ("max_tokens", "max_output_tokens"),
     ("response_format", "text.format"),
-    ("chat_template_kwargs", "reasoning"),
+    ("reasoning_effort", "reasoning.effort"),
 ];
-
-/// The most pairs of `metadata`, and the longest key and value.
-const METADATA: (usize, usize, usize) = (16, 64, 512);
 
 /// The body of POST /v1/responses.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -72,7 +70,7 @@ pub(super) struct Translated {
 pub(super) fn translate(map: &Map<String, Json>) -> Result<Translated, ApiError> {
     RESPONSES.check(map)?;
     let body: ResponsesBody = typed(map)?;
-    check_metadata(body.metadata.as_ref())?;
+    metadata::check(body.metadata.as_ref())?;
     let mut chat = Map::new();
     let same = ["model", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "stream"];
     for name in same.into_iter().chain(["stream_options", "user", "safety_identifier"]) {
@@ -91,8 +89,8 @@ pub(super) fn translate(map: &Map<String, Json>) -> Result<Translated, ApiError>
     if let Some(format) = text_format(body.text.as_ref())? {
         chat.insert("response_format".into(), format);
     }
-    if let Some(variables) = reasoning(body.reasoning.as_ref())? {
-        chat.insert("chat_template_kwargs".into(), variables);
+    if let Some(effort) = effort(body.reasoning.as_ref())? {
+        chat.insert("reasoning_effort".into(), json!(effort));
     }
     Ok(Translated { chat, echoed: echoed(map) })
 }
@@ -114,31 +112,6 @@ fn echoed(map: &Map<String, Json>) -> Map<String, Json> {
     ];
     let value = |name: &str| map.get(name).filter(|value| !value.is_null()).cloned();
     defaults.into_iter().map(|(name, default)| (name.into(), value(name).unwrap_or(default))).collect()
-}
-
-fn check_metadata(metadata: Option<&Map<String, Json>>) -> Result<(), ApiError> {
-    let (pairs, key_length, value_length) = METADATA;
-    let refused = |code, param: String, message: String| Err(ApiError::parameter(code, param, message));
-    let Some(metadata) = metadata else { return Ok(()) };
-    if metadata.len() > pairs {
-        let message = format!("`metadata` has {} pairs; it may have {pairs}", metadata.len());
-        return refused("array_above_max_length", "metadata".into(), message);
-    }
-    for (key, value) in metadata {
-        let param = format!("metadata.{}", key.chars().take(key_length).collect::<String>());
-        let Some(text) = value.as_str() else {
-            return refused("invalid_type", param.clone(), format!("`{param}` must be a string"));
-        };
-        if key.chars().count() > key_length || text.chars().count() > value_length {
-            let message = format!(
-                "`{param}`: a key has at most {key_length} characters and a value {value_length}; found {} and {}",
-                key.chars().count(),
-                text.chars().count()
-            );
-            return refused("invalid_value", param, message);
-        }
-    }
-    Ok(())
 }
 
 /// A tool in chat's shape.
@@ -176,18 +149,12 @@ fn text_format(text: Option<&Map<String, Json>>) -> Result<Option<Json>, ApiErro
     Ok(Some(json!({"type": "json_schema", "json_schema": inner})))
 }
 
-/// `reasoning` as variables of the template.
-fn reasoning(reasoning: Option<&Map<String, Json>>) -> Result<Option<Json>, ApiError> {
-    let Some(given) = reasoning else { return Ok(None) };
-    let mut variables = Map::new();
-    for (name, value) in given.iter().filter(|(_, value)| !value.is_null()) {
+/// How much is to be thought, of `reasoning`.
+fn effort(reasoning: Option<&Map<String, Json>>) -> Result<Option<&str>, ApiError> {
+    let mut effort = None;
+    for (name, value) in reasoning.into_iter().flatten().filter(|(_, value)| !value.is_null()) {
         match (name.as_str(), value.as_str()) {
-            ("effort", Some(effort)) => {
-                variables.insert("reasoning_effort".into(), json!(effort));
-                if effort == "none" {
-                    variables.insert("enable_thinking".into(), json!(false));
-                }
-            }
+            ("effort", Some(given)) => effort = Some(given),
             // the model's own words are given, and nobody sums them up
             ("summary" | "generate_summary", Some("auto")) => {}
             _ => {
@@ -197,7 +164,7 @@ fn reasoning(reasoning: Option<&Map<String, Json>>) -> Result<Option<Json>, ApiE
             }
         }
     }
-    Ok((!variables.is_empty()).then_some(Json::Object(variables)))
+    Ok(effort)
 }
 
 /// The conversation in chat's shape.
