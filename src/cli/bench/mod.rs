@@ -1,5 +1,5 @@
 //! `switchback bench`: measures what the documentation claims, through the public door; `throughput` and
-//! `scheduler` ask an engine itself.
+//! `scheduler` ask an engine itself, `load` a server that runs already.
 //!
 //! Each of the others starts the server of a configuration in this process, on free loopback ports and with
 //! a throw-away store, and speaks HTTP to it as a client would. Figures go to standard output; they are
@@ -7,6 +7,7 @@
 
 mod demo;
 mod harness;
+mod load;
 mod mirror;
 mod routing;
 mod scheduler;
@@ -38,6 +39,8 @@ enum What {
     Mirror(mirror::Args),
     /// What an engine's bookkeeping costs a step, with a model that computes nothing
     Scheduler(scheduler::Args),
+    /// What clients of a running server see: throughput, time to the first token, time per token
+    Load(load::Args),
     /// What guessing tokens brings
     Speculation(speculation::Args),
     /// What answers of a schema cost in throughput
@@ -53,6 +56,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         What::Routing(args) => routing::run(args).await,
         What::Mirror(args) => mirror::run(args).await,
         What::Scheduler(args) => scheduler::run(args).await,
+        What::Load(args) => load::run(args).await,
         What::Speculation(args) => speculation::run(args).await,
         What::Structured(args) => structured::run(args).await,
         What::Throughput(args) => throughput::run(args).await,
