@@ -9,6 +9,7 @@ pub mod model;
 pub mod process;
 pub mod schemas;
 pub mod scripted;
+pub mod traffic;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
