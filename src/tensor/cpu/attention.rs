@@ -5,11 +5,10 @@
 
 use std::cell::UnsafeCell;
 
-use rayon::prelude::*;
-
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp};
 use super::linear::Grid;
 use super::rowwise::Softcap;
+use super::team;
 use crate::tensor::attention::Attention;
 use crate::tensor::encoding::ElementType;
 use crate::tensor::kv::KvLayout;
@@ -156,7 +155,7 @@ pub(in crate::tensor) unsafe fn attend(
     if work < WORTH_A_THREAD {
         out.chunks_exact_mut(share).zip(q.chunks_exact(share)).enumerate().for_each(task);
     } else {
-        out.par_chunks_exact_mut(share).zip(q.par_chunks_exact(share)).enumerate().for_each(task);
+        team::consume(out.chunks_exact_mut(share).zip(q.chunks_exact(share)).enumerate().collect(), task);
     }
     out
 }

@@ -1,7 +1,6 @@
 //! The host's choice of tokens: see `choice`.
 
-use rayon::prelude::*;
-
+use super::team;
 use crate::tensor::choice::{Choice, GREEDY, UNIT, by_rank, greatest};
 
 /// How many candidates are sorted first for `top_p`; more only where these do not have the mass.
@@ -16,8 +15,16 @@ struct Scratch {
 
 /// A token for each row of logits; none where a row has a number that is none, or nothing above minus infinity.
 pub(in crate::tensor) fn choose(rows: &[&[f32]], choices: &[Choice]) -> Vec<Option<u32>> {
-    let one = |scratch: &mut Scratch, (row, choice): (&&[f32], &Choice)| choose_one(row, choice, scratch);
-    rows.par_iter().zip(choices).map_init(Scratch::default, one).collect()
+    let mut chosen = vec![None; rows.len()];
+    let part = rows.len().div_ceil(4 * team::threads()).max(1);
+    let parts = chosen.chunks_mut(part).zip(rows.chunks(part).zip(choices.chunks(part))).collect();
+    team::consume(parts, |(chosen, (rows, choices)): (&mut [Option<u32>], (&[&[f32]], &[Choice]))| {
+        let mut scratch = Scratch::default();
+        for (chosen, (row, choice)) in chosen.iter_mut().zip(rows.iter().zip(choices)) {
+            *chosen = choose_one(row, choice, &mut scratch);
+        }
+    });
+    chosen
 }
 
 fn choose_one(logits: &[f32], choice: &Choice, scratch: &mut Scratch) -> Option<u32> {

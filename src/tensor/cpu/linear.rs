@@ -9,18 +9,19 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch};
 use super::quantised;
+use super::team::{self, TaskSize};
 use crate::tensor::encoding::{ElementType, Encoding};
 use crate::tensor::weight::Weight;
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 17;
-/// Bytes of weights that one task takes. It reads them once for each tile of rows, so they should stay in the
-/// processor's L2 cache.
+/// The most bytes of weights that one task takes. It reads them once for each tile of rows, so they should stay in the
+/// processor's L2 cache; where there is one row, they are read once.
 const TASK_BYTES: usize = 256 << 10;
+/// The least.
+const LEAST_TASK_BYTES: usize = 16 << 10;
 /// Bytes of input rows that are computed in one go. Every task reads all of them, so they should stay in the L2 cache
 /// beside the task's weights.
 const BLOCK_BYTES: usize = 384 << 10;
@@ -85,19 +86,17 @@ fn fits([x, y]: [usize; 2], [outs, width]: [usize; 2]) {
 /// `x` and `w` hold what the sizes say, with `outs` rows of `w`; `y` has `outs` places a row, and nobody else
 /// touches them.
 unsafe fn share_out(level: Level, grid: Grid, outs: usize) {
-    let threads = rayon::current_num_threads();
-    if grid.rows * outs * grid.width < WORTH_A_THREAD || threads == 1 {
+    if grid.rows * outs * grid.width < WORTH_A_THREAD {
         // SAFETY: the caller's promise
         return unsafe { grid.compute(level, 0..outs) };
     }
-    let fair = outs.div_ceil(4 * threads);
-    let cached = TASK_BYTES / (grid.width * grid.element.size());
+    let row_bytes = grid.width * grid.element.size();
+    let most = if grid.rows == 1 { outs } else { TASK_BYTES / row_bytes };
     // a whole number of the widest tiles
-    let per_task = fair.min(cached).max(1).next_multiple_of(24);
-    (0..outs.div_ceil(per_task)).into_par_iter().for_each(|task| {
-        let first = task * per_task;
+    let size = TaskSize { most, least: LEAST_TASK_BYTES / row_bytes, unit: 24 };
+    team::consume(team::shares(outs, size), |share| {
         // SAFETY: the caller's promise; no two tasks have an output in common
-        unsafe { grid.compute(level, first..outs.min(first + per_task)) };
+        unsafe { grid.compute(level, share) };
     });
 }
 

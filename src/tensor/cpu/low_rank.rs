@@ -1,9 +1,8 @@
 //! What adapters add to the rows of a linear layer.
 
-use rayon::prelude::*;
-
 use super::isa::Level;
 use super::linear::linear_alone;
+use super::team;
 use crate::tensor::weight::Weight;
 
 /// Rows of one adapter, and what they get of it.
@@ -21,11 +20,7 @@ pub(in crate::tensor) struct LowRankTask<'a> {
 
 /// Each task on one thread: its products are small, and there is one for each adapter.
 pub(in crate::tensor) fn add_low_rank(level: Level, tasks: Vec<LowRankTask<'_>>) {
-    match tasks.len() {
-        // no thread is woken for one
-        0 | 1 => tasks.into_iter().for_each(|task| task.run(level)),
-        _ => tasks.into_par_iter().for_each(|task| task.run(level)),
-    }
+    team::consume(tasks, |task| task.run(level));
 }
 
 impl LowRankTask<'_> {

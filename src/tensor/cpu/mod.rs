@@ -9,6 +9,7 @@ mod low_rank;
 mod quantised;
 mod route;
 mod rowwise;
+mod team;
 
 pub(super) use attention::{KvStore, attend};
 pub(super) use bandwidth::memory_bandwidth;

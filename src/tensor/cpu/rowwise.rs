@@ -3,14 +3,15 @@
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always)]
 
-use rayon::prelude::*;
-
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch, exp, tanh};
+use super::team;
 use crate::tensor::ops::Activation;
 use crate::tensor::weight::Weight;
 
 /// Elements below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 14;
+/// Elements of one task, where there are several.
+const PART: usize = WORTH_A_THREAD / 4;
 const LANES: usize = 16;
 
 /// Root-mean-square normalisation of each row (Zhang and Sennrich, 2019): `x / sqrt(mean(x²) + eps) * gain`.
@@ -90,7 +91,7 @@ pub(in crate::tensor) fn gate_mul(level: Level, activation: Activation, gate: &m
     if gate.len() < WORTH_A_THREAD {
         task((gate, up));
     } else {
-        gate.par_chunks_mut(WORTH_A_THREAD / 4).zip(up.par_chunks(WORTH_A_THREAD / 4)).for_each(task);
+        team::consume(gate.chunks_mut(PART).zip(up.chunks(PART)).collect(), task);
     }
 }
 
@@ -143,7 +144,7 @@ fn in_parts(x: &mut [f32], task: impl Fn(&mut [f32]) + Sync + Send) {
     if x.len() < WORTH_A_THREAD {
         task(x);
     } else {
-        x.par_chunks_mut(WORTH_A_THREAD / 4).for_each(task);
+        team::consume(x.chunks_mut(PART).collect(), task);
     }
 }
 

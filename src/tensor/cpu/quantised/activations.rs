@@ -2,9 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use rayon::prelude::*;
-
 use super::super::isa::{Isa, Kernel, Level, dispatch};
+use super::super::team;
 use crate::tensor::blocks::{LARGE, SMALL};
 
 /// Numbers below which a second thread costs more than it brings.
@@ -34,14 +33,14 @@ impl Activations {
         let mut quants = vec![0; x.len()];
         let mut scales = vec![0.0; x.len() / group];
         let mut sums = vec![0; x.len() / SUMMED];
-        x.par_chunks(width)
-            .zip(quants.par_chunks_mut(width))
-            .zip(scales.par_chunks_mut(width / group))
-            .zip(sums.par_chunks_mut(width / SUMMED))
-            .with_min_len((WORTH_A_THREAD / width).max(1))
-            .for_each(|(((x, quants), scales), sums)| {
-                dispatch(level, Round { group, x, quants, scales, sums });
-            });
+        // a whole number of rows
+        let part = (WORTH_A_THREAD / width).max(1) * width;
+        let outputs =
+            quants.chunks_mut(part).zip(scales.chunks_mut(part / group)).zip(sums.chunks_mut(part / SUMMED));
+        let parts = x.chunks(part).zip(outputs).collect();
+        team::consume(parts, |(x, ((quants, scales), sums))| {
+            dispatch(level, Round { group, x, quants, scales, sums });
+        });
         Self { rows, width, group, quants, scales, sums }
     }
 

@@ -47,19 +47,27 @@ pub(super) trait Dots: Copy {
     unsafe fn pick<const J: usize>(w: Self::Words) -> Self::Words;
     /// Products, two added up by lane, and added to `sum`.
     unsafe fn add_dot_words(sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints;
+    unsafe fn no_bytes() -> Self::Bytes;
     unsafe fn no_ints() -> Self::Ints;
     unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     unsafe fn no_floats() -> Self::Floats;
+    /// The sum of the lanes of each.
+    unsafe fn sums(eight: [Self::Ints; 8]) -> Self::Ints;
+    /// The sum of the lanes.
+    unsafe fn total(a: Self::Ints) -> i32;
     /// `scale * a + b`, by lane.
-    unsafe fn scale_add(scale: f32, a: Self::Ints, b: Self::Floats) -> Self::Floats;
+    unsafe fn scale_add(scales: Self::Floats, a: Self::Ints, b: Self::Floats) -> Self::Floats;
+    /// `scale * a + b`, of one number.
+    unsafe fn scale_add_one(scale: f32, a: i32, b: f32) -> f32;
     /// The sum of the lanes, in one fixed order.
     unsafe fn sum(v: Self::Floats) -> f32;
     /// A half-precision number.
     unsafe fn half(p: *const u8) -> f32;
     /// Eight half-precision numbers that lie `stride` bytes apart.
     unsafe fn eight_halves(p: *const u8, stride: usize) -> Self::Floats;
-    /// Products with eight numbers in memory, by lane.
-    unsafe fn times(a: Self::Floats, p: *const f32) -> [f32; 8];
+    unsafe fn floats(p: *const f32) -> Self::Floats;
+    /// By lane.
+    unsafe fn times(a: Self::Floats, b: Self::Floats) -> Self::Floats;
 }
 
 /// Work that is compiled for each set.
@@ -151,6 +159,9 @@ impl Dots for Portable {
         let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
         std::array::from_fn(|l| sum[l] + product(2 * l) + product(2 * l + 1))
     }
+    unsafe fn no_bytes() -> [u8; 32] {
+        [0; 32]
+    }
     unsafe fn no_ints() -> [i32; 8] {
         [0; 8]
     }
@@ -160,10 +171,20 @@ impl Dots for Portable {
     unsafe fn no_floats() -> [f32; 8] {
         [0.0; 8]
     }
-    unsafe fn scale_add(scale: f32, a: [i32; 8], b: [f32; 8]) -> [f32; 8] {
+    unsafe fn sums(eight: [[i32; 8]; 8]) -> [i32; 8] {
+        eight.map(|ints| ints.into_iter().sum())
+    }
+    unsafe fn total(a: [i32; 8]) -> i32 {
+        a.into_iter().sum()
+    }
+    unsafe fn scale_add(scales: [f32; 8], a: [i32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| unsafe { Self::scale_add_one(scales[i], a[i], b[i]) })
+    }
+    unsafe fn scale_add_one(scale: f32, a: i32, b: f32) -> f32 {
         // two roundings: a fused one is a library call where the processor has none
         #[allow(clippy::suboptimal_flops)]
-        std::array::from_fn(|i| scale * a[i] as f32 + b[i])
+        let sum = scale * a as f32 + b;
+        sum
     }
     unsafe fn sum(v: [f32; 8]) -> f32 {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
@@ -174,25 +195,33 @@ impl Dots for Portable {
     unsafe fn eight_halves(p: *const u8, stride: usize) -> [f32; 8] {
         std::array::from_fn(|i| unsafe { Self::half(p.add(i * stride)) })
     }
-    unsafe fn times(a: [f32; 8], p: *const f32) -> [f32; 8] {
-        let b = unsafe { p.cast::<[f32; 8]>().read_unaligned() };
+    unsafe fn floats(p: *const f32) -> [f32; 8] {
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+    unsafe fn times(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| a[i] * b[i])
     }
 }
+
+/// What [`Level::Vnni`] has.
+#[cfg(target_arch = "x86_64")]
+pub(super) type Vnni = x86::X86<true>;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::cast_ptr_alignment)]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_insert_epi16,
-        _mm_loadu_si128, _mm_set1_epi16, _mm_srli_epi16, _mm_unpacklo_epi8, _mm256_abs_epi8,
-        _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps,
-        _mm256_cvtph_ps, _mm256_dpbusd_epi32, _mm256_dpwssd_epi32, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_maskz_set1_epi8, _mm256_mul_ps,
-        _mm256_or_si256, _mm256_permute2x128_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi8,
-        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16,
-        _mm256_storeu_ps, _mm256_sub_epi8, _mm256_test_epi8_mask,
+        __m256, __m256i, _mm_add_epi32, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
+        _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_insert_epi16, _mm_loadu_si128, _mm_set1_epi16,
+        _mm_shuffle_epi32, _mm_srli_epi16, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_add_epi32,
+        _mm256_and_si256, _mm256_castsi256_si128, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi16,
+        _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_dpbusd_epi32, _mm256_dpwssd_epi32,
+        _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_maskz_set1_epi8, _mm256_mul_ps, _mm256_or_si256,
+        _mm256_permute2x128_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16,
+        _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8,
+        _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi8,
+        _mm256_test_epi8_mask,
     };
 
     use super::{Dots, DotsKernel, Portable};
@@ -219,7 +248,7 @@ mod x86 {
     /// AVX2, and where `VNNI` says so what came later: sums of products, and bits that choose bytes, in one operation instead of
     /// two to five.
     #[derive(Clone, Copy)]
-    struct X86<const VNNI: bool>;
+    pub(in crate::tensor::cpu::quantised) struct X86<const VNNI: bool>;
 
     // SAFETY of each block below: the trait's promise, that the processor has the set and the pointers are good
     impl<const VNNI: bool> Dots for X86<VNNI> {
@@ -349,6 +378,10 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn no_bytes() -> __m256i {
+            unsafe { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
         unsafe fn no_ints() -> __m256i {
             unsafe { _mm256_setzero_si256() }
         }
@@ -361,8 +394,32 @@ mod x86 {
             unsafe { _mm256_setzero_ps() }
         }
         #[inline(always)]
-        unsafe fn scale_add(scale: f32, a: __m256i, b: __m256) -> __m256 {
-            unsafe { _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(a), b) }
+        unsafe fn sums(eight: [__m256i; 8]) -> __m256i {
+            unsafe {
+                let [a, b, c, d, e, f, g, h] = eight;
+                // of each half of the lanes: the sums of `a` to `d`, and of `e` to `h`
+                let four = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+                let more = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
+                let lower = _mm256_permute2x128_si256::<0x20>(four, more);
+                _mm256_add_epi32(lower, _mm256_permute2x128_si256::<0x31>(four, more))
+            }
+        }
+        #[inline(always)]
+        unsafe fn total(a: __m256i) -> i32 {
+            unsafe {
+                let four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+                let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+                _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn scale_add(scales: __m256, a: __m256i, b: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(a), b) }
+        }
+        #[inline(always)]
+        unsafe fn scale_add_one(scale: f32, a: i32, b: f32) -> f32 {
+            // one instruction, as the processor has it
+            scale.mul_add(a as f32, b)
         }
         #[inline(always)]
         unsafe fn sum(v: __m256) -> f32 {
@@ -391,10 +448,12 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn times(a: __m256, p: *const f32) -> [f32; 8] {
-            let mut out = [0.0; 8];
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(a, _mm256_loadu_ps(p))) };
-            out
+        unsafe fn floats(p: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn times(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
         }
     }
 }

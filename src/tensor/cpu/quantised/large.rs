@@ -26,6 +26,7 @@ unsafe fn six_bit_factors<D: Dots>(p: *const u8) -> Factors<D> {
 
 impl Large for Q4K {
     const BYTES: usize = BlockFormat::Q4K.bytes();
+    const GROUP: usize = 32;
     #[inline(always)]
     unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D> {
         unsafe { six_bit_factors(p) }
@@ -41,6 +42,7 @@ impl Large for Q4K {
 
 impl Large for Q5K {
     const BYTES: usize = BlockFormat::Q5K.bytes();
+    const GROUP: usize = 32;
     #[inline(always)]
     unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D> {
         unsafe { six_bit_factors(p) }
@@ -63,6 +65,7 @@ impl Large for Q5K {
 
 impl Large for Q6K {
     const BYTES: usize = BlockFormat::Q6K.bytes();
+    const GROUP: usize = 16;
     #[inline(always)]
     unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D> {
         unsafe {

@@ -10,12 +10,12 @@
 mod activations;
 mod dots;
 mod large;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 mod small;
 mod tile;
 
 use std::ops::Range;
-
-use rayon::prelude::*;
 
 use self::activations::Activations;
 use self::dots::{Dots, DotsKernel, dispatch};
@@ -24,14 +24,20 @@ use self::small::{Q4_0, Q5_0, Q8_0};
 use self::tile::Product;
 use super::isa::Level;
 use super::linear::linear_f32;
+use super::team::{self, TaskSize};
 use crate::tensor::blocks::{BlockFormat, LARGE, SMALL};
 use crate::tensor::encoding::ElementType;
 use crate::tensor::weight::Weight;
 
 /// Multiplications below which a second thread costs more than it brings.
 const WORTH_A_THREAD: usize = 1 << 18;
-/// Bytes of weights that one task takes: they stay in the L2 cache while it goes through the rows.
+/// The most bytes of weights that one task takes: they stay in the L2 cache while it goes through the rows. Where there is
+/// one, they are read once.
 const TASK_BYTES: usize = 192 << 10;
+/// Outputs that are computed together, at most.
+const UNIT: usize = 16;
+/// The least.
+const LEAST_TASK_BYTES: usize = 16 << 10;
 
 /// `x` is `[rows, in]`, `y` takes `[rows, out]`, for a weight `[out, in]` of blocks.
 ///
@@ -56,19 +62,46 @@ pub(super) fn multiply(level: Level, x: &[f32], weight: &Weight, format: BlockFo
         y: y.as_mut_ptr(),
         outs,
     };
-    let part = |outs: Range<usize>| dispatch(level, Part { product: &product, format, outs });
+    let part = |outs: Range<usize>| {
+        let outs = panels(level, &product, format, outs);
+        dispatch(level, Part { product: &product, format, outs });
+    };
     if rows * outs * width < WORTH_A_THREAD {
         return part(0..outs);
     }
-    let tasks = tasks(outs, weight.row_bytes());
-    tasks.into_par_iter().for_each(part);
+    let most = if rows == 1 { outs } else { TASK_BYTES / weight.row_bytes() };
+    team::consume(tasks(outs, weight.row_bytes(), most), part);
 }
 
-/// Shares of the outputs, one a task.
-fn tasks(outs: usize, row_bytes: usize) -> Vec<Range<usize>> {
-    let fair = outs.div_ceil(4 * rayon::current_num_threads());
-    let each = fair.min(TASK_BYTES / row_bytes).max(1).next_multiple_of(4);
-    (0..outs).step_by(each).map(|first| first..outs.min(first + each)).collect()
+/// Computes what makes whole panels, where the processor has what they take and there are rows enough; gives what is left.
+#[cfg(target_arch = "x86_64")]
+fn panels(level: Level, product: &Product<'_>, format: BlockFormat, outs: Range<usize>) -> Range<usize> {
+    if level != Level::Vnni || product.x.rows < panel::WORTH_UNPACKING {
+        return outs;
+    }
+    assert!(Level::available().contains(&level), "{level:?} on a processor without it");
+    // SAFETY: the processor has the set; `multiply` checked the sizes and gives each output once
+    unsafe {
+        match format {
+            BlockFormat::Q4_0 => panel::small::<Q4_0>(product, outs),
+            BlockFormat::Q5_0 => panel::small::<Q5_0>(product, outs),
+            BlockFormat::Q8_0 => panel::small::<Q8_0>(product, outs),
+            BlockFormat::Q4K => panel::large::<Q4K>(product, outs),
+            BlockFormat::Q5K => panel::large::<Q5K>(product, outs),
+            BlockFormat::Q6K => panel::large::<Q6K>(product, outs),
+            BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q2K | BlockFormat::Q3K => outs,
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn panels(_: Level, _: &Product<'_>, _: BlockFormat, outs: Range<usize>) -> Range<usize> {
+    outs
+}
+
+/// Shares of the outputs, one a task, of at most so many.
+fn tasks(outs: usize, row_bytes: usize, most: usize) -> Vec<Range<usize>> {
+    team::shares(outs, TaskSize { most, least: LEAST_TASK_BYTES / row_bytes, unit: UNIT })
 }
 
 /// Work of one task, whose outputs are nobody else's.
@@ -103,19 +136,18 @@ impl DotsKernel for Part<'_> {
 /// By way of `f32` weights, a few outputs at a time.
 fn widened(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
-    let parts = tasks(outs, width * ElementType::F32.size());
-    let computed: Vec<(Range<usize>, Vec<f32>)> = parts
-        .into_par_iter()
-        .map(|part| {
-            let mut wide = vec![0.0; part.len() * width];
-            for (out, row) in part.clone().zip(wide.chunks_exact_mut(width)) {
-                weight.widen_row(out, row);
-            }
-            let mut y = vec![0.0; x.len() / width * part.len()];
-            linear_f32(level, x, &wide, width, &mut y);
-            (part, y)
-        })
-        .collect();
+    let row_bytes = width * ElementType::F32.size();
+    let parts = tasks(outs, row_bytes, TASK_BYTES / row_bytes);
+    let rows = x.len() / width;
+    let mut computed: Vec<(Range<usize>, Vec<f32>)> =
+        parts.into_iter().map(|part| (part.clone(), vec![0.0; rows * part.len()])).collect();
+    team::consume(computed.iter_mut().collect(), |(part, y)| {
+        let mut wide = vec![0.0; part.len() * width];
+        for (out, row) in part.clone().zip(wide.chunks_exact_mut(width)) {
+            weight.widen_row(out, row);
+        }
+        linear_f32(level, x, &wide, width, y);
+    });
     for (part, computed) in computed {
         for (y, computed) in y.chunks_exact_mut(outs).zip(computed.chunks_exact(part.len())) {
             y[part.clone()].copy_from_slice(computed);

@@ -1,4 +1,8 @@
 //! Tiles of rows by outputs, over blocks.
+//!
+//! The products of a block's quants are whole numbers and are added up first, exactly. What floats are added up in is the
+//! order of an output, whatever kernel computes it: of small blocks, eight running sums, of which block `b` belongs to sum
+//! `b % 8`, and these in the order of [`Dots::sum`]; of large blocks, one.
 
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always)]
@@ -8,6 +12,9 @@ use std::ops::Range;
 use super::activations::{Activations, SUMMED};
 use super::dots::Dots;
 use crate::tensor::blocks::{LARGE, SMALL};
+
+/// Running sums of an output over small blocks.
+pub(super) const EIGHT: usize = 8;
 
 /// A format of small blocks: one scale, and quants from -127 to 127.
 pub(super) trait Small {
@@ -34,6 +41,8 @@ pub(super) struct Factors<D: Dots> {
 pub(super) trait Large {
     /// Bytes of a block.
     const BYTES: usize;
+    /// Quants that have a scale together: 16 or 32.
+    const GROUP: usize;
     /// # Safety
     /// A block lies at `p`, and the processor has `D`.
     unsafe fn factors<D: Dots>(p: *const u8) -> Factors<D>;
@@ -111,32 +120,37 @@ impl Product<'_> {
             let mut sums = [[D::no_floats(); O]; R];
             let blocks = self.x.width / SMALL;
             let mut block = 0;
-            // eight scales are converted at once
-            while block + 8 <= blocks {
+            while block + EIGHT <= blocks {
                 for o in 0..O {
                     let w = weights[o].add(block * F::BYTES);
                     let d = D::eight_halves(w, F::BYTES);
-                    let mut both = [[0.0; 8]; R];
-                    for (both, scales) in both.iter_mut().zip(scales) {
-                        *both = D::times(d, scales.add(block));
+                    let mut eight = [D::no_bytes(); EIGHT];
+                    for (i, quants) in eight.iter_mut().enumerate() {
+                        *quants = F::quants::<D>(w.add(i * F::BYTES));
                     }
-                    for i in 0..8 {
-                        let w = F::quants::<D>(w.add(i * F::BYTES));
-                        for (r, both) in both.iter().enumerate() {
-                            let ints = D::dot(w, D::bytes(quants[r].add((block + i) * SMALL)));
-                            sums[r][o] = D::scale_add(both[i], ints, sums[r][o]);
+                    for r in 0..R {
+                        let mut ints = [D::no_ints(); EIGHT];
+                        for (i, ints) in ints.iter_mut().enumerate() {
+                            *ints = D::dot(eight[i], D::bytes(quants[r].add((block + i) * SMALL)));
                         }
+                        let scale = D::times(d, D::floats(scales[r].add(block)));
+                        sums[r][o] = D::scale_add(scale, D::sums(ints), sums[r][o]);
                     }
                 }
-                block += 8;
+                block += EIGHT;
             }
-            for block in block..blocks {
+            let rest = blocks - block;
+            if rest > 0 {
                 for o in 0..O {
                     let w = weights[o].add(block * F::BYTES);
-                    let (d, w) = (D::half(w), F::quants::<D>(w));
                     for r in 0..R {
-                        let ints = D::dot(w, D::bytes(quants[r].add(block * SMALL)));
-                        sums[r][o] = D::scale_add(d * *scales[r].add(block), ints, sums[r][o]);
+                        let (mut ints, mut scale) = ([D::no_ints(); EIGHT], [0.0; EIGHT]);
+                        for i in 0..rest {
+                            let w = w.add(i * F::BYTES);
+                            ints[i] = D::dot(F::quants::<D>(w), D::bytes(quants[r].add((block + i) * SMALL)));
+                            scale[i] = D::half(w) * *scales[r].add(block + i);
+                        }
+                        sums[r][o] = D::scale_add(D::floats(scale.as_ptr()), D::sums(ints), sums[r][o]);
                     }
                 }
             }
@@ -188,7 +202,7 @@ impl Product<'_> {
             let scales: [*const f32; R] = std::array::from_fn(|r| self.x.scales(row + r));
             let summed: [*const i16; R] = std::array::from_fn(|r| self.x.sums(row + r));
             let weights = self.weights.add(out * self.stride);
-            let mut sums = [D::no_floats(); R];
+            let mut sums = [0.0; R];
             for block in 0..self.x.width / LARGE {
                 let w = weights.add(block * F::BYTES);
                 let Factors { d, each, m, less } = F::factors::<D>(w);
@@ -222,12 +236,12 @@ impl Product<'_> {
                     let scale = *scales[r].add(block);
                     let sums_of_16 = D::words(summed[r].add(block * (LARGE / SUMMED)));
                     let taken = D::add_dot_words(D::no_ints(), sums_of_16, less);
-                    sums[r] = D::scale_add(d * scale, ints[r], sums[r]);
-                    sums[r] = D::scale_add(-m * scale, taken, sums[r]);
+                    sums[r] = D::scale_add_one(d * scale, D::total(ints[r]), sums[r]);
+                    sums[r] = D::scale_add_one(-m * scale, D::total(taken), sums[r]);
                 }
             }
             for (r, sum) in sums.iter().enumerate() {
-                *self.y.add((row + r) * self.outs + out) = D::sum(*sum);
+                *self.y.add((row + r) * self.outs + out) = *sum;
             }
         }
     }
