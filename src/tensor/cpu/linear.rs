@@ -22,6 +22,10 @@ const WORTH_A_THREAD: usize = 1 << 17;
 const TASK_BYTES: usize = 256 << 10;
 /// The least.
 const LEAST_TASK_BYTES: usize = 16 << 10;
+/// Vectors that one row of weights is read by at once where there is one row of activations; and how many bytes ahead it
+/// is fetched: the processor by itself does not look past the end of a page.
+const STRETCH: usize = 4;
+const AHEAD: usize = 4 << 10;
 /// Bytes of input rows that are computed in one go. Every task reads all of them, so they should stay in the L2 cache
 /// beside the task's weights.
 const BLOCK_BYTES: usize = 384 << 10;
@@ -214,10 +218,27 @@ impl Grid {
             let w = self.w.add(out * self.w_stride * E::SIZE);
             let mut sums = [[I::splat(0.0); O]; R];
             let mut k = 0;
+            if R == 1 && O == 1 {
+                let stretch = STRETCH * I::LANES;
+                while k + stretch <= self.width {
+                    I::fetch_ahead(w.add(k * E::SIZE).wrapping_add(AHEAD), stretch * E::SIZE);
+                    for i in 0..STRETCH {
+                        let at = k + i * I::LANES;
+                        sums[0][0] =
+                            I::fma(I::load(x.add(at)), E::load::<I>(w.add(at * E::SIZE)), sums[0][0]);
+                    }
+                    k += stretch;
+                }
+            }
             while k + I::LANES <= self.width {
                 let mut ws = [I::splat(0.0); O];
                 for (o, wide) in ws.iter_mut().enumerate() {
-                    *wide = E::load::<I>(w.add((o * self.w_stride + k) * E::SIZE));
+                    let at = w.add((o * self.w_stride + k) * E::SIZE);
+                    if row == 0 && O > 1 {
+                        // the next tile's; later rows find them in the cache
+                        I::fetch_ahead(at.wrapping_add(O * self.w_stride * E::SIZE), 1);
+                    }
+                    *wide = E::load::<I>(at);
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let xs = I::load(x.add(r * self.width + k));

@@ -22,7 +22,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activations::SUMMED;
-use super::dots::Vnni;
+use super::dots::{Dots, Vnni};
 use super::tile::{EIGHT, Factors, Large, Product, Small};
 use crate::tensor::blocks::{LARGE, SMALL};
 
@@ -132,6 +132,7 @@ unsafe fn unpack_small<F: Small>(product: &Product<'_>, out: usize, panel: &mut 
         for block in 0..blocks {
             for (o, row) in rows.0.iter_mut().enumerate() {
                 let w = product.weights.add((out + o) * product.stride + block * F::BYTES);
+                Vnni::fetch_ahead(w.wrapping_add(OUTS * product.stride), 1);
                 halves[o] = w.cast::<u16>().read_unaligned();
                 _mm256_store_si256(row.as_mut_ptr().cast(), _mm256_xor_si256(F::quants::<Vnni>(w), shift));
             }
@@ -243,6 +244,7 @@ unsafe fn unpack_large<F: Large>(product: &Product<'_>, out: usize, panel: &mut 
         unsafe {
             for (o, row) in rows.0.iter_mut().enumerate() {
                 let w = product.weights.add((out + o) * product.stride + block * F::BYTES);
+                Vnni::fetch_ahead(w.wrapping_add(OUTS * product.stride), F::BYTES);
                 let Factors { d, each, m, less } = F::factors::<Vnni>(w);
                 let (mut scales, mut taken) = ([0_i16; 16], [0_i32; PAIRS]);
                 _mm256_storeu_si256(scales.as_mut_ptr().cast(), each);
