@@ -17,10 +17,10 @@ struct Scratch {
 pub(in crate::tensor) fn choose(rows: &[&[f32]], choices: &[Choice]) -> Vec<Option<u32>> {
     let mut chosen = vec![None; rows.len()];
     let part = rows.len().div_ceil(4 * team::threads()).max(1);
-    let parts = chosen.chunks_mut(part).zip(rows.chunks(part).zip(choices.chunks(part))).collect();
-    team::consume(parts, |(chosen, (rows, choices)): (&mut [Option<u32>], (&[&[f32]], &[Choice]))| {
+    let parts: Vec<_> = chosen.chunks_mut(part).zip(rows.chunks(part)).zip(choices.chunks(part)).collect();
+    team::consume(parts, |((chosen, rows), choices)| {
         let mut scratch = Scratch::default();
-        for (chosen, (row, choice)) in chosen.iter_mut().zip(rows.iter().zip(choices)) {
+        for ((chosen, row), choice) in chosen.iter_mut().zip(rows).zip(choices) {
             *chosen = choose_one(row, choice, &mut scratch);
         }
     });

@@ -265,12 +265,12 @@ impl Gate {
     fn shut(&self) {
         let mut state = self.0.fetch_and(!Self::OPEN, Ordering::AcqRel);
         let mut tries = 0_u32;
-        while state % Self::OPEN > 0 {
-            // one that was put aside by the system in the middle of its call needs this core more than we do
+        while state & (Self::OPEN - 1) > 0 {
             if tries < 1 << 12 {
-                spin_loop()
+                spin_loop();
             } else {
-                thread::yield_now()
+                // one that was put aside by the system in the middle of its call needs this core more than we do
+                thread::yield_now();
             }
             tries = tries.saturating_add(1);
             state = self.0.load(Ordering::Acquire);

@@ -10,12 +10,12 @@
 #![allow(clippy::inline_always, clippy::cast_ptr_alignment)]
 
 use std::arch::x86_64::{
-    __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_store_si256, _mm256_storeu_si256,
-    _mm256_xor_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi128_si512, _mm512_cvtepi32_ps,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_inserti32x4,
-    _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_set1_epi16,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_store_ps,
-    _mm512_store_si512, _mm512_storeu_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_store_si256,
+    _mm256_storeu_si256, _mm256_xor_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi128_si512,
+    _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps,
+    _mm512_inserti32x4, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_mullo_epi32,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_store_ps, _mm512_store_si512, _mm512_storeu_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::cell::RefCell;
@@ -178,9 +178,8 @@ unsafe fn small_tile<const R: usize>(product: &Product<'_>, row: usize, out: usi
             summed[r] = product.x.sums(row + r).cast();
         }
         let unshift = _mm512_set1_epi16(-SHIFT);
-        let mut eight = [[_mm512_setzero_ps(); EIGHT]; R];
-        for first in 0..EIGHT {
-            let mut sums = [_mm512_setzero_ps(); R];
+        let mut eight = [[_mm512_setzero_ps(); R]; EIGHT];
+        for (first, sums) in eight.iter_mut().enumerate() {
             let mut block = first;
             while block < blocks {
                 let w = load_eight(panel.quants.as_ptr().add(8 * block));
@@ -197,17 +196,24 @@ unsafe fn small_tile<const R: usize>(product: &Product<'_>, row: usize, out: usi
                 }
                 block += EIGHT;
             }
-            for r in 0..R {
-                eight[r][first] = sums[r];
-            }
         }
-        for (r, [a, b, c, d, e, f, g, h]) in eight.into_iter().enumerate() {
-            let even = _mm512_add_ps(_mm512_add_ps(a, e), _mm512_add_ps(c, g));
-            let odd = _mm512_add_ps(_mm512_add_ps(b, f), _mm512_add_ps(d, h));
-            _mm512_storeu_ps(product.y.add((row + r) * product.outs + out), _mm512_add_ps(even, odd));
+        let [a, b, c, d, e, f, g, h] = eight;
+        let even = added(added(a, e), added(c, g));
+        let odd = added(added(b, f), added(d, h));
+        for (r, sum) in added(even, odd).into_iter().enumerate() {
+            _mm512_storeu_ps(product.y.add((row + r) * product.outs + out), sum);
         }
     }
     R
+}
+
+#[inline(always)]
+unsafe fn added<const R: usize>(mut a: [__m512; R], b: [__m512; R]) -> [__m512; R] {
+    for (a, b) in a.iter_mut().zip(b) {
+        // SAFETY: the caller's promise, that the processor has the set
+        *a = unsafe { _mm512_add_ps(*a, b) };
+    }
+    a
 }
 
 #[inline(always)]
