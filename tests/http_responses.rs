@@ -177,6 +177,7 @@ async fn an_answer_that_is_sent_back_is_gone_on_with() {
 async fn errors_name_the_parameters_of_this_endpoint() {
     let server = start(HERMES, &["aa"], &[], "").await;
     let base = json!({"model": "bot", "input": "x"});
+    let pairs: Value = (0..17).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
     for (members, code, param) in [
         (json!({"input": null}), "invalid_type", "input"),
         (json!({"input": []}), "empty_array", "input"),
@@ -195,6 +196,12 @@ async fn errors_name_the_parameters_of_this_endpoint() {
         (json!({"tools": [{"type": "web_search"}]}), "unsupported_parameter", "tools[0].type"),
         (json!({"metadata": {"a": 1}}), "invalid_type", "metadata.a"),
         (json!({"metadata": {"a": "x".repeat(600)}}), "invalid_value", "metadata.a"),
+        (
+            json!({"metadata": {("a".repeat(65)): "x"}}),
+            "invalid_value",
+            &format!("metadata.{}", "a".repeat(64)),
+        ),
+        (json!({"metadata": pairs}), "array_above_max_length", "metadata"),
         (json!({"reasoning": {"summary": "detailed"}}), "unsupported_parameter", "reasoning.summary"),
         (json!({"messages": []}), "unknown_parameter", "messages"),
         (json!({"temperature": 3}), "decimal_above_max_value", "temperature"),

@@ -129,7 +129,9 @@ pub(super) const CHAT: Fields = Fields {
             Unsupported { name: "function_call", harmless: |v| v == "none" },
             never("audio"),
             never("prediction"),
-            never("verbosity"),
+            Unsupported { name: "verbosity", harmless: |v| v == "medium" },
+            never("moderation"),
+            never("prompt_cache_options"),
             never("web_search_options"),
             // The prefix cache works by itself: equal beginnings are found without a key.
             Unsupported { name: "prompt_cache_key", harmless: Json::is_string },

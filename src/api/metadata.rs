@@ -1,4 +1,4 @@
-//! `metadata`: what a client notes on its request for its own sake. It is checked by OpenAI's rules, and decides nothing.
+//! OpenAI's `metadata`: what a client notes on its request for its own sake. It is checked by OpenAI's rules, and decides nothing.
 
 use serde_json::{Map, Value as Json};
 

@@ -14,7 +14,7 @@ use crate::api::body::{must_be_object, typed};
 use crate::api::error::{ApiError, shown};
 use crate::api::fields::{CHAT, MESSAGE, PART};
 use crate::api::metadata;
-use crate::gateway::{Conversation, Decoding, GenerationPrompt, ToolUse};
+use crate::gateway::{Conversation, Decoding, GenerationPrompt, ToolChoice, ToolUse};
 
 /// The parameters that only chat has.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -146,6 +146,10 @@ impl ChatRequest {
             template.insert("tools".into(), written);
             tools
         });
+        // the format is that of a text, and an answer that has to be a call has none
+        let calls = tools.as_ref().is_some_and(|tools| tools.choice != ToolChoice::Auto);
+        let formatted = map.get("response_format").is_some_and(|format| !format.is_null());
+        let structure = structure(map)?.filter(|_| !(calls && formatted));
         let messages = messages(&body.messages)?;
         let max_tokens = max_tokens(body.max_completion_tokens, shared.max_tokens)?;
         let top = logprob_count("top_logprobs", body.top_logprobs)?;
@@ -166,7 +170,7 @@ impl ChatRequest {
         Ok(Self {
             conversation,
             tools,
-            decoding: Decoding { structure: structure(map)?, ..shared.decoding(max_tokens, logprobs)? },
+            decoding: Decoding { structure, ..shared.decoding(max_tokens, logprobs)? },
             delivery: shared.delivery()?,
             shared,
         })

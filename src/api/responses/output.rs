@@ -246,7 +246,8 @@ impl Adding for Writer {
 fn usage(Totals { usage, reasoning_tokens }: Totals) -> Json {
     json!({
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        // OpenAI bills what is written to its cache; here it costs nothing
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": reasoning_tokens.unwrap_or(0)},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens

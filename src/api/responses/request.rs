@@ -366,10 +366,7 @@ mod tests {
               "schema": {}
             }
           },
-          "chat_template_kwargs": {
-            "reasoning_effort": "none",
-            "enable_thinking": false
-          }
+          "reasoning_effort": "none"
         }
         "#);
     }
