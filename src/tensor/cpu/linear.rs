@@ -20,7 +20,7 @@ const WORTH_A_THREAD: usize = 1 << 17;
 /// The most bytes of weights that one task takes. It reads them once for each tile of rows, so they should stay in the
 /// processor's L2 cache; where there is one row, they are read once.
 const TASK_BYTES: usize = 256 << 10;
-/// The least.
+/// The fewest.
 const LEAST_TASK_BYTES: usize = 16 << 10;
 /// Vectors that one row of weights is read by at once where there is one row of activations; and how many bytes ahead it
 /// is fetched: the processor by itself does not look past the end of a page.

@@ -5,8 +5,9 @@
 //! others help, and look out for the next product for a moment before they sleep. Nobody waits for a helper that has not
 //! begun: a round is closed when there is nothing left to take, and who wakes too late finds it closed.
 //!
-//! One product at a time has the helpers. Engines that compute at once take turns product by product. A thread of rayon's
-//! pool, where encoders compute, shares out within that pool instead.
+//! One product at a time has the helpers. Engines that compute at once take turns, of a millisecond or a product, whichever is
+//! longer; a lock does for that, as who leads sleeps until it is his turn anyway, and `parking_lot`'s is the one that is
+//! fair in the long run. A thread of rayon's pool, where encoders compute several texts, shares out within that pool.
 //!
 //! # Invariants
 //! - A round's work is read only by its leader and by who is inside, and it outlives the round: the leader leaves no round,
@@ -31,7 +32,11 @@ use rayon::prelude::*;
 /// How long a helper looks out for the next product before it sleeps: longer than what a step does alone between two.
 const LOOKS_OUT: Duration = Duration::from_micros(200);
 
-static TEAM: LazyLock<Arc<Team>> = LazyLock::new(|| Team::with_helpers(rayon::current_num_threads() - 1));
+static TEAM: LazyLock<Arc<Team>> = LazyLock::new(|| {
+    // more threads than cores would look out in each other's way
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Team::with_helpers(threads().min(cores) - 1)
+});
 
 thread_local! {
     /// Whether this thread is at work for a team: what it would share out, it does alone.
@@ -46,7 +51,7 @@ pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
     if tasks <= 1 || AT_WORK.get() {
         (0..tasks).for_each(task);
     } else if rayon::current_thread_index().is_some() {
-        (0..tasks).into_par_iter().for_each(&task);
+        (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
     } else {
         TEAM.for_each(tasks, &task);
     }
@@ -103,8 +108,9 @@ pub(super) fn shares(outs: usize, size: TaskSize) -> Vec<Range<usize>> {
     let (mut first, halves) = (0, 2 * threads());
     let mut shares = Vec::new();
     while first < outs {
-        let fair = (outs - first).div_ceil(halves);
-        let each = fair.min(size.most).max(size.least).max(1).next_multiple_of(size.unit);
+        let fair = (outs - first).div_ceil(halves).max(size.least).next_multiple_of(size.unit);
+        // not more than the most, unless that is less than a unit
+        let each = fair.min(size.most / size.unit * size.unit).max(size.unit);
         let end = outs.min(first + each);
         shares.push(first..end);
         first = end;
@@ -151,8 +157,13 @@ impl Team {
         let spawn = |i| {
             let team = Arc::clone(&team);
             let helper = thread::Builder::new().name(format!("compute {i}"));
-            // without one more thread the others do its share
-            helper.spawn(move || team.help()).ok().map(|helper| helper.thread().clone())
+            match helper.spawn(move || team.help()) {
+                Ok(helper) => Some(helper.thread().clone()),
+                Err(error) => {
+                    tracing::warn!(%error, "a thread that computes was not started; the others do its share");
+                    None
+                }
+            }
         };
         let helpers = (1..=helpers).filter_map(spawn).collect();
         // nobody else sets it
@@ -161,6 +172,10 @@ impl Team {
     }
 
     fn for_each(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let helpers = self.helpers.get().map_or(&[][..], Vec::as_slice);
+        if helpers.is_empty() {
+            return (0..tasks).for_each(task);
+        }
         let lead = self.lead.lock();
         // SAFETY: only the type's lifetime is widened; the round is over before this function is, and so before `task` ends
         let task =
@@ -170,7 +185,7 @@ impl Team {
         unsafe { *self.work.get() = Some(work) };
         self.next.store(0, Ordering::Relaxed);
         self.gate.open();
-        self.wake();
+        self.wake(helpers, tasks - 1);
         let own = catch_unwind(AssertUnwindSafe(|| self.take_part(work)));
         if own.is_err() {
             self.next.store(tasks, Ordering::Relaxed);
@@ -185,26 +200,21 @@ impl Team {
 
     /// Takes calls until there are none left.
     fn take_part(&self, work: Work) {
-        let before = AT_WORK.replace(true);
-        let done = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let i = self.next.fetch_add(1, Ordering::Relaxed);
-                if i >= work.tasks {
-                    return;
-                }
-                // SAFETY: the leader keeps what it points to until nobody is inside, and we are
-                unsafe { (*work.task)(i) };
+        let _at_work = AtWork::begin();
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= work.tasks {
+                return;
             }
-        }));
-        AT_WORK.set(before);
-        if let Err(panic) = done {
-            resume_unwind(panic);
+            // SAFETY: the leader keeps what it points to until nobody is inside, and we are
+            unsafe { (*work.task)(i) };
         }
     }
 
-    fn wake(&self) {
+    /// Wakes as many as have something to do, if any sleeps.
+    fn wake(&self, helpers: &[Thread], tasks: usize) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
-            self.helpers.get().into_iter().flatten().for_each(Thread::unpark);
+            helpers.iter().take(tasks).for_each(Thread::unpark);
         }
     }
 
@@ -229,7 +239,7 @@ impl Team {
 
     /// Waits for a round that is open and not the last one that this thread saw; gives its number.
     fn look_out(&self, last: u64) -> u64 {
-        let since = Instant::now();
+        let mut since = Instant::now();
         loop {
             for _ in 0..64 {
                 if let Some(round) = self.gate.round_after(last) {
@@ -237,6 +247,8 @@ impl Team {
                 }
                 spin_loop();
             }
+            // whoever has something to do on this core comes first
+            thread::yield_now();
             if since.elapsed() > LOOKS_OUT {
                 self.sleepers.fetch_add(1, Ordering::SeqCst);
                 // whoever opens a round from here on finds a sleeper
@@ -244,8 +256,26 @@ impl Team {
                     thread::park();
                 }
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
+                since = Instant::now();
             }
         }
+    }
+}
+
+/// A thread's time at work for a team.
+struct AtWork {
+    before: bool,
+}
+
+impl AtWork {
+    fn begin() -> Self {
+        Self { before: AT_WORK.replace(true) }
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        AT_WORK.set(self.before);
     }
 }
 
@@ -297,6 +327,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     fn counts(team: &Team, tasks: usize) -> Vec<usize> {
@@ -325,30 +357,38 @@ mod tests {
         }
     }
 
+    /// Each task waits for the others, so that as many threads have to take part.
     #[test]
-    fn helpers_that_sleep_are_woken() {
+    fn helpers_take_part_also_after_they_slept() {
         let team = Team::with_helpers(2);
         for _ in 0..20 {
             thread::sleep(2 * LOOKS_OUT);
-            assert_eq!(counts(&team, 50), [1; 50]);
+            let all = Barrier::new(3);
+            team.for_each(3, &|_| {
+                all.wait();
+            });
         }
     }
 
     #[test]
     fn a_panic_reaches_the_leader_and_the_team_goes_on() {
         let team = Team::with_helpers(2);
-        for culprit in 0..40 {
-            let fails = |i: usize| assert!(i != culprit, "task {i} cannot");
-            let panic = catch_unwind(AssertUnwindSafe(|| team.for_each(40, &fails)));
-            let panic = panic.unwrap_err();
-            assert_eq!(panic.downcast_ref::<String>(), Some(&format!("task {culprit} cannot")));
+        let leader = thread::current().id();
+        for leader_fails in [false, true] {
+            let all = Barrier::new(3);
+            let fails = |_: usize| {
+                all.wait();
+                assert!((thread::current().id() == leader) != leader_fails, "this one cannot");
+            };
+            let panic = catch_unwind(AssertUnwindSafe(|| team.for_each(3, &fails))).unwrap_err();
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"this one cannot"));
             assert_eq!(counts(&team, 30), [1; 30]);
         }
     }
 
     #[test]
     fn shares_are_all_outputs_in_order_and_get_smaller() {
-        let size = TaskSize { most: 100, least: 9, unit: 4 };
+        let size = TaskSize { most: 101, least: 9, unit: 4 };
         let shares = shares(1003, size);
         assert_eq!(shares.iter().cloned().flatten().collect::<Vec<_>>(), (0..1003).collect::<Vec<_>>());
         let sizes: Vec<usize> = shares.iter().map(Range::len).collect();

@@ -57,7 +57,7 @@ impl Activations {
     }
 }
 
-/// One row.
+/// Some whole rows.
 struct Round<'a> {
     group: usize,
     x: &'a [f32],

@@ -1,7 +1,7 @@
 //! `y = x Wᵀ` with quantised weights, whole numbers against whole numbers.
 //!
 //! A row of `x` is rounded to 8 bits once, in groups that share a scale (see [`Activations`]); its products with a block
-//! of quants are whole numbers, exact in any order, and are scaled and added up in `f32` in the order of the blocks. So a
+//! of quants are whole numbers, exact in any order, and are scaled and added up in `f32` in one order (see [`tile`]). So a
 //! row is computed alone, to the bit, as everywhere in this room. Formats without such a kernel are widened to `f32`, a
 //! task's part at a time.
 
@@ -34,10 +34,10 @@ const WORTH_A_THREAD: usize = 1 << 18;
 /// The most bytes of weights that one task takes: they stay in the L2 cache while it goes through the rows. Where there is
 /// one, they are read once.
 const TASK_BYTES: usize = 192 << 10;
+/// The fewest bytes of weights that one task takes.
+const LEAST_TASK_BYTES: usize = 16 << 10;
 /// Outputs that are computed together, at most.
 const UNIT: usize = 16;
-/// The least.
-const LEAST_TASK_BYTES: usize = 16 << 10;
 
 /// `x` is `[rows, in]`, `y` takes `[rows, out]`, for a weight `[out, in]` of blocks.
 ///
@@ -70,7 +70,7 @@ pub(super) fn multiply(level: Level, x: &[f32], weight: &Weight, format: BlockFo
         return part(0..outs);
     }
     let most = if rows == 1 { outs } else { TASK_BYTES / weight.row_bytes() };
-    team::consume(tasks(outs, weight.row_bytes(), most), part);
+    team::consume(tasks(outs, weight.row_bytes(), most, UNIT), part);
 }
 
 /// Computes what makes whole panels, where the processor has what they take and there are rows enough; gives what is left.
@@ -100,8 +100,8 @@ fn panels(_: Level, _: &Product<'_>, _: BlockFormat, outs: Range<usize>) -> Rang
 }
 
 /// Shares of the outputs, one a task, of at most so many.
-fn tasks(outs: usize, row_bytes: usize, most: usize) -> Vec<Range<usize>> {
-    team::shares(outs, TaskSize { most, least: LEAST_TASK_BYTES / row_bytes, unit: UNIT })
+fn tasks(outs: usize, row_bytes: usize, most: usize, unit: usize) -> Vec<Range<usize>> {
+    team::shares(outs, TaskSize { most, least: LEAST_TASK_BYTES / row_bytes, unit })
 }
 
 /// Work of one task, whose outputs are nobody else's.
@@ -137,7 +137,7 @@ impl DotsKernel for Part<'_> {
 fn widened(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
     let row_bytes = width * ElementType::F32.size();
-    let parts = tasks(outs, row_bytes, TASK_BYTES / row_bytes);
+    let parts = tasks(outs, row_bytes, TASK_BYTES / row_bytes, 4);
     let rows = x.len() / width;
     let mut computed: Vec<(Range<usize>, Vec<f32>)> =
         parts.into_iter().map(|part| (part.clone(), vec![0.0; rows * part.len()])).collect();
