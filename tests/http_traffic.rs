@@ -64,10 +64,11 @@ async fn sixty_four_mixed_requests_answer_as_each_does_alone() {
     }
 }
 
-/// Bytes of memory that this process holds.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split(' ').nth(1).map_or(0, |pages| pages.parse::<u64>().unwrap() * 4096)
+/// Kibibytes of memory that this process holds, where the system tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,17 +111,18 @@ async fn random_load_and_clients_that_leave_change_no_answer_and_leak_nothing() 
     };
     let (_, (early, late)) = tokio::join!(all, watch);
     server.idle().await;
-    for (series, held) in held_blocks(&server).await {
+    let held = held_blocks(&server).await;
+    assert_eq!(held.len(), traffic::VERSIONS.len(), "{held:?}");
+    for (series, held) in held {
         assert_eq!(held, "0", "{series}: blocks of nobody");
     }
     let (answered, left) = (answered.into_inner(), left.into_inner());
-    println!(
-        "{answered} answers as alone, {left} clients left, {} MiB resident, then {} MiB",
-        early >> 20,
-        late >> 20
-    );
+    println!("{answered} answers as alone, {left} clients left, {early:?} KiB resident, then {late:?}");
     assert!(answered > 0 && left > 0);
-    assert!(late < early + (64 << 20), "from {early} to {late} bytes");
+    if let Some((early, late)) = early.zip(late) {
+        // the other test of this file runs beside it for a few seconds
+        assert!(late < early + (64 << 10), "from {early} to {late} KiB");
+    }
 }
 
 /// Asks, and goes away: after some events of a stream, or after some time.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{adapter, model};
 
-const VERSIONS: [&str; 6] = ["base", "polite", "brief", "small", "prompted", "other"];
+pub const VERSIONS: [&str; 6] = ["base", "polite", "brief", "small", "prompted", "other"];
 
 /// Some begin alike, so that the prefix cache has something to find, and to confuse.
 const TEXTS: [&str; 6] = [

@@ -1,4 +1,5 @@
-//! `switchback bench load`: what the clients of a running server see. For any server that speaks OpenAI's API.
+//! `switchback bench load`: what the clients of a running server see. For any server that speaks OpenAI's API with vLLM's
+//! `ignore_eos` and `min_tokens`, without which answers have no fixed length; who does not know them may leave them unread.
 //!
 //! Streamed completions of a fixed length, either so many at once, or so many a second: then they come at random
 //! moments, as those of independent clients do, and none waits for another, so a server that is too slow shows it. Times
@@ -41,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_parser = rate, conflicts_with = "concurrency")]
     rate: Option<f64>,
     /// Tokens of a prompt, roughly: a made-up word is taken for two
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = positive)]
     prompt: usize,
     /// Of these, how many begin all prompts alike
     #[arg(long, default_value_t = 0)]
@@ -53,6 +54,9 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// The longest that one answer may take.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// What a client saw of one answer.
 struct Answer {
@@ -66,10 +70,13 @@ struct Answer {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     // a connection a request: some servers close one after a stream without saying so
-    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(LONGEST).build();
     let client = client.map_err(|error| CliError::Bench(format!("no HTTP client: {error}")))?;
-    // the first finds nothing warm; and if nobody listens, one error is enough
-    answer(&client, &args, args.requests).await.map_err(CliError::Bench)?;
+    if args.shared_prefix > args.prompt {
+        return Err(CliError::Usage("--shared-prefix cannot be longer than --prompt".to_owned()));
+    }
+    // whoever is first finds nothing warm; and if nobody listens, one error is enough
+    answer(&client, &args, "warm up").await.map_err(CliError::Bench)?;
     let bar = bar(args.requests, "requests");
     let begun = Instant::now();
     let answers = match args.rate {
@@ -94,7 +101,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 
 async fn at_once(client: &reqwest::Client, args: &Args, bar: &ProgressBar) -> Vec<Result<Answer, String>> {
     let asked = (0..args.requests).map(|number| async move {
-        let answer = answer(client, args, number).await;
+        let answer = answer(client, args, &prompt(args, number)).await;
         bar.inc(1);
         answer
     });
@@ -118,17 +125,17 @@ async fn a_second(
     });
     let asked = due.enumerate().map(|(number, at)| async move {
         tokio::time::sleep_until(begun + Duration::from_secs_f64(at)).await;
-        let answer = answer(client, args, number).await;
+        let answer = answer(client, args, &prompt(args, number)).await;
         bar.inc(1);
         answer
     });
     futures::future::join_all(asked).await
 }
 
-/// Asks as client `number`, and reads to the end.
-async fn answer(client: &reqwest::Client, args: &Args, number: usize) -> Result<Answer, String> {
+/// Asks, and reads to the end.
+async fn answer(client: &reqwest::Client, args: &Args, prompt: &str) -> Result<Answer, String> {
     let body = json!({
-        "model": args.model, "prompt": prompt(args, number), "max_tokens": args.output, "min_tokens": args.output,
+        "model": args.model, "prompt": prompt, "max_tokens": args.output, "min_tokens": args.output,
         "ignore_eos": true, "temperature": 0, "stream": true, "stream_options": {"include_usage": true},
     });
     let request = client.post(format!("{}/v1/completions", args.url.trim_end_matches('/'))).json(&body);
@@ -165,13 +172,12 @@ async fn answer(client: &reqwest::Client, args: &Args, number: usize) -> Result<
 
 /// Made-up words: those of the shared prefix, then the client's own.
 fn prompt(args: &Args, number: usize) -> String {
-    let shared = args.shared_prefix.min(args.prompt);
     let words = |seed: u64, tokens: usize, letter: char| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         (0..tokens.div_ceil(2)).map(move |_| format!("{letter}{}", rng.next_u32() % 1000))
     };
-    let own = words(number as u64, args.prompt - shared, 'x');
-    words(u64::MAX, shared, 'w').chain(own).collect::<Vec<_>>().join(" ")
+    let own = words(number as u64, args.prompt - args.shared_prefix, 'x');
+    words(u64::MAX, args.shared_prefix, 'w').chain(own).collect::<Vec<_>>().join(" ")
 }
 
 fn report(args: &Args, answers: Vec<Result<Answer, String>>, wall: Duration) -> Value {

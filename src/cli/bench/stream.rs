@@ -43,12 +43,22 @@ pub(super) async fn read(client: &reqwest::Client, url: &str, body: &Value) -> O
 /// # Errors
 /// Why it was not answered, or what the server said that is no success.
 pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<Response, String> {
-    let response = request.send().await.map_err(|error| error.to_string())?;
+    let response = request.send().await.map_err(|error| innermost(&error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     Err(format!("{status}: {}", response.text().await.unwrap_or_default()))
+}
+
+/// What the system says of a request that was not answered, and to whom it went.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let to = error.url().map_or_else(String::new, |url| format!("{url}: "));
+    format!("{to}{cause}")
 }
 
 /// The chunks of a streamed answer, until `[DONE]`. One that breaks off before, or holds an error, ends with why.
@@ -80,7 +90,7 @@ where
         loop {
             while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();
-                match line.strip_prefix(b"data: ").map(<[u8]>::trim_ascii) {
+                match line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) {
                     None => {}
                     Some(b"[DONE]") => return None,
                     Some(data) => return Some(chunk(data)),
@@ -98,5 +108,5 @@ where
 fn chunk(data: &[u8]) -> Result<Value, String> {
     let chunk: Value =
         serde_json::from_slice(data).map_err(|error| format!("a chunk is not JSON: {error}"))?;
-    if chunk.get("error").is_some() { Err(chunk.to_string()) } else { Ok(chunk) }
+    if chunk.get("error").is_some_and(|error| !error.is_null()) { Err(chunk.to_string()) } else { Ok(chunk) }
 }
