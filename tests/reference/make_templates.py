@@ -73,13 +73,15 @@ def case(name, source, messages, tools, documents, generation, **kwargs):
 
 def main(folder):
     cases = []
+    # none of the cases depends on the day
+    day = dict(date_string="26 Jul 2024")
     for path in sorted(folder.glob("*.jinja")):
         source, name = path.read_text(), path.stem
         for messages in CONVERSATIONS:
             for tools in (None, [WEATHER]):
-                cases.append(case(name, source, messages, tools, None, True, date_string="26 Jul 2024"))
+                cases.append(case(name, source, messages, tools, None, True, **day))
         documents = [dict(title="A", text="One."), dict(title="B", text="Two.")]
-        cases.append(case(name, source, TALK, None, documents, False, enable_thinking=False))
+        cases.append(case(name, source, TALK, None, documents, False, enable_thinking=False, **day))
     (folder / "cases.json").write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")
     raised = sum("raises" in case for case in cases)
     print(f"{len(cases)} cases, {raised} of which raise")

@@ -48,7 +48,7 @@ thread_local! {
 /// # Panics
 /// If a call does.
 pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
-    if tasks <= 1 || AT_WORK.get() {
+    if AT_WORK.get() {
         (0..tasks).for_each(task);
     } else if rayon::current_thread_index().is_some() {
         (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
@@ -173,7 +173,7 @@ impl Team {
 
     fn for_each(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let helpers = self.helpers.get().map_or(&[][..], Vec::as_slice);
-        if helpers.is_empty() {
+        if helpers.is_empty() || tasks <= 1 {
             return (0..tasks).for_each(task);
         }
         let lead = self.lead.lock();
