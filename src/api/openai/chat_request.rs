@@ -351,6 +351,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_answer_that_has_to_be_a_call_has_no_format() {
+        let has_shape = |choice: &str| {
+            let body = json!({
+                "model": "m", "messages": [{"role": "user", "content": "x"}], "tool_choice": choice,
+                "tools": [{"type": "function", "function": {"name": "f"}}], "response_format": {"type": "json_object"},
+            });
+            ChatRequest::parse(body.as_object().unwrap()).unwrap().decoding.structure.is_some()
+        };
+        assert_eq!(["none", "auto", "required"].map(has_shape), [true, true, false]);
+    }
+
+    #[test]
     fn an_effort_is_a_variable_of_the_template() {
         let told = |members: Json| {
             let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
