@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use super::ahead::{AHEAD, fetch_ahead};
 use super::isa::{Isa, Kernel, Level, dispatch};
 use super::team;
 
@@ -14,9 +15,8 @@ const BYTES: usize = 1 << 30;
 const ROUNDS: usize = 5;
 /// Floats that one task reads.
 const PART: usize = 1 << 18;
-/// Floats between two looks ahead, and how many that is: some processors by themselves do not look past the end of a page.
+/// Floats between two looks ahead.
 const STRETCH: usize = 64;
-const AHEAD: usize = 1 << 10;
 
 /// Bytes a second that all threads read together: the best of a few rounds, as others only ever take from it. Weights are
 /// only read, so nothing is written here.
@@ -40,7 +40,7 @@ impl Kernel for Read<'_> {
             let stretch = stretch.as_ptr();
             // SAFETY: the processor has `I`, and a stretch holds what is loaded
             unsafe {
-                I::fetch_ahead(stretch.wrapping_add(AHEAD).cast(), STRETCH * size_of::<f32>());
+                fetch_ahead(stretch.wrapping_byte_add(AHEAD).cast(), STRETCH * size_of::<f32>());
                 let mut sum = I::splat(0.0);
                 for at in (0..STRETCH).step_by(I::LANES) {
                     sum = I::max(I::load(stretch.add(at)), sum);

@@ -71,8 +71,6 @@ pub(super) trait Isa: Copy {
     unsafe fn load_bf16(p: *const u8) -> Self::V;
     unsafe fn load_f16(p: *const u8) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// Asks for so many bytes from `p` on, wherever it points: they will be read soon.
-    unsafe fn fetch_ahead(p: *const u8, bytes: usize);
     /// The greater, by lane. Returns `b` if either is `NaN`, so one in `b` survives.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -172,8 +170,6 @@ impl Isa for Portable {
         [x; 8]
     }
     #[inline(always)]
-    unsafe fn fetch_ahead(_: *const u8, _: usize) {}
-    #[inline(always)]
     unsafe fn load(p: *const f32) -> [f32; 8] {
         // SAFETY: the caller's promise about `p`
         unsafe { p.cast::<[f32; 8]>().read_unaligned() }
@@ -229,13 +225,12 @@ impl Isa for Portable {
 #[allow(clippy::inline_always, clippy::cast_ptr_alignment)]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi32, _mm256_castps_si256,
-        _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_div_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_set1_ps, _mm256_slli_epi32,
-        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps,
-        _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_max_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
-        _mm512_sub_ps,
+        __m256, __m512, _mm_loadu_si128, _mm256_add_epi32, _mm256_castps_si256, _mm256_castsi256_ps,
+        _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_div_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_loadu_si256, _mm256_max_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+        _mm256_sub_ps, _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+        _mm512_cvtph_ps, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+        _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Isa, Kernel, Portable};
@@ -266,12 +261,6 @@ mod x86 {
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
             unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn fetch_ahead(p: *const u8, bytes: usize) {
-            for line in (0..bytes).step_by(64) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line).cast()) };
-            }
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> __m512 {
@@ -333,12 +322,6 @@ mod x86 {
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
             unsafe { _mm256_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn fetch_ahead(p: *const u8, bytes: usize) {
-            for line in (0..bytes).step_by(64) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line).cast()) };
-            }
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> __m256 {

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use super::ahead::{AHEAD, fetch_ahead};
 use super::isa::{Isa, Kernel, Level, MOST_LANES, dispatch};
 use super::quantised;
 use super::team::{self, TaskSize};
@@ -20,12 +21,8 @@ const WORTH_A_THREAD: usize = 1 << 17;
 /// The most bytes of weights that one task takes. It reads them once for each tile of rows, so they should stay in the
 /// processor's L2 cache; where there is one row, they are read once.
 const TASK_BYTES: usize = 256 << 10;
-/// The fewest.
-const LEAST_TASK_BYTES: usize = 16 << 10;
-/// Vectors that one row of weights is read by at once where there is one row of activations; and how many bytes ahead it
-/// is fetched: the processor by itself does not look past the end of a page.
+/// Vectors of one row of weights between two looks ahead, where there is one row of activations.
 const STRETCH: usize = 4;
-const AHEAD: usize = 4 << 10;
 /// Bytes of input rows that are computed in one go. Every task reads all of them, so they should stay in the L2 cache
 /// beside the task's weights.
 const BLOCK_BYTES: usize = 384 << 10;
@@ -97,7 +94,7 @@ unsafe fn share_out(level: Level, grid: Grid, outs: usize) {
     let row_bytes = grid.width * grid.element.size();
     let most = if grid.rows == 1 { outs } else { TASK_BYTES / row_bytes };
     // a whole number of the widest tiles
-    let size = TaskSize { most, least: LEAST_TASK_BYTES / row_bytes, unit: 24 };
+    let size = TaskSize { most, row_bytes, unit: 24 };
     team::consume(team::shares(outs, size), |share| {
         // SAFETY: the caller's promise; no two tasks have an output in common
         unsafe { grid.compute(level, share) };
@@ -221,7 +218,7 @@ impl Grid {
             if R == 1 && O == 1 {
                 let stretch = STRETCH * I::LANES;
                 while k + stretch <= self.width {
-                    I::fetch_ahead(w.add(k * E::SIZE).wrapping_add(AHEAD), stretch * E::SIZE);
+                    fetch_ahead(w.add(k * E::SIZE).wrapping_add(AHEAD), stretch * E::SIZE);
                     for i in 0..STRETCH {
                         let at = k + i * I::LANES;
                         sums[0][0] =
@@ -236,7 +233,7 @@ impl Grid {
                     let at = w.add((o * self.w_stride + k) * E::SIZE);
                     if row == 0 && O > 1 {
                         // the next tile's; later rows find them in the cache
-                        I::fetch_ahead(at.wrapping_add(O * self.w_stride * E::SIZE), 1);
+                        fetch_ahead(at.wrapping_add(O * self.w_stride * E::SIZE), 1);
                     }
                     *wide = E::load::<I>(at);
                 }

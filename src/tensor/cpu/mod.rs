@@ -1,5 +1,6 @@
 //! The host's kernels: on slices of `f32`, over weights where they are mapped.
 
+mod ahead;
 mod attention;
 mod bandwidth;
 mod choose;

@@ -47,7 +47,7 @@ thread_local! {
 ///
 /// # Panics
 /// If a call does.
-pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
+fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
     if AT_WORK.get() {
         (0..tasks).for_each(task);
     } else if rayon::current_thread_index().is_some() {
@@ -92,11 +92,15 @@ pub(super) fn threads() -> usize {
     rayon::current_num_threads()
 }
 
+/// The fewest bytes of weights that are worth a task.
+const LEAST_TASK_BYTES: usize = 16 << 10;
+
 /// How many of a product's outputs a task may have.
 #[derive(Clone, Copy)]
 pub(super) struct TaskSize {
     pub(super) most: usize,
-    pub(super) least: usize,
+    /// Bytes of weights of one output.
+    pub(super) row_bytes: usize,
     /// What it is a multiple of.
     pub(super) unit: usize,
 }
@@ -105,10 +109,10 @@ pub(super) struct TaskSize {
 /// stretches of memory are read in one go and all threads still end together (guided self-scheduling, Polychronopoulos
 /// and Kuck, 1987).
 pub(super) fn shares(outs: usize, size: TaskSize) -> Vec<Range<usize>> {
-    let (mut first, halves) = (0, 2 * threads());
+    let (mut first, halves, least) = (0, 2 * threads(), LEAST_TASK_BYTES / size.row_bytes);
     let mut shares = Vec::new();
     while first < outs {
-        let fair = (outs - first).div_ceil(halves).max(size.least).next_multiple_of(size.unit);
+        let fair = (outs - first).div_ceil(halves).max(least).next_multiple_of(size.unit);
         // not more than the most, unless that is less than a unit
         let each = fair.min(size.most / size.unit * size.unit).max(size.unit);
         let end = outs.min(first + each);
@@ -388,7 +392,7 @@ mod tests {
 
     #[test]
     fn shares_are_all_outputs_in_order_and_get_smaller() {
-        let size = TaskSize { most: 101, least: 9, unit: 4 };
+        let size = TaskSize { most: 101, row_bytes: LEAST_TASK_BYTES / 9, unit: 4 };
         let shares = shares(1003, size);
         assert_eq!(shares.iter().cloned().flatten().collect::<Vec<_>>(), (0..1003).collect::<Vec<_>>());
         let sizes: Vec<usize> = shares.iter().map(Range::len).collect();

@@ -19,8 +19,6 @@ pub(super) trait Dots: Copy {
     type Ints: Copy;
     /// 8 floats.
     type Floats: Copy;
-    /// Asks for so many bytes from `p` on, wherever it points: they will be read soon.
-    unsafe fn fetch_ahead(p: *const u8, bytes: usize);
     unsafe fn bytes(p: *const u8) -> Self::Bytes;
     /// The lower halves of 16 bytes, then their upper halves.
     unsafe fn halves(p: *const u8) -> Self::Bytes;
@@ -108,7 +106,6 @@ impl Dots for Portable {
     type Ints = [i32; 8];
     type Floats = [f32; 8];
 
-    unsafe fn fetch_ahead(_: *const u8, _: usize) {}
     unsafe fn bytes(p: *const u8) -> [u8; 32] {
         unsafe { p.cast::<[u8; 32]>().read_unaligned() }
     }
@@ -214,8 +211,8 @@ pub(super) type Vnni = x86::X86<true>;
 #[allow(clippy::cast_ptr_alignment)]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
-        _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_insert_epi16, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi16,
+        __m256, __m256i, _mm_add_epi32, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
+        _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_insert_epi16, _mm_loadu_si128, _mm_set1_epi16,
         _mm_shuffle_epi32, _mm_srli_epi16, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_add_epi32,
         _mm256_and_si256, _mm256_castsi256_si128, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi16,
         _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_dpbusd_epi32, _mm256_dpwssd_epi32,
@@ -260,12 +257,6 @@ mod x86 {
         type Ints = __m256i;
         type Floats = __m256;
 
-        #[inline(always)]
-        unsafe fn fetch_ahead(p: *const u8, bytes: usize) {
-            for line in (0..bytes).step_by(64) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(line).cast()) };
-            }
-        }
         #[inline(always)]
         unsafe fn bytes(p: *const u8) -> __m256i {
             unsafe { _mm256_loadu_si256(p.cast()) }

@@ -34,8 +34,6 @@ const WORTH_A_THREAD: usize = 1 << 18;
 /// The most bytes of weights that one task takes: they stay in the L2 cache while it goes through the rows. Where there is
 /// one, they are read once.
 const TASK_BYTES: usize = 192 << 10;
-/// The fewest bytes of weights that one task takes.
-const LEAST_TASK_BYTES: usize = 16 << 10;
 /// Outputs that are computed together, at most.
 const UNIT: usize = 16;
 
@@ -69,13 +67,15 @@ pub(super) fn multiply(level: Level, x: &[f32], weight: &Weight, format: BlockFo
     if rows * outs * width < WORTH_A_THREAD {
         return part(0..outs);
     }
-    let most = if rows == 1 { outs } else { TASK_BYTES / weight.row_bytes() };
-    team::consume(tasks(outs, weight.row_bytes(), most, UNIT), part);
+    let row_bytes = weight.row_bytes();
+    let most = if rows == 1 { outs } else { TASK_BYTES / row_bytes };
+    team::consume(team::shares(outs, TaskSize { most, row_bytes, unit: UNIT }), part);
 }
 
 /// Computes what makes whole panels, where the processor has what they take and there are rows enough; gives what is left.
 #[cfg(target_arch = "x86_64")]
 fn panels(level: Level, product: &Product<'_>, format: BlockFormat, outs: Range<usize>) -> Range<usize> {
+    use self::panel::{OfLarge, OfSmall};
     if level != Level::Vnni || product.x.rows < panel::WORTH_UNPACKING {
         return outs;
     }
@@ -83,12 +83,12 @@ fn panels(level: Level, product: &Product<'_>, format: BlockFormat, outs: Range<
     // SAFETY: the processor has the set; `multiply` checked the sizes and gives each output once
     unsafe {
         match format {
-            BlockFormat::Q4_0 => panel::small::<Q4_0>(product, outs),
-            BlockFormat::Q5_0 => panel::small::<Q5_0>(product, outs),
-            BlockFormat::Q8_0 => panel::small::<Q8_0>(product, outs),
-            BlockFormat::Q4K => panel::large::<Q4K>(product, outs),
-            BlockFormat::Q5K => panel::large::<Q5K>(product, outs),
-            BlockFormat::Q6K => panel::large::<Q6K>(product, outs),
+            BlockFormat::Q4_0 => panel::compute::<OfSmall<Q4_0>>(product, outs),
+            BlockFormat::Q5_0 => panel::compute::<OfSmall<Q5_0>>(product, outs),
+            BlockFormat::Q8_0 => panel::compute::<OfSmall<Q8_0>>(product, outs),
+            BlockFormat::Q4K => panel::compute::<OfLarge<Q4K>>(product, outs),
+            BlockFormat::Q5K => panel::compute::<OfLarge<Q5K>>(product, outs),
+            BlockFormat::Q6K => panel::compute::<OfLarge<Q6K>>(product, outs),
             BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q2K | BlockFormat::Q3K => outs,
         }
     }
@@ -97,11 +97,6 @@ fn panels(level: Level, product: &Product<'_>, format: BlockFormat, outs: Range<
 #[cfg(not(target_arch = "x86_64"))]
 fn panels(_: Level, _: &Product<'_>, _: BlockFormat, outs: Range<usize>) -> Range<usize> {
     outs
-}
-
-/// Shares of the outputs, one a task, of at most so many.
-fn tasks(outs: usize, row_bytes: usize, most: usize, unit: usize) -> Vec<Range<usize>> {
-    team::shares(outs, TaskSize { most, least: LEAST_TASK_BYTES / row_bytes, unit })
 }
 
 /// Work of one task, whose outputs are nobody else's.
@@ -137,7 +132,7 @@ impl DotsKernel for Part<'_> {
 fn widened(level: Level, x: &[f32], weight: &Weight, y: &mut [f32]) {
     let (outs, width) = (weight.rows(), weight.cols());
     let row_bytes = width * ElementType::F32.size();
-    let parts = tasks(outs, row_bytes, TASK_BYTES / row_bytes, 4);
+    let parts = team::shares(outs, TaskSize { most: TASK_BYTES / row_bytes, row_bytes, unit: 4 });
     let rows = x.len() / width;
     let mut computed: Vec<(Range<usize>, Vec<f32>)> =
         parts.into_iter().map(|part| (part.clone(), vec![0.0; rows * part.len()])).collect();

@@ -9,15 +9,13 @@
 
 use std::ops::Range;
 
+use super::super::ahead::{AHEAD, fetch_ahead};
 use super::activations::{Activations, SUMMED};
 use super::dots::Dots;
 use crate::tensor::blocks::{LARGE, SMALL};
 
 /// Running sums of an output over small blocks.
 pub(super) const EIGHT: usize = 8;
-
-/// How many bytes of weights ahead the memory is asked for: the processor by itself does not look past the end of a page.
-const AHEAD: usize = 4 << 10;
 
 /// A format of small blocks: one scale, and quants from -127 to 127.
 pub(super) trait Small {
@@ -126,7 +124,7 @@ impl Product<'_> {
             while block + EIGHT <= blocks {
                 for o in 0..O {
                     let w = weights[o].add(block * F::BYTES);
-                    D::fetch_ahead(w.wrapping_add(AHEAD), EIGHT * F::BYTES);
+                    fetch_ahead(w.wrapping_add(AHEAD), EIGHT * F::BYTES);
                     let d = D::eight_halves(w, F::BYTES);
                     let mut eight = [D::no_bytes(); EIGHT];
                     for (i, quants) in eight.iter_mut().enumerate() {
@@ -209,7 +207,7 @@ impl Product<'_> {
             let mut sums = [0.0; R];
             for block in 0..self.x.width / LARGE {
                 let w = weights.add(block * F::BYTES);
-                D::fetch_ahead(w.wrapping_add(AHEAD), F::BYTES);
+                fetch_ahead(w.wrapping_add(AHEAD), F::BYTES);
                 let Factors { d, each, m, less } = F::factors::<D>(w);
                 let each = [
                     D::pick::<0>(each),
