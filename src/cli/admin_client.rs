@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::error::CliError;
+use super::error::{CliError, innermost};
 use crate::ids::{MAX_ACTOR_CHARS, is_actor};
 
 /// Where the server is and who asks; the same for every command that talks to one.
@@ -146,14 +146,6 @@ fn failure(method: &Method, base: &str, error: &reqwest::Error) -> CliError {
     } else {
         CliError::Uncertain { address, cause }
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut current = error;
-    while let Some(next) = current.source() {
-        current = next;
-    }
-    current.to_string()
 }
 
 /// A text of an answer, for a column or a line; nothing where there is none.

@@ -67,3 +67,12 @@ pub(super) enum CliError {
     #[error("{0}")]
     Usage(String),
 }
+
+/// What the system says of a failure, without what lies around it.
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut current = error;
+    while let Some(next) = current.source() {
+        current = next;
+    }
+    current.to_string()
+}

@@ -4,6 +4,7 @@
 pub mod adapter;
 pub mod customers;
 pub mod desk;
+pub mod dice;
 pub mod gguf;
 pub mod model;
 pub mod process;

@@ -1,8 +1,8 @@
 //! JSON schemas at random, each of which something validates against.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
+
+use super::dice::Dice;
 
 /// Names that are hard to get right: keywords, quotes, other alphabets, empty.
 const NAMES: [&str; 12] = [
@@ -35,9 +35,9 @@ const FORMATS: [&str; 3] = ["uuid", "ipv4", "date"];
 
 /// The schema of a seed.
 pub fn schema(seed: u64) -> Value {
-    let mut maker = Maker { rng: ChaCha8Rng::seed_from_u64(seed) };
+    let mut maker = Maker { dice: Dice::of(seed) };
     // most servers' clients ask for objects
-    let mut root = if maker.one_in(4) { maker.any(2) } else { maker.object(2) };
+    let mut root = if maker.dice.one_in(4) { maker.any(2) } else { maker.object(2) };
     root["$defs"] = json!({
         "leaf": maker.scalar(),
         "list": {"type": "object", "additionalProperties": false, "required": ["value"], "properties": {
@@ -49,102 +49,94 @@ pub fn schema(seed: u64) -> Value {
 }
 
 struct Maker {
-    rng: ChaCha8Rng,
+    dice: Dice,
 }
 
 impl Maker {
-    fn below(&mut self, n: u32) -> u32 {
-        self.rng.next_u32() % n
-    }
-
-    fn one_in(&mut self, n: u32) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len() as u32) as usize]
-    }
-
     fn any(&mut self, depth: u32) -> Value {
         if depth == 0 {
             return self.scalar();
         }
-        match self.below(10) {
+        match self.dice.below(10) {
             0..3 => self.object(depth - 1),
             3..5 => self.array(depth - 1),
             5 => json!({"anyOf": [self.any(depth - 1), self.scalar(), self.any(depth - 1)]}),
-            6 => json!({"$ref": self.of(&["#/$defs/leaf", "#/$defs/list"])}),
-            7 => json!({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 3 + self.below(40)}]}),
+            6 => json!({"$ref": self.dice.pick(&["#/$defs/leaf", "#/$defs/list"])}),
+            7 => json!({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 3 + self.dice.below(40)}]}),
             _ => self.scalar(),
         }
     }
 
     fn scalar(&mut self) -> Value {
-        match self.below(12) {
+        match self.dice.below(12) {
             0..3 => self.string(),
             3..5 => self.integer(),
             5..7 => self.number(),
             7 => json!({"type": "boolean"}),
             8 => json!({"type": "null"}),
             9 => {
-                json!({"enum": [self.of(&TEXTS), self.below(100), null, true, [1, self.of(&TEXTS)], {"k": 0.5}]})
+                json!({"enum": [self.dice.pick(&TEXTS), self.dice.below(100), null, true, [1, self.dice.pick(&TEXTS)], {"k": 0.5}]})
             }
-            10 => json!({"const": self.of(&TEXTS)}),
+            10 => json!({"const": self.dice.pick(&TEXTS)}),
             _ => json!({"type": ["string", "null", "integer"], "maxLength": 6, "minimum": 0, "maximum": 9}),
         }
     }
 
     fn string(&mut self) -> Value {
-        match self.below(4) {
-            0 => json!({"type": "string", "pattern": self.of(&PATTERNS), "maxLength": 20}),
-            1 => json!({"type": "string", "format": self.of(&FORMATS)}),
+        match self.dice.below(4) {
+            0 => json!({"type": "string", "pattern": self.dice.pick(&PATTERNS), "maxLength": 20}),
+            1 => json!({"type": "string", "format": self.dice.pick(&FORMATS)}),
             _ => {
-                let least = self.below(4);
-                json!({"type": "string", "minLength": least, "maxLength": least + self.below(12)})
+                let least = self.dice.below(4);
+                json!({"type": "string", "minLength": least, "maxLength": least + self.dice.below(12)})
             }
         }
     }
 
     fn integer(&mut self) -> Value {
-        let least = i64::from(self.below(2000)) - 1000;
-        match self.below(4) {
+        let least = i64::from(self.dice.below(2000)) - 1000;
+        match self.dice.below(4) {
             0 => json!({"type": "integer"}),
             1 => {
-                json!({"type": "integer", "exclusiveMinimum": least, "maximum": least + 1 + i64::from(self.below(300))})
+                json!({"type": "integer", "exclusiveMinimum": least, "maximum": least + 1 + i64::from(self.dice.below(300))})
             }
-            2 => json!({"type": "integer", "minimum": 0, "maximum": 1000, "multipleOf": self.of(&[2, 5, 7])}),
-            _ => json!({"type": "integer", "minimum": least, "maximum": least + i64::from(self.below(300))}),
+            2 => {
+                json!({"type": "integer", "minimum": 0, "maximum": 1000, "multipleOf": self.dice.pick(&[2, 5, 7])})
+            }
+            _ => {
+                json!({"type": "integer", "minimum": least, "maximum": least + i64::from(self.dice.below(300))})
+            }
         }
     }
 
     fn number(&mut self) -> Value {
-        let least = f64::from(self.below(400)) / 4.0 - 50.0;
-        match self.below(3) {
+        let least = f64::from(self.dice.below(400)) / 4.0 - 50.0;
+        match self.dice.below(3) {
             0 => json!({"type": "number", "minimum": least}),
             1 => json!({"type": "number", "exclusiveMinimum": least, "exclusiveMaximum": least + 1.5}),
             _ => {
-                json!({"type": "number", "minimum": least, "maximum": least + f64::from(self.below(40)) / 4.0})
+                json!({"type": "number", "minimum": least, "maximum": least + f64::from(self.dice.below(40)) / 4.0})
             }
         }
     }
 
     fn array(&mut self, depth: u32) -> Value {
-        let least = self.below(3);
-        if self.one_in(4) {
+        let least = self.dice.below(3);
+        if self.dice.one_in(4) {
             return json!({"type": "array", "prefixItems": [self.any(depth), self.scalar()], "items": false, "minItems": 2});
         }
-        json!({"type": "array", "items": self.any(depth), "minItems": least, "maxItems": least + self.below(3)})
+        json!({"type": "array", "items": self.any(depth), "minItems": least, "maxItems": least + self.dice.below(3)})
     }
 
     fn object(&mut self, depth: u32) -> Value {
         let mut properties = Map::new();
-        for _ in 0..=self.below(4) {
-            let name = self.of(&NAMES);
+        for _ in 0..=self.dice.below(4) {
+            let name = self.dice.pick(&NAMES);
             properties.insert(name.to_owned(), self.any(depth));
         }
-        let required: Vec<String> = properties.keys().filter(|_| self.below(3) > 0).cloned().collect();
+        let required: Vec<String> = properties.keys().filter(|_| self.dice.below(3) > 0).cloned().collect();
         let mut object = json!({"type": "object", "properties": properties, "required": required});
-        match self.below(6) {
+        match self.dice.below(6) {
             0 => {}
             1 => object["additionalProperties"] = self.scalar(),
             _ => object["additionalProperties"] = json!(false),

@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use reqwest::Client;
 use serde_json::{Map, Value, json};
 
+use super::dice::Dice;
 use super::{adapter, model};
 
 pub const VERSIONS: [&str; 6] = ["base", "polite", "brief", "small", "prompted", "other"];
@@ -58,50 +57,38 @@ pub struct Asked {
 
 /// The request of a seed.
 pub fn request(seed: u64) -> Asked {
-    let mut maker = Maker { rng: ChaCha8Rng::seed_from_u64(seed) };
-    let mut body = json!({"model": format!("desk@{}", maker.pick(&VERSIONS)), "seed": seed, "max_tokens": 4 + maker.below(36)});
+    let mut maker = Maker { dice: Dice::of(seed) };
+    let mut body = json!({"model": format!("desk@{}", maker.dice.pick(&VERSIONS)), "seed": seed, "max_tokens": 4 + maker.dice.below(36)});
     maker.sample(&mut body);
     maker.end(&mut body);
     maker.keep_to_a_shape(&mut body);
-    if maker.one_in(2) {
+    if maker.dice.one_in(2) {
         body["stream"] = json!(true);
     }
-    let text = *maker.pick(&TEXTS);
-    if maker.one_in(2) {
+    let text = maker.dice.pick(&TEXTS);
+    if maker.dice.one_in(2) {
         body["messages"] = json!([{"role": "user", "content": text}]);
-        if maker.one_in(3) {
+        if maker.dice.one_in(3) {
             body["logprobs"] = json!(true);
-            body["top_logprobs"] = json!(maker.below(4));
+            body["top_logprobs"] = json!(maker.dice.below(4));
         }
         Asked { path: "/v1/chat/completions", body }
     } else {
         body["prompt"] = json!(text);
-        if maker.one_in(3) {
-            body["logprobs"] = json!(maker.below(4));
+        if maker.dice.one_in(3) {
+            body["logprobs"] = json!(maker.dice.below(4));
         }
         Asked { path: "/v1/completions", body }
     }
 }
 
 struct Maker {
-    rng: ChaCha8Rng,
+    dice: Dice,
 }
 
 impl Maker {
-    fn below(&mut self, n: u32) -> u32 {
-        self.rng.next_u32() % n
-    }
-
-    fn one_in(&mut self, n: u32) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u32) as usize]
-    }
-
     fn sample(&mut self, body: &mut Value) {
-        body["temperature"] = json!(*self.pick(&[0.0, 0.5, 1.0, 1.5]));
+        body["temperature"] = json!(self.dice.pick(&[0.0, 0.5, 1.0, 1.5]));
         let knobs = [
             ("top_p", json!(0.9)),
             ("top_k", json!(20)),
@@ -113,23 +100,23 @@ impl Maker {
             ("n", json!(2)),
         ];
         for (name, value) in knobs {
-            if self.one_in(4) {
+            if self.dice.one_in(4) {
                 body[name] = value;
             }
         }
     }
 
     fn end(&mut self, body: &mut Value) {
-        if self.one_in(4) {
+        if self.dice.one_in(4) {
             body["stop"] = json!(["e", "\u{fffd}"]);
         }
-        if self.one_in(4) {
-            body["min_tokens"] = json!(self.below(4));
+        if self.dice.one_in(4) {
+            body["min_tokens"] = json!(self.dice.below(4));
         }
     }
 
     fn keep_to_a_shape(&mut self, body: &mut Value) {
-        let (name, shape) = match self.below(8) {
+        let (name, shape) = match self.dice.below(8) {
             0 => ("guided_regex", json!("[a-z]{3,12} [0-9]{2,8}")),
             1 => ("guided_choice", json!(["yes", "no", "perhaps tomorrow"])),
             2 => (

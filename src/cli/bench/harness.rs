@@ -126,6 +126,11 @@ pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted.get(((q * last as f64).round() as usize).min(last)).copied().unwrap_or(0.0)
 }
 
+/// For people to read.
+pub(super) fn hundredths(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
+
 /// Of an odd number of values, the one in the middle.
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use super::harness::{quantile, rate};
+use super::harness::{hundredths, quantile, rate};
 use super::stream;
 use super::throughput::positive;
 use crate::cli::bar::bar;
@@ -100,11 +100,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn at_once(client: &reqwest::Client, args: &Args, bar: &ProgressBar) -> Vec<Result<Answer, String>> {
-    let asked = (0..args.requests).map(|number| async move {
-        let answer = answer(client, args, &prompt(args, number)).await;
-        bar.inc(1);
-        answer
-    });
+    let asked = (0..args.requests).map(|number| counted(client, args, number, bar));
     futures_stream::iter(asked).buffer_unordered(args.concurrency).collect().await
 }
 
@@ -125,11 +121,21 @@ async fn a_second(
     });
     let asked = due.enumerate().map(|(number, at)| async move {
         tokio::time::sleep_until(begun + Duration::from_secs_f64(at)).await;
-        let answer = answer(client, args, &prompt(args, number)).await;
-        bar.inc(1);
-        answer
+        counted(client, args, number, bar).await
     });
     futures::future::join_all(asked).await
+}
+
+/// Asks as client `number`, and notes on the bar that it was answered.
+async fn counted(
+    client: &reqwest::Client,
+    args: &Args,
+    number: usize,
+    bar: &ProgressBar,
+) -> Result<Answer, String> {
+    let answer = answer(client, args, &prompt(args, number)).await;
+    bar.inc(1);
+    answer
 }
 
 /// Asks, and reads to the end.
@@ -186,13 +192,13 @@ fn report(args: &Args, answers: Vec<Result<Answer, String>>, wall: Duration) -> 
     let answers: Vec<Answer> = answers.into_iter().flatten().collect();
     let tokens: u64 = answers.iter().map(|answer| answer.tokens).sum();
     let prompt_tokens: u64 = answers.iter().map(|answer| answer.prompt_tokens).sum();
-    let a_second = |n: u64| round(n as f64 / wall.as_secs_f64());
+    let a_second = |n: u64| hundredths(n as f64 / wall.as_secs_f64());
     json!({
         "url": args.url, "model": args.model,
         "concurrency": args.rate.is_none().then_some(args.concurrency), "rate": args.rate,
         "requests": asked, "failed": asked - answers.len(), "first_error": first_error,
-        "prompt_tokens": prompt_tokens, "output_tokens": tokens, "wall_s": round(wall.as_secs_f64()),
-        "requests_s": round(answers.len() as f64 / wall.as_secs_f64()),
+        "prompt_tokens": prompt_tokens, "output_tokens": tokens, "wall_s": hundredths(wall.as_secs_f64()),
+        "requests_s": hundredths(answers.len() as f64 / wall.as_secs_f64()),
         "prompt_tok_s": a_second(prompt_tokens), "output_tok_s": a_second(tokens),
         "ttft_ms": spread(answers.iter().map(|answer| answer.first)),
         "tpot_ms": spread(answers.iter().filter_map(|answer| answer.each)),
@@ -205,12 +211,8 @@ fn spread(times: impl Iterator<Item = Duration>) -> Value {
     let mut ms: Vec<f64> = times.map(|time| time.as_secs_f64() * 1e3).collect();
     ms.sort_by(f64::total_cmp);
     let mean = ms.iter().sum::<f64>() / ms.len().max(1) as f64;
-    let q = |q: f64| round(quantile(&ms, q));
-    json!({"mean": round(mean), "p50": q(0.5), "p90": q(0.9), "p95": q(0.95), "p99": q(0.99)})
-}
-
-fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
+    let q = |q: f64| hundredths(quantile(&ms, q));
+    json!({"mean": hundredths(mean), "p50": q(0.5), "p90": q(0.9), "p95": q(0.95), "p99": q(0.99)})
 }
 
 fn print(report: &Value) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{Harness, quantile, rate};
+use super::harness::{Harness, hundredths, quantile, rate};
 use crate::cli::error::CliError;
 use crate::config::{Cohort, Flag, FlagOf, UserPrefix};
 use crate::gateway::{Address, Change, Gateway, GatewayError, Rehearsal, StickyKey, Target, Traits, Who};
@@ -66,9 +66,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         "requests": times.len(),
         "threads": args.threads,
         "weight_changes": changes?,
-        "us_p50": rounded(quantile(&times, 0.5)),
-        "us_p99": rounded(quantile(&times, 0.99)),
-        "us_p999": rounded(quantile(&times, 0.999)),
+        "us_p50": hundredths(quantile(&times, 0.5)),
+        "us_p99": hundredths(quantile(&times, 0.99)),
+        "us_p999": hundredths(quantile(&times, 0.999)),
         "checks_dropped": harness.metric("switchback_checks_dropped_total", &[]).await?,
         "checked": harness.metric("switchback_responses_checked_total", &[]).await?,
     });
@@ -142,10 +142,6 @@ fn change_weights(
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(changes)
-}
-
-fn rounded(us: f64) -> f64 {
-    (us * 100.0).round() / 100.0
 }
 
 fn print(report: &Value, as_json: bool) {

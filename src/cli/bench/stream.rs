@@ -6,6 +6,8 @@ use futures::{Stream, StreamExt};
 use reqwest::Response;
 use serde_json::Value;
 
+use crate::cli::error::innermost;
+
 /// What one stream showed.
 pub(super) enum Outcome {
     /// It ended with `[DONE]`; every chunk and the header named one version.
@@ -43,7 +45,7 @@ pub(super) async fn read(client: &reqwest::Client, url: &str, body: &Value) -> O
 /// # Errors
 /// Why it was not answered, or what the server said that is no success.
 pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<Response, String> {
-    let response = request.send().await.map_err(|error| innermost(&error))?;
+    let response = request.send().await.map_err(|error| unanswered(&error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -51,14 +53,10 @@ pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<Response, St
     Err(format!("{status}: {}", response.text().await.unwrap_or_default()))
 }
 
-/// What the system says of a request that was not answered, and to whom it went.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    let to = error.url().map_or_else(String::new, |url| format!("{url}: "));
-    format!("{to}{cause}")
+/// Why there is no answer, and from where.
+fn unanswered(error: &reqwest::Error) -> String {
+    let from = error.url().map_or_else(String::new, |url| format!("{url}: "));
+    format!("{from}{}", innermost(error))
 }
 
 /// The chunks of a streamed answer, until `[DONE]`. One that breaks off before, or holds an error, ends with why.
