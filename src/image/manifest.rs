@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{ImageError, at};
 use super::files::hash_file;
-use super::progress::{Count, Progress};
+use super::progress::{Count, Progress, Step};
 use crate::config::HubFile;
 use crate::ids::Digest;
 
@@ -72,10 +72,22 @@ impl Manifest {
 
 /// Hashes every file of a folder, several at once; or a GGUF file.
 pub fn manifest_of(dir: &Path, progress: Progress<'_>) -> Result<Manifest, ImageError> {
+    manifest_by(&hash_file, dir, progress)
+}
+
+/// Tells the digest and the size of a file.
+type Hash<'h> = &'h (dyn Fn(&Path, Step<'_>) -> Result<(Digest, u64), ImageError> + Sync);
+
+/// Like [`manifest_of`], by other means than reading every file.
+pub(super) fn manifest_by(
+    hash: Hash<'_>,
+    dir: &Path,
+    progress: Progress<'_>,
+) -> Result<Manifest, ImageError> {
     let files = files_of(dir)?;
     let count = Count::new(progress, files.iter().map(|f| f.bytes).sum());
     let hashed = files.par_iter().map(|file| {
-        let (sha256, bytes) = hash_file(&file.path, &|change| count.step(change))?;
+        let (sha256, bytes) = hash(&file.path, &|change| count.step(change))?;
         if bytes != file.bytes {
             return Err(ImageError::Changed { path: file.path.clone() });
         }

@@ -6,6 +6,7 @@
 //! images/<hex>/files/...      the image as a folder: hard links to the blobs
 //! hub/<org>/<name>/<commit>.json  which image a Hub commit is
 //! hub/<org>/<name>/<commit>/<file>.json  which image one of its files is by itself
+//! known/<hex>.json            what a large file had for a digest; <hex> is the sha256 of its path
 //! partial/, tmp/              downloads and changes under way
 //! lock                        held by whoever changes the store
 //! ```
@@ -24,7 +25,8 @@ use super::files::{
     copy_hashed, create_dir, hash_file, link, same_file, scratch, sync_folder_of, write_whole,
 };
 use super::hub::{Hub, RemoteFile};
-use super::manifest::{FileEntry, Manifest, manifest_of, newest_file, path_in};
+use super::known::Known;
+use super::manifest::{FileEntry, Manifest, manifest_by, manifest_of, newest_file, path_in};
 use super::progress::{Count, Progress, Step, counted};
 use crate::config::{Commit, HubImage, HubRepo, ImageRef};
 use crate::ids::Digest;
@@ -37,7 +39,7 @@ const DOWNLOADS: usize = 4;
 pub struct LocatedImage {
     /// The folder with the files, or the one file.
     pub dir: PathBuf,
-    /// The digest of what is there, just computed.
+    /// The digest of what is there.
     pub digest: Digest,
     /// The size of all files.
     pub bytes: u64,
@@ -66,7 +68,7 @@ enum Fetched {
 impl Store {
     /// Opens a store, and makes one where there is none.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
-        for folder in ["blobs/sha256", "images", "hub", "partial", "tmp"] {
+        for folder in ["blobs/sha256", "images", "hub", "known", "partial", "tmp"] {
             create_dir(&root.join(folder))?;
         }
         Ok(Self { root: root.to_owned() })
@@ -87,7 +89,8 @@ impl Store {
         }
     }
 
-    /// Finds an image and proves that it is what was asked for: every file is read and hashed.
+    /// Finds an image and proves that it is what was asked for: every file is read and hashed, but large ones that have not
+    /// changed since they were.
     ///
     /// A Hub image must have been pulled; nothing is fetched here.
     pub fn resolve(
@@ -99,7 +102,8 @@ impl Store {
         let not_pulled = || ImageError::NotPulled { reference: image.to_string() };
         let (dir, pulled) = self.located(image)?.ok_or_else(not_pulled)?;
         let expected = expected.or(pulled);
-        let found = manifest_of(&dir, progress)?;
+        let known = Known::in_folder(self.root.join("known"));
+        let found = manifest_by(&|path, step| known.hash(path, step), &dir, progress)?;
         let digest = found.digest();
         match expected {
             Some(expected) if expected != digest => Err(ImageError::Mismatch {
