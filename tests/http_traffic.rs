@@ -26,6 +26,17 @@ async fn start(engine: &str) -> Server {
     common::serve(folder, &config).await
 }
 
+/// One whose versions but one have a draft.
+async fn start_drafted() -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let config = traffic::configure(folder.path(), "kv_tokens: 8192, speculative_tokens: 3");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let drafted = text.replace("{ image: base", "{ draft: desk@other, image: base");
+    assert!(drafted != text);
+    std::fs::write(&config, drafted).unwrap();
+    common::serve(folder, &config).await
+}
+
 /// The whole answer to the request of a seed.
 async fn whole(server: &Server, seed: u64) -> Choices {
     let asked = traffic::request(seed);
@@ -49,17 +60,25 @@ async fn sixty_four_mixed_requests_answer_as_each_does_alone() {
     some("is sampled to its end", alone.iter().flatten().any(|(_, finish, _)| finish == "stop"));
     some("has two choices", alone.iter().any(|choices| choices.len() == 2));
     some("has log-probabilities", alone.iter().flatten().any(|(_, _, logprobs)| !logprobs.is_empty()));
-    // much room, little room with sequences put back, steps of few rows, and guessed tokens
-    for engine in [
-        "kv_tokens: 8192",
-        "kv_tokens: 640",
-        "kv_tokens: 8192, max_running: 7, max_step_tokens: 7",
-        "kv_tokens: 8192, speculative_tokens: 3",
-    ] {
-        let server = start(engine).await;
+    // much room, little room with sequences put back, steps of few rows, and tokens that are guessed in either way
+    for (setting, server) in [
+        start("kv_tokens: 8192").await,
+        start("kv_tokens: 640").await,
+        start("kv_tokens: 8192, max_running: 7, max_step_tokens: 7").await,
+        start("kv_tokens: 8192, speculative_tokens: 3").await,
+        start_drafted().await,
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let together = join_all((0..64).map(|seed| whole(&server, seed))).await;
         for (seed, (together, alone)) in together.iter().zip(&alone).enumerate() {
-            assert_eq!(together, alone, "{engine}, seed {seed}: {:?}", traffic::request(seed as u64));
+            assert_eq!(
+                together,
+                alone,
+                "setting {setting}, seed {seed}: {:?}",
+                traffic::request(seed as u64)
+            );
         }
     }
 }

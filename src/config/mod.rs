@@ -22,6 +22,7 @@ mod policy;
 mod prompt;
 mod raw;
 mod read_checks;
+mod read_draft;
 mod read_embedding;
 mod read_flag;
 mod read_guardrails;
@@ -39,6 +40,8 @@ mod webhook;
 
 #[cfg(test)]
 mod check_tests;
+#[cfg(test)]
+mod draft_tests;
 #[cfg(test)]
 mod flag_tests;
 #[cfg(test)]
@@ -65,8 +68,8 @@ pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
-    AdapterRef, ApiKey, Config, DeviceChoice, EmbeddingConfig, EngineSettings, KvTokens, Mode, ModelConfig,
-    Pinning, PromptRef, ReasoningParser, Residency, ServerConfig, ToolParser, VersionConfig,
+    AdapterRef, ApiKey, Config, DeviceChoice, DraftRef, EmbeddingConfig, EngineSettings, KvTokens, Mode,
+    ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, ServerConfig, ToolParser, VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

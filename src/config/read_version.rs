@@ -6,6 +6,7 @@ use std::path::Path;
 use super::image_ref::ImageRef;
 use super::policy::Policy;
 use super::raw::{Key, Node, Value};
+use super::read_draft::read_draft;
 use super::read_flag::read_flag;
 use super::read_prompt::read_prompt_ref;
 use super::reader::{Problem, Reader, Section, count, text};
@@ -18,6 +19,7 @@ const VERSION: &[&str] = &[
     "digest",
     "adapter",
     "adapter_digest",
+    "draft",
     "prompt",
     "prompt_digest",
     "quantize",
@@ -50,6 +52,7 @@ pub(super) fn read_version(
     let s = r.section(node, listed.path_of(&key.name), VERSION);
     let (image, digest) = read_image(r, &s, key.line, base, mode);
     let adapter = read_adapter(r, &s, key.line, base, mode);
+    let draft = read_draft(r, &s);
     let prompt = read_prompt_ref(r, &s, key.line, base, mode);
     let quantize = r.field(&s, "quantize", parsed).unwrap_or_default();
     let residency = r.field(&s, "residency", |v| {
@@ -67,6 +70,7 @@ pub(super) fn read_version(
         digest,
         quantize,
         adapter,
+        draft,
         prompt,
         residency,
         kv_tokens,

@@ -13,7 +13,7 @@ use super::flag::Flag;
 use super::image_ref::ImageRef;
 use super::policy::Policy;
 use super::webhook::Webhook;
-use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, Weight};
+use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, VersionRef, Weight};
 
 /// The whole config.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,6 +167,8 @@ pub struct VersionConfig {
     pub quantize: Quantize,
     /// The adapter that its requests go through, if it has one.
     pub adapter: Option<AdapterRef>,
+    /// What guesses its tokens, if not its contexts are looked through. It has no part in what the answers are.
+    pub draft: Option<DraftRef>,
     /// The prompt around its conversations, if it has one.
     pub prompt: Option<PromptRef>,
     /// Loaded at start or on demand.
@@ -206,6 +208,15 @@ pub struct AdapterRef {
     pub image: ImageRef,
     /// What they must be; always present outside dev mode.
     pub digest: Option<Digest>,
+}
+
+/// A version that guesses tokens of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DraftRef {
+    /// Which one; declared, and without an adapter.
+    pub version: VersionRef,
+    /// Its line in the config file, for what can only be found wrong later.
+    pub line: u64,
 }
 
 /// A prompt file, and what it must be.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors};
 use super::raw::{self, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
+use super::read_draft::check_drafts;
 use super::read_embedding::read_embedding;
 use super::read_flag::read_flag;
 use super::read_policy::{read_policies, read_policy_name};
@@ -122,6 +123,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
             models.insert(name, model);
         }
     }
+    check_drafts(r, &models);
     let embedding = read_embedding(r, top.get("embedding").unwrap_or(&EMPTY), &models, base, server.mode);
     let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&EMPTY), env);
     Config { file: file.to_owned(), server, threads, device, models, embedding, policies, webhooks }

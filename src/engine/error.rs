@@ -35,6 +35,12 @@ pub enum EngineError {
         /// What the model said.
         source: ModelError,
     },
+    /// The draft model has no memory for its keys and values.
+    #[error("draft: {source}; lower engine.kv_tokens, or leave the draft out")]
+    Draft {
+        /// What the model said.
+        source: ModelError,
+    },
     /// The first tenant's adapter could not be brought to where the model computes.
     #[error("adapter: {source}")]
     Adapter {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::draft::Draft;
 use super::generation::{Event, Failure, channel};
 use super::job::Job;
 use super::kv_memory::KvMemory;
@@ -87,6 +88,14 @@ impl<T: Into<String>> From<T> for NewTenant {
     }
 }
 
+/// What an engine computes.
+pub struct Models {
+    /// The model that answers.
+    pub lm: Box<dyn CausalLm>,
+    /// A smaller one of the same vocabulary that says ahead what it may say, where an engine guesses. Lookup does without.
+    pub draft: Option<Box<dyn CausalLm>>,
+}
+
 /// What an engine can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineLimits {
@@ -140,13 +149,25 @@ impl Engine {
         Self::start_in(&memory, first, lm, tokenizer, config, turns)
     }
 
-    /// Starts the thread, named after its first tenant. It takes at most `kv_tokens` of the memory, as it needs
-    /// them. Engines that compute on one device hold the same `turns`.
-    #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
+    /// Starts one without a draft, as [`Engine::start_with`] does.
     pub fn start_in(
         memory: &KvMemory,
         first: NewTenant,
-        mut lm: Box<dyn CausalLm>,
+        lm: Box<dyn CausalLm>,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        turns: Turns,
+    ) -> Result<Self, EngineError> {
+        Self::start_with(memory, first, Models { lm, draft: None }, tokenizer, config, turns)
+    }
+
+    /// Starts the thread, named after its first tenant. It takes at most `kv_tokens` of the memory, as it needs
+    /// them. Engines that compute on one device hold the same `turns`.
+    #[expect(clippy::needless_pass_by_value, reason = "an engine takes what it is started with")]
+    pub fn start_with(
+        memory: &KvMemory,
+        first: NewTenant,
+        Models { mut lm, draft }: Models,
         tokenizer: Tokenizer,
         config: EngineConfig,
         turns: Turns,
@@ -171,6 +192,11 @@ impl Engine {
         let max_context = lm.max_positions().min(blocks * block_size);
         let vocab = lm.vocab_size();
         let all_blocks = memory.pool().layout().blocks;
+        // a device's recorded passes are of single rows, and guesses would cost it more than they save
+        let speculative_tokens = if lm.computes_apart() { 0 } else { speculative_tokens };
+        let draft = draft.filter(|_| speculative_tokens > 0);
+        let draft = draft.map(|draft| Draft::new(draft, &config, all_blocks, vocab)).transpose();
+        let draft = draft.map_err(|source| EngineError::Draft { source })?;
         let mut scheduler = Scheduler::new(Limits {
             blocks: all_blocks,
             block_size,
@@ -178,8 +204,6 @@ impl Engine {
             max_step_tokens,
             prefix_cache,
         });
-        // a device's recorded passes are of single rows, and guesses would cost it more than they save
-        let speculative_tokens = if lm.computes_apart() { 0 } else { speculative_tokens };
         let shared = Arc::new(Shared::default());
         let (mut member, ended) = member(&shared);
         if adapter.is_some() {
@@ -198,6 +222,7 @@ impl Engine {
             runner: turns.runner(),
             share,
             speculative_tokens,
+            draft,
             untold: Vec::new(),
             members: vec![member],
         };

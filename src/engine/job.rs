@@ -10,7 +10,7 @@ use super::penalties::History;
 use super::request::{GenerateRequest, SamplingParams, StopInclusion};
 use super::sampler::choice;
 use super::shared::{Place, Tenant};
-use super::speculation::Guessing;
+use super::speculation::{GuessedBy, Guessing};
 use super::turns::{Presence, Priority, Turns};
 use crate::model::{Choice, SpecialText, Tokenizer};
 
@@ -122,6 +122,17 @@ impl Job {
         choices
     }
 
+    /// How the token after such guesses is chosen, were they right.
+    pub(super) fn choice_after(&self, guesses: &[u32]) -> Choice {
+        let mut history = self.history.clone();
+        for guess in guesses {
+            if let Some(history) = &mut history {
+                history.push(*guess);
+            }
+        }
+        self.choice(guesses.len(), history.as_ref())
+    }
+
     /// How the token `ahead` of the next one is chosen, by such a history.
     fn choice(&self, ahead: usize, history: Option<&History>) -> Choice {
         let index = self.usage.completion_tokens + ahead;
@@ -131,11 +142,11 @@ impl Job {
     }
 
     /// How much is guessed of its sequence. With a grammar, nothing: the mask after a guess is not there yet.
-    pub(super) fn guessing(&self, most: usize) -> Guessing {
+    pub(super) fn guessing(&self, by: GuessedBy, most: usize) -> Guessing {
         if self.guide.is_some() {
             return Guessing::NEVER;
         }
-        Guessing::up_to(most, self.usage.prompt_tokens + self.max_tokens)
+        Guessing::up_to(most, by, self.usage.prompt_tokens + self.max_tokens)
     }
 
     /// Scores of prompt tokens, in order.

@@ -22,6 +22,7 @@ mod block_pool;
 mod config;
 mod constraint;
 mod detokenizer;
+mod draft;
 mod error;
 mod generation;
 mod guided;
@@ -44,6 +45,8 @@ mod worker;
 #[cfg(test)]
 mod sharing_tests;
 #[cfg(test)]
+mod speculation_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -52,7 +55,7 @@ pub use config::{EngineConfig, PrefixCache};
 pub use constraint::{Constraint, ConstraintError, Grammar, GrammarCompiler};
 pub use error::{EngineError, SubmitError};
 pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};
-pub use handle::{DrainOutcome, Engine, EngineLimits, NewTenant};
+pub use handle::{DrainOutcome, Engine, EngineLimits, Models, NewTenant};
 pub use kv_memory::{KvMemory, WeakKvMemory};
 pub use request::{EosPolicy, GenerateRequest, SamplingParams, StopInclusion, StopParams};
 pub use shared::EngineStats;

@@ -78,6 +78,20 @@ impl Budget {
     }
 }
 
+/// Takes a row of a context with these blocks into a batch.
+pub(super) fn push_row(batch: &mut Batch, table: &[u32], token: u32, position: usize, block_size: usize) {
+    let block = table[position / block_size] as usize;
+    batch.tokens.push(token);
+    batch.positions.push(position as u32);
+    batch.slots.push((block * block_size + position % block_size) as u32);
+}
+
+/// Rows of a batch as those up to the `end` of a context with these blocks.
+pub(super) fn span(rows: Range<usize>, end: usize, table: &[u32], block_size: usize) -> Span {
+    let block_table = table[..end.div_ceil(block_size)].to_vec();
+    Span { rows, context_len: end, block_table, adapter: None }
+}
+
 impl Plan {
     /// Takes in the next so many rows of a running sequence, and behind its last token what may follow.
     pub(super) fn push(&mut self, sequence: &Sequence, rows: usize, guesses: &[u32], block_size: usize) {
@@ -89,8 +103,8 @@ impl Plan {
         let first = self.batch.tokens.len();
         let (mut scores, mut sample) = (Vec::new(), None);
         let end = positions.end + guesses.len();
+        let table: Vec<u32> = blocks.iter().map(BlockId::number).collect();
         for position in positions.start..end {
-            let block = blocks[position / block_size].number() as usize;
             if position >= positions.end || sequence.wants_logits(position) {
                 let wanted = self.batch.logit_rows.len();
                 self.batch.logit_rows.push(self.batch.tokens.len() as u32);
@@ -102,16 +116,12 @@ impl Plan {
                 }
             }
             let token = sequence.tokens.get(position);
-            self.batch.tokens.push(*token.unwrap_or_else(|| &guesses[position - positions.end]));
-            self.batch.positions.push(position as u32);
-            self.batch.slots.push((block * block_size + position % block_size) as u32);
+            let token = *token.unwrap_or_else(|| &guesses[position - positions.end]);
+            push_row(&mut self.batch, &table, token, position, block_size);
         }
-        self.batch.spans.push(Span {
-            rows: first..first + rows + guesses.len(),
-            context_len: end,
-            block_table: blocks[..end.div_ceil(block_size)].iter().map(BlockId::number).collect(),
-            adapter: sequence.variant.adapter,
-        });
+        let rows = first..first + rows + guesses.len();
+        let span = span(rows, end, &table, block_size);
+        self.batch.spans.push(Span { adapter: sequence.variant.adapter, ..span });
         self.parts.push(Part { id: sequence.id, positions, scores, sample, guesses: guesses.to_vec() });
     }
 }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use super::block_pool::{BlockPool, PrefixId};
 use super::config::PrefixCache;
+use super::draft::Drafted;
 use super::kv_memory::{Need, Want};
 use super::plan::{Budget, Plan};
 use super::sequence::{Age, Sequence, SequenceId, State};
@@ -70,6 +71,11 @@ impl Lane {
     /// The place of a running sequence.
     fn find(&self, id: SequenceId) -> Option<usize> {
         self.running.binary_search_by_key(&id, |s| s.id).ok()
+    }
+
+    /// How many are ready for their next token.
+    fn decoding(&self) -> usize {
+        self.running.iter().filter(|s| s.decodes()).count()
     }
 
     /// Whether the first `end` tokens of one that waits are those of a prompt that is being read, and not read so far: a step
@@ -266,8 +272,7 @@ impl Scheduler {
         };
         let block_size = self.limits.block_size;
         let lane = self.lane(priority);
-        let ready = lane.running.iter().filter(|s| s.decodes()).count();
-        let mut budget = Budget::new(most, ready);
+        let mut budget = Budget::new(most, lane.decoding());
         for sequence in lane.running.iter().filter(|s| !s.has_outgrown(block_size)) {
             let (rows, guesses) = if sequence.decodes() {
                 let guesses = budget.guess(sequence, block_size);
@@ -299,7 +304,7 @@ impl Scheduler {
             };
             sequence.computed_to(part.positions.end);
             let root = sequence.variant.root;
-            let State::Running { blocks, prefixes, computed } = &mut sequence.state else { continue };
+            let State::Running { blocks, prefixes, computed, .. } = &mut sequence.state else { continue };
             if self.limits.prefix_cache == PrefixCache::Off {
                 continue;
             }
@@ -308,6 +313,44 @@ impl Scheduler {
                 let parent = prefixes.last().copied().unwrap_or(root);
                 prefixes.push(self.pool.publish(block, parent, tokens));
             }
+        }
+    }
+
+    /// Gives clients' contexts that are ready for their next token a block for what may be guessed of them, where they have no
+    /// room for that and there are blocks that nobody needs soon.
+    pub(super) fn make_room_for_guesses(&mut self) {
+        let (size, most) = (self.limits.block_size, self.guesses_each());
+        let reserve = self.foreground.running.len();
+        for sequence in &mut self.foreground.running {
+            let lacks_room = sequence.to_guess(most, size) < sequence.wants_guesses(most);
+            if lacks_room
+                && self.pool.available() > reserve
+                && let Some(block) = self.pool.allocate()
+            {
+                sequence.grow(block);
+            }
+        }
+    }
+
+    /// Clients' contexts that are ready for their next token, and how much is to be guessed of each.
+    pub(super) fn to_guess_at(&mut self) -> impl Iterator<Item = (&mut Sequence, usize)> {
+        let (size, most) = (self.limits.block_size, self.guesses_each());
+        let guessed = self.foreground.running.iter_mut().map(move |sequence| {
+            let most = sequence.to_guess(most, size);
+            (sequence, most)
+        });
+        guessed.filter(|(_, most)| *most > 0)
+    }
+
+    /// The most that the next step has room to guess of each client's context.
+    fn guesses_each(&self) -> usize {
+        Budget::new(self.limits.max_step_tokens, self.foreground.decoding()).guesses
+    }
+
+    /// Notes what a smaller model has guessed to follow a context.
+    pub(super) fn drafted(&mut self, id: SequenceId, guesses: Vec<u32>) {
+        if let Some(Sequence { state: State::Running { drafted, .. }, .. }) = self.get_mut(id) {
+            drafted.guess(guesses);
         }
     }
 
@@ -379,7 +422,7 @@ impl Scheduler {
         blocks.extend((0..missing).filter_map(|_| self.pool.allocate()));
         let mut sequence = self.lane_mut(priority).waiting.pop_front()?;
         sequence.cached.get_or_insert(hit);
-        sequence.state = State::Running { blocks, prefixes, computed: hit };
+        sequence.state = State::Running { blocks, prefixes, computed: hit, drafted: Drafted::default() };
         Some(sequence)
     }
 

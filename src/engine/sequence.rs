@@ -1,7 +1,8 @@
 //! One context that grows: its tokens, how many of them are computed, and the blocks that hold them.
 
 use super::block_pool::{BlockId, PrefixId};
-use super::speculation::Guessing;
+use super::draft::Drafted;
+use super::speculation::{GuessedBy, Guessing, look_up};
 use super::turns::Priority;
 use crate::model::AdapterSlot;
 
@@ -52,6 +53,8 @@ pub(super) enum State {
         prefixes: Vec<PrefixId>,
         /// How many of its tokens have their keys and values in the blocks.
         computed: usize,
+        /// What a smaller model has made of it.
+        drafted: Drafted,
     },
 }
 
@@ -100,14 +103,26 @@ impl Sequence {
         self
     }
 
-    /// What may be its next tokens, while only the last one it has is to be computed: as many as `most`, and as there is
-    /// room for in its blocks.
-    pub(super) fn guesses(&self, most: usize, block_size: usize) -> &[u32] {
-        if self.remaining() != 1 {
-            return &[];
-        }
+    /// How many of its next tokens may be guessed, while only the last one it has is to be computed: `most`, or as many as
+    /// there is room for in its blocks.
+    pub(super) fn to_guess(&self, most: usize, block_size: usize) -> usize {
         let room = (self.blocks() * block_size).saturating_sub(self.tokens.len());
-        self.guessing.guess(&self.tokens, most.min(room))
+        self.wants_guesses(most.min(room))
+    }
+
+    /// As many of `most` as may be guessed, whether there is room or not.
+    pub(super) fn wants_guesses(&self, most: usize) -> usize {
+        if self.remaining() == 1 { self.guessing.most(self.tokens.len(), most) } else { 0 }
+    }
+
+    /// What may be its next tokens.
+    pub(super) fn guesses(&self, most: usize, block_size: usize) -> &[u32] {
+        let most = self.to_guess(most, block_size);
+        match (self.guessing.by(), &self.state) {
+            (_, State::Waiting) => &[],
+            (GuessedBy::Lookup, State::Running { .. }) => look_up(&self.tokens, most),
+            (GuessedBy::Draft, State::Running { drafted, .. }) => drafted.guesses(self.tokens.len(), most),
+        }
     }
 
     /// Notes that the first `right` of some guesses are its tokens by now.

@@ -2,7 +2,8 @@
 //! 2023). They cost rows, and those are all but free while a step is bound by the bytes of the weights.
 //!
 //! By prompt lookup: what followed the last time that the context read as it does at its end. Answers repeat their prompt
-//! where they quote, correct or fill in, and each other's phrases. Pure: a function of the tokens.
+//! where they quote, correct or fill in, and each other's phrases. Pure: a function of the tokens. Or by a smaller model: see
+//! [`super::draft`].
 //!
 //! A guess never changes an answer. The choice at each row is made as it would be without any, by the request's own
 //! settings and random number for that position; a guess that it equals has saved a step, and what follows one that it
@@ -14,11 +15,21 @@ const ENDINGS: [usize; 2] = [4, 2];
 /// The most rows of a step that guesses may fill it up to: beyond, a step takes longer by each.
 pub(super) const MOST_GUESSING_ROWS: usize = 8;
 
+/// Who guesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GuessedBy {
+    /// Nobody: the context is looked through.
+    Lookup,
+    /// A smaller model.
+    Draft,
+}
+
 /// How much of a sequence is guessed at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Guessing {
     /// The most tokens at once.
     most: usize,
+    by: GuessedBy,
     /// As many as were right last time, and one more.
     now: usize,
     /// The context's length when its answer is at its longest.
@@ -27,18 +38,22 @@ pub(super) struct Guessing {
 
 impl Guessing {
     /// Nothing is guessed.
-    pub(super) const NEVER: Self = Self { most: 0, now: 0, end: 0 };
+    pub(super) const NEVER: Self = Self { most: 0, by: GuessedBy::Lookup, now: 0, end: 0 };
 
     /// At most so many tokens at once, of a context that ends at `end` tokens at the latest.
-    pub(super) const fn up_to(most: usize, end: usize) -> Self {
-        Self { most, now: most, end }
+    pub(super) const fn up_to(most: usize, by: GuessedBy, end: usize) -> Self {
+        Self { most, by, now: most, end }
     }
 
-    /// What may follow `tokens`, at most `room` of it. The choice after it is no guess, and must have a place, too.
-    pub(super) fn guess<'t>(&self, tokens: &'t [u32], room: usize) -> &'t [u32] {
-        let left = self.end.saturating_sub(tokens.len() + 1);
-        let most = self.now.min(room).min(left);
-        if most == 0 { &[] } else { look_up(tokens, most) }
+    /// Who guesses.
+    pub(super) const fn by(&self) -> GuessedBy {
+        self.by
+    }
+
+    /// How much is guessed of a context of so many tokens, with room for so many more. The choice after the guesses is none,
+    /// and must have a place, too.
+    pub(super) fn most(&self, tokens: usize, room: usize) -> usize {
+        self.now.min(room).min(self.end.saturating_sub(tokens + 1))
     }
 
     /// Notes that the first `right` of some guesses were.
@@ -51,7 +66,10 @@ impl Guessing {
 const MOST_LOOKED_THROUGH: usize = 8192;
 
 /// What followed the latest earlier place that reads as `tokens` end, by the longest ending that is found.
-fn look_up(tokens: &[u32], most: usize) -> &[u32] {
+pub(super) fn look_up(tokens: &[u32], most: usize) -> &[u32] {
+    if most == 0 {
+        return &[];
+    }
     let [longest, shortest] = ENDINGS;
     let tokens = &tokens[tokens.len().saturating_sub(MOST_LOOKED_THROUGH)..];
     for n in (shortest..=longest.min(tokens.len().saturating_sub(1))).rev() {
@@ -66,9 +84,6 @@ fn look_up(tokens: &[u32], most: usize) -> &[u32] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{ECHO, FakeLm, Fault};
-    use super::super::tests::{Told, config, listen, request, start};
-    use super::super::{EngineConfig, GenerateRequest, SamplingParams};
     use super::*;
 
     #[test]
@@ -84,72 +99,15 @@ mod tests {
 
     #[test]
     fn guesses_are_as_many_as_were_right_and_have_room() {
-        let tokens = [1, 2, 3, 4, 5, 6, 1, 2];
-        let mut guessing = Guessing::up_to(4, 100);
-        assert_eq!(guessing.guess(&tokens, 9), [3, 4, 5, 6]);
-        assert_eq!(guessing.guess(&tokens, 2), [3, 4]);
-        assert!(Guessing::up_to(4, 9).guess(&tokens, 9).is_empty(), "only the choice has a place");
-        assert_eq!(Guessing::up_to(4, 11).guess(&tokens, 9), [3, 4]);
-        guessing.learn(0);
-        assert_eq!(guessing.guess(&tokens, 9), [3]);
-        guessing.learn(1);
-        assert_eq!(guessing.guess(&tokens, 9), [3, 4]);
-        guessing.learn(9);
-        assert_eq!(guessing.guess(&tokens, 9).len(), 4);
-        assert!(Guessing::NEVER.guess(&tokens, 9).is_empty());
-    }
-    /// Requests of all kinds that have no grammar, whose prompts read alike in places.
-    fn requests() -> Vec<GenerateRequest> {
-        let phrase: Vec<u32> = (0..ECHO as u32).map(|i| 97 + i * 5 % 26).collect();
-        let of = |i: usize| {
-            let prompt = [&phrase[i % 3..], &phrase[..], &[i as u32, 65]].concat();
-            let plain = request(&prompt, 1 + i * 7 % 40);
-            let seeded = SamplingParams { temperature: 0.7, seed: i as u64, ..SamplingParams::default() };
-            match i % 4 {
-                0 => plain,
-                1 => GenerateRequest { sampling: seeded, ..plain },
-                2 => GenerateRequest {
-                    sampling: SamplingParams { frequency_penalty: 0.3, repetition_penalty: 1.1, ..seeded },
-                    min_tokens: 5,
-                    ..plain
-                },
-                _ => GenerateRequest { logprobs: Some(2), prompt_logprobs: Some(0), ..plain },
-            }
-        };
-        (0..24).map(of).collect()
-    }
-
-    /// What an engine that guesses so much tells of all of them, a few at a time; and its steps, guesses and right ones.
-    async fn told(speculative_tokens: usize, together: usize) -> (Vec<Told>, [u64; 3]) {
-        let lm = FakeLm::new(Fault::Nothing).echoing();
-        let engine = start(lm, EngineConfig { speculative_tokens, block_size: 8, ..config() });
-        let mut all = Vec::new();
-        for few in requests().chunks(together) {
-            let generations = few.iter().map(|request| engine.submit(request.clone()).unwrap());
-            all.extend(futures::future::join_all(generations.map(listen)).await);
+        let up_to_four = |end| Guessing::up_to(4, GuessedBy::Lookup, end);
+        let mut guessing = up_to_four(100);
+        assert_eq!([9, 2].map(|room| guessing.most(8, room)), [4, 2]);
+        assert_eq!(up_to_four(9).most(8, 9), 0, "only the choice has a place");
+        assert_eq!(up_to_four(11).most(8, 9), 2);
+        for (right, then) in [(0, 1), (1, 2), (9, 4)] {
+            guessing.learn(right);
+            assert_eq!(guessing.most(8, 9), then);
         }
-        let stats = engine.stats();
-        (all, [stats.steps, stats.speculated_tokens, stats.accepted_tokens])
-    }
-
-    #[tokio::test]
-    async fn answers_are_the_same_to_the_token_and_come_in_fewer_steps() {
-        for together in [1, 3] {
-            let (plain, [steps, guessed, _]) = told(0, together).await;
-            assert_eq!(guessed, 0);
-            let (speculated, [fewer, guessed, right]) = told(4, together).await;
-            assert_eq!(speculated, plain);
-            assert!(0 < right && right < guessed, "{right} of {guessed}: both kinds are to come up");
-            assert!(fewer < steps, "{fewer} steps with {right} guesses that were right, {steps} without");
-        }
-    }
-
-    /// A step of many sequences has work enough.
-    #[tokio::test]
-    async fn nothing_is_guessed_while_many_run() {
-        let (plain, _) = told(0, 24).await;
-        let (speculated, [_, guessed, _]) = told(4, 24).await;
-        assert_eq!(speculated, plain);
-        assert!(guessed < 24 * 4, "{guessed}: only while the last few run");
+        assert_eq!(Guessing::NEVER.most(8, 9), 0);
     }
 }

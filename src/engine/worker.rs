@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::constraint::{Advance, Then};
+use super::draft::Draft;
 use super::generation::{Event, Failure, FinishReason};
 use super::guided;
 use super::job::{Chosen, End, Job, Progress};
@@ -19,6 +20,7 @@ use super::plan::Part;
 use super::scheduler::Scheduler;
 use super::sequence::{PromptScores, Sequence, SequenceId, Variant};
 use super::shared::{Phase, Shared, Tenant};
+use super::speculation::GuessedBy;
 use super::turns::{Priority, Runner, Turn, Turns};
 use crate::model::{Adapter, CausalLm, Tokenizer};
 
@@ -82,6 +84,8 @@ pub(super) struct Worker {
     pub(super) share: Share,
     /// The most tokens that are guessed of a sequence at once.
     pub(super) speculative_tokens: usize,
+    /// Who guesses them, if it is not the context that is looked through.
+    pub(super) draft: Option<Draft>,
     /// What clients are still to be told of the step before.
     pub(super) untold: Vec<Untold>,
     /// Those who have not gone. Dropped after the model, so that it is freed by when their end is told.
@@ -222,7 +226,8 @@ impl Worker {
         let id = self.share.arrival();
         let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
         let sequence = Sequence::new(id, *variant, prompt, scores);
-        let sequence = sequence.guessing(job.guessing(self.speculative_tokens));
+        let by = if self.draft.is_some() { GuessedBy::Draft } else { GuessedBy::Lookup };
+        let sequence = sequence.guessing(job.guessing(by, self.speculative_tokens));
         self.scheduler.add(sequence, job.priority);
         self.jobs.insert(id, job);
     }
@@ -296,6 +301,9 @@ impl Worker {
 
     /// One forward pass and what follows from it. An error is the model's, and the end.
     fn step(&mut self, priority: Priority) -> Result<Step, String> {
+        if priority == Priority::Foreground {
+            self.guess();
+        }
         let cache = self.lm.cache().ok_or("the model has no cache")?;
         let Some(plan) = self.share.plan(&mut self.scheduler, cache, priority) else {
             return Ok(Step::LacksBlocks);
@@ -329,6 +337,24 @@ impl Worker {
             self.tell();
         }
         Ok(Step::Done)
+    }
+
+    /// Prepares guesses for the next step. Without a draft's, answers come as they would and only more slowly, so one that
+    /// fails is let go.
+    fn guess(&mut self) {
+        if self.speculative_tokens == 0 {
+            return;
+        }
+        self.scheduler.make_room_for_guesses();
+        let Some(draft) = &mut self.draft else { return };
+        let guessed = catch_unwind(AssertUnwindSafe(|| draft.guess(&mut self.scheduler, &self.jobs)));
+        let why = match guessed {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_message(panic.as_ref()).to_owned(),
+        };
+        tracing::error!(engine = %self.name, %why, "the draft model failed; nothing is guessed any more");
+        self.draft = None;
     }
 
     /// Tells clients of the tokens that were accepted.

@@ -64,6 +64,8 @@ pub struct VersionStatus {
     pub quantize: Quantize,
     /// The adapter that its requests go through, if it has one.
     pub adapter: Option<AdapterStatus>,
+    /// The version that guesses its tokens, if one does.
+    pub draft: Option<VersionRef>,
     /// The prompt around its conversations, if it has one.
     pub prompt: Option<PromptStatus>,
     /// Where it is.
@@ -141,6 +143,7 @@ impl Gateway {
                 |a: &AdapterRef| AdapterStatus { image: a.image.clone(), digest: adapter.or(a.digest) };
             VersionStatus {
                 adapter: settings.adapter.as_ref().map(adapter_status),
+                draft: settings.draft.as_ref().map(|draft| draft.version.clone()),
                 prompt: settings.prompt.as_ref().map(status),
                 image: settings.image.clone(),
                 quantize: settings.quantize,

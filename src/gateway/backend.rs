@@ -11,7 +11,9 @@ use super::speech::Formats;
 use super::structured::Structures;
 use crate::engine::{DrainOutcome, Engine};
 use crate::ids::{Digest, Quantize, VersionRef};
-use crate::model::{Adapter, AdapterInfo, CrossEncoder, Encoder, LoadedModel, StagedModel, Tokenizer};
+use crate::model::{
+    Adapter, AdapterInfo, CrossEncoder, Encoder, LoadedModel, ModelInfo, StagedModel, Tokenizer,
+};
 use crate::prompt::{ChatTemplate, Prompt};
 
 /// What the host's memory holds of a version: all that it takes to answer, but what computes. Immutable.
@@ -46,6 +48,8 @@ pub(super) struct Decoder {
     pub(super) model: LoadedModel,
     /// What its requests go through beside the model's weights.
     pub(super) adapter: Option<Adapter>,
+    /// What guesses its tokens, if that is a model.
+    pub(super) draft: Option<LoadedModel>,
     pub(super) template: Option<ChatTemplate>,
     /// Grammars that were compiled for it.
     pub(super) structures: Structures,
@@ -78,7 +82,7 @@ impl Prepared {
     pub fn weight_bytes(&self) -> u64 {
         match &self.body {
             Body::Decoder(decoder) => {
-                decoder.model.info.weight_bytes + decoder.of_adapter(|info| info.weight_bytes)
+                decoder.of_models(|info| info.weight_bytes) + decoder.of_adapter(|info| info.weight_bytes)
             }
             Body::Encoder(encoder) => encoder.weight_bytes(),
             Body::CrossEncoder(encoder) => encoder.weight_bytes(),
@@ -89,7 +93,7 @@ impl Prepared {
     pub fn shared_bytes(&self) -> u64 {
         match &self.body {
             Body::Decoder(decoder) => {
-                decoder.model.info.shared_bytes + decoder.of_adapter(|info| info.shared_bytes)
+                decoder.of_models(|info| info.shared_bytes) + decoder.of_adapter(|info| info.shared_bytes)
             }
             Body::Encoder(encoder) => encoder.shared_bytes(),
             Body::CrossEncoder(encoder) => encoder.shared_bytes(),
@@ -169,6 +173,11 @@ impl Prepared {
 }
 
 impl Decoder {
+    /// Something of its model and of its draft.
+    fn of_models(&self, of: impl Fn(&ModelInfo) -> u64) -> u64 {
+        of(&self.model.info) + self.draft.as_ref().map_or(0, |draft| of(&draft.info))
+    }
+
     /// Something of its adapter, 0 without one.
     fn of_adapter(&self, of: impl Fn(AdapterInfo) -> u64) -> u64 {
         self.adapter.as_ref().map_or(0, |adapter| of(adapter.info()))

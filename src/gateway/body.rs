@@ -59,6 +59,9 @@ fn computed_as_it_is(what: &str, plan: &Blueprint, beside: Beside<'_>) -> Result
     if beside.prompt.is_some() {
         return Err(format!("its image is {what}, and texts have no prompt: leave `prompt` out"));
     }
+    if plan.draft.is_some() {
+        return Err(format!("its image is {what}, which has no tokens to guess: leave `draft` out"));
+    }
     if plan.quantize != Quantize::AsStored {
         return Err(format!("its image is {what}, which is computed as it is stored: leave `quantize` out"));
     }
@@ -80,5 +83,5 @@ fn decoder(
     let template = template.transpose().map_err(|e| e.to_string())?;
     let source = sources.map(|sources| sources.tool_use.as_ref().unwrap_or(&sources.default).as_str());
     let formats = Formats::of(plan.tool_parser, plan.reasoning_parser, source);
-    Ok(Decoder { model, adapter, template, structures: Structures::default(), formats })
+    Ok(Decoder { model, adapter, draft: None, template, structures: Structures::default(), formats })
 }

@@ -17,6 +17,7 @@ mod body;
 mod checked;
 mod command;
 mod device;
+mod draft;
 mod embed;
 mod embedding;
 mod encode;

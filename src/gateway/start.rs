@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::backend::Prepared;
 use super::device::choose;
+use super::draft::DraftPlan;
 use super::embedding::embedder;
 use super::first_loads::wanted_hot;
 use super::interleave::interleave;
@@ -334,6 +335,7 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
             let reference = VersionRef { model: model.clone(), version: name.clone() };
             let (image, digest, prompt) = (version.image.clone(), version.digest, version.prompt.clone());
             let (quantize, adapter) = (version.quantize, version.adapter.clone());
+            let draft = version.draft.as_ref().and_then(|draft| DraftPlan::of(config, draft));
             let engine = engine_config(&settings.engine);
             let kv = KvPlan { tokens: settings.engine.kv_tokens, most: version.kv_tokens };
             let (tool_parser, reasoning_parser) = (version.tool_parser, version.reasoning_parser);
@@ -342,6 +344,7 @@ fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
                 digest,
                 quantize,
                 adapter,
+                draft,
                 prompt,
                 tool_parser,
                 reasoning_parser,

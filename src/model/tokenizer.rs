@@ -152,6 +152,12 @@ impl Tokenizer {
         self.0.size
     }
 
+    /// The first token that does not stand for the same in another; none where all do.
+    pub fn first_difference(&self, other: &Self) -> Option<u32> {
+        let tokens = self.0.size.max(other.0.size) as u32;
+        (0..tokens).find(|token| self.token_bytes(*token) != other.token_bytes(*token))
+    }
+
     /// How its tokens spell bytes.
     pub fn spelling(&self) -> Spelling {
         self.0.spelling

@@ -49,6 +49,8 @@ pub struct VersionAnswer {
     pub quantize: String,
     /// The adapter that its requests go through; null where it has none.
     pub adapter: Option<AdapterAnswer>,
+    /// The version that guesses its tokens, `model@version`; null where none does. It has no part in the answers.
+    pub draft: Option<String>,
     /// The prompt around its conversations; null where it has none.
     pub prompt: Option<PromptAnswer>,
     /// The digest of all that decides its answers, the image's, the quantisation, the adapter's and the prompt's;
@@ -284,6 +286,7 @@ impl From<VersionStatus> for VersionAnswer {
             max_context: status.max_context(),
             version_digest: status.version_digest(),
             adapter: status.adapter.map(AdapterAnswer::from),
+            draft: status.draft.map(|draft| draft.to_string()),
             prompt: status.prompt.map(PromptAnswer::from),
             version: status.version.version,
         }

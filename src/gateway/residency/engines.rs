@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::{Blueprint, Inner, Residency};
-use crate::engine::{Engine, EngineConfig, NewTenant};
+use crate::engine::{Engine, EngineConfig, Models, NewTenant};
 use crate::gateway::backend::{Backend, Decoder, Prepared};
 use crate::gateway::kv::{Expected, Later};
 use crate::gateway::state::State;
 use crate::ids::VersionRef;
-use crate::model::Footprint;
+use crate::model::{Footprint, LoadedModel};
 
 impl Residency {
     /// A place at the engine of another version of the model, hot by now, that has the same image and settings: what tells
@@ -25,7 +25,8 @@ impl Residency {
         let is_sibling = |backend: &&Arc<Backend>| {
             let sibling = &backend.prepared;
             let its = self.0.blueprints.get(&sibling.version);
-            let same_settings = its.is_some_and(|its| its.engine == plan.engine && its.kv == plan.kv);
+            let settings = |plan: &Blueprint| (plan.engine.clone(), plan.kv, plan.draft.clone());
+            let same_settings = its.is_some_and(|its| settings(its) == settings(plan));
             sibling.version.model == prepared.version.model
                 && (sibling.digest, sibling.quantize) == (prepared.digest, prepared.quantize)
                 && same_settings
@@ -65,7 +66,10 @@ impl Residency {
         let kv_tokens = plan.kv.most.unwrap_or(layout.blocks * layout.block_size);
         let settings = EngineConfig { kv_tokens, ..plan.engine.clone() };
         let (first, tokenizer) = (tenant(prepared, decoder), model.tokenizer.clone());
-        Engine::start_in(&memory, first, lm, tokenizer, settings, turns.clone()).map_err(|e| e.to_string())
+        let draft = decoder.draft.as_ref().map(LoadedModel::lm).transpose().map_err(|e| e.to_string())?;
+        let models = Models { lm, draft };
+        Engine::start_with(&memory, first, models, tokenizer, settings, turns.clone())
+            .map_err(|e| e.to_string())
     }
 
     /// Which engines are to find room on the device beside that of a version that is being loaded, as far as their files

@@ -16,6 +16,7 @@ use crate::config::{AdapterRef, ImageRef, PromptRef, ReasoningParser, ToolParser
 use crate::engine::{DrainOutcome, EngineConfig, Turns};
 use crate::gateway::backend::{Backend, Body, Prepared, Runner, Warm};
 use crate::gateway::body::Beside;
+use crate::gateway::draft::DraftPlan;
 use crate::gateway::encoders::EncoderQueue;
 use crate::gateway::kv::{KvMemories, KvPlan};
 use crate::gateway::state::{Progress, ResidencyError, State};
@@ -33,6 +34,7 @@ pub(in crate::gateway) struct Blueprint {
     pub(in crate::gateway) digest: Option<Digest>,
     pub(in crate::gateway) quantize: Quantize,
     pub(in crate::gateway) adapter: Option<AdapterRef>,
+    pub(in crate::gateway) draft: Option<DraftPlan>,
     pub(in crate::gateway) prompt: Option<PromptRef>,
     pub(in crate::gateway) tool_parser: Option<ToolParser>,
     pub(in crate::gateway) reasoning_parser: ReasoningParser,
@@ -253,7 +255,10 @@ impl Residency {
         let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
         let beside =
             Beside { prompt: prompt.as_ref(), adapter: adapter.as_ref().map(|files| files.dir.as_path()) };
-        let body = Body::read(&image.dir, plan, beside, &self.0.pool, &report)?;
+        let mut body = Body::read(&image.dir, plan, beside, &self.0.pool, &report)?;
+        if let (Some(draft), Body::Decoder(decoder)) = (&plan.draft, &mut body) {
+            decoder.draft = draft.read(&self.0.images, &self.0.pool, &decoder.model)?;
+        }
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
         let adapter = adapter.map(|adapter| adapter.digest);
         Ok(Prepared { version, digest, quantize: plan.quantize, adapter, prompt, image_bytes, body })
