@@ -66,6 +66,7 @@ async fn answer(served: &Served, prompt: &[u32]) -> Answer {
         special_text: SpecialText::Skip,
         shown: Vec::new(),
         priority: Priority::Foreground,
+        rank: 0,
     };
     let mut events = served.engine.submit(request).unwrap();
     let (mut tokens, mut text) = (Vec::new(), String::new());

@@ -103,6 +103,7 @@ async fn answer(engine: &Engine, prompt: Vec<u32>, eos: &[u32]) -> String {
         special_text: SpecialText::Skip,
         shown: Vec::new(),
         priority: Priority::Foreground,
+        rank: 0,
     };
     let mut events = engine.submit(request).unwrap();
     let mut text = String::new();

@@ -67,6 +67,7 @@ const DECODING: &[&str] = &[
     "user",
     "safety_identifier",
     "logprobs",
+    "priority",
 ];
 
 /// What the answer is to look like.
@@ -94,7 +95,6 @@ const VLLM: &[Unsupported] = &[
     never("allowed_token_ids"),
     never("bad_words"),
     never("logits_processors"),
-    never("priority"),
     never("request_id"),
 ];
 

@@ -69,7 +69,8 @@ pub use read_prompt::parse_prompt;
 pub use units::duration;
 pub use valid::{
     AdapterRef, ApiKey, Config, DeviceChoice, DraftRef, EmbeddingConfig, EngineSettings, KvTokens, Mode,
-    ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, ServerConfig, ToolParser, VersionConfig,
+    ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, SchedulingPolicy, ServerConfig, ToolParser,
+    VersionConfig,
 };
 pub use validate::{load, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

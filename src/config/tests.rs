@@ -138,7 +138,7 @@ models:
 /etc/sb.yaml:9: server.api_keys[0]: the environment variable NOPE is not set; set NOPE or remove this entry
 /etc/sb.yaml:9: server.api_keys[1]: a variable inside a longer text; write the whole entry as `${NAME}`
 /etc/sb.yaml:9: server.api_keys[2]: not a text; put the key in quotes
-/etc/sb.yaml:10: engine.kv_cache: unknown key; known here: kv_tokens, block_size, max_running, max_step_tokens, queue, prefix_cache, speculative_tokens, threads, device
+/etc/sb.yaml:10: engine.kv_cache: unknown key; known here: kv_tokens, block_size, max_running, max_step_tokens, queue, prefix_cache, scheduling_policy, speculative_tokens, threads, device
 /etc/sb.yaml:10: engine.kv_tokens: 8 is less than one block of 16; raise kv_tokens or lower block_size
 /etc/sb.yaml:10: engine.max_step_tokens: 512 is less than max_running 600, and each running sequence takes one token per step; raise max_step_tokens or lower max_running
 /etc/sb.yaml:10: engine.threads: found the number 0; give a whole number from 1 to 1024, or `auto`

@@ -321,6 +321,16 @@ impl KvTokens {
     pub const ON_THE_HOST: usize = 65_536;
 }
 
+/// Who is served first of those that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchedulingPolicy {
+    /// Who came first.
+    #[default]
+    Fcfs,
+    /// Who has the lowest `priority`, and of equals who came first.
+    Priority,
+}
+
 /// An engine's limits, after defaults and overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineSettings {
@@ -336,6 +346,8 @@ pub struct EngineSettings {
     pub queue: usize,
     /// Whether equal prompt prefixes share KV blocks.
     pub prefix_cache: bool,
+    /// Who goes first.
+    pub scheduling_policy: SchedulingPolicy,
     /// The most tokens that are guessed of a request at once; 0 for none.
     pub speculative_tokens: usize,
 }
@@ -349,6 +361,7 @@ impl Default for EngineSettings {
             max_step_tokens: 512,
             queue: 256,
             prefix_cache: true,
+            scheduling_policy: SchedulingPolicy::Fcfs,
             speculative_tokens: 0,
         }
     }

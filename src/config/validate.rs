@@ -18,7 +18,8 @@ use super::read_version::{Given, less_than_a_block, read_version};
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, up_to};
 use super::valid::{
-    ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, Residency, ServerConfig, VersionConfig,
+    ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, Residency, SchedulingPolicy, ServerConfig,
+    VersionConfig,
 };
 use super::values::{address, duration, folder, header_name, kv_tokens, parsed, percentage, size, word};
 use crate::ids::{ModelName, VersionName, Weight};
@@ -44,6 +45,7 @@ const ENGINE: &[&str] = &[
     "max_step_tokens",
     "queue",
     "prefix_cache",
+    "scheduling_policy",
     "speculative_tokens",
 ];
 
@@ -235,6 +237,11 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
         max_step_tokens: number("max_step_tokens", 1 << 20, base.max_step_tokens),
         queue: number("queue", 1 << 20, base.queue),
         prefix_cache: r.field(s, "prefix_cache", boolean).unwrap_or(base.prefix_cache),
+        scheduling_policy: r
+            .field(s, "scheduling_policy", |v| {
+                word(v, &[("fcfs", SchedulingPolicy::Fcfs), ("priority", SchedulingPolicy::Priority)])
+            })
+            .unwrap_or(base.scheduling_policy),
         speculative_tokens: r.field(s, "speculative_tokens", up_to(7)).unwrap_or(base.speculative_tokens),
     };
     if let KvTokens::Tokens(tokens) = engine.kv_tokens

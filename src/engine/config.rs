@@ -13,6 +13,15 @@ pub enum PrefixCache {
     Off,
 }
 
+/// Who is served first of those that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchedulingPolicy {
+    /// Who came first: all requests have the rank 0.
+    Fcfs,
+    /// Who has the lowest rank, and of equals who came first.
+    Priority,
+}
+
 /// What an engine may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -28,6 +37,8 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Whether prefixes are kept.
     pub prefix_cache: PrefixCache,
+    /// Whether requests may have ranks.
+    pub scheduling_policy: SchedulingPolicy,
     /// The most tokens that are guessed of a request at once, and checked in one step; 0 for none.
     pub speculative_tokens: usize,
 }
@@ -41,6 +52,7 @@ impl Default for EngineConfig {
             max_step_tokens: 512,
             queue: 256,
             prefix_cache: PrefixCache::On,
+            scheduling_policy: SchedulingPolicy::Fcfs,
             speculative_tokens: 0,
         }
     }

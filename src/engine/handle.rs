@@ -18,7 +18,7 @@ use super::sequence::Variant;
 use super::shared::{EngineStats, Phase, Place, Shared, Tenant};
 use super::turns::Turns;
 use super::worker::{Command, Member, Worker};
-use super::{EngineConfig, EngineError, GenerateRequest, Generation, SubmitError};
+use super::{EngineConfig, EngineError, GenerateRequest, Generation, SchedulingPolicy, SubmitError};
 use crate::model::{Adapter, CausalLm, KvGeometry, Tokenizer};
 
 /// How long a drain waits for the step under way after its deadline.
@@ -101,6 +101,8 @@ pub struct Models {
 pub struct EngineLimits {
     /// The most tokens of a prompt and its answer together.
     pub max_context: usize,
+    /// Whether requests may have ranks.
+    pub scheduling_policy: SchedulingPolicy,
 }
 
 /// How a drain went.
@@ -233,7 +235,7 @@ impl Engine {
             let _mark = mark;
             worker.run();
         })?;
-        let limits = EngineLimits { max_context };
+        let limits = EngineLimits { max_context, scheduling_policy: config.scheduling_policy };
         let thread = Mutex::new(Some(thread));
         let core = Arc::new(Core { shared, turns, commands, limits, vocab, queue, blocks, thread });
         Ok(Self(Arc::new(Inner { name, tenant, core, ended })))

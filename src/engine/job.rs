@@ -21,6 +21,7 @@ pub(super) struct Job {
     /// Held until the request is admitted for the first time.
     pub(super) place: Option<Place>,
     pub(super) priority: Priority,
+    pub(super) rank: i32,
     /// Held for as long as a client waits.
     _presence: Option<Presence>,
     pub(super) outbox: Outbox,
@@ -87,6 +88,7 @@ impl Job {
             tenant,
             place: Some(place),
             priority: request.priority,
+            rank: request.rank,
             _presence: turns.enter(request.priority),
             outbox,
             history: History::of(&request.prompt, &request.sampling),

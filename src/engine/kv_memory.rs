@@ -163,9 +163,9 @@ impl Share {
         self.most
     }
 
-    /// The name of a sequence that comes now.
-    pub(super) fn arrival(&self) -> SequenceId {
-        SequenceId(self.memory.0.arrivals.fetch_add(1, Ordering::Relaxed))
+    /// The name of a sequence of such a rank that comes now.
+    pub(super) fn arrival(&self, rank: i32) -> SequenceId {
+        SequenceId { rank, arrival: self.memory.0.arrivals.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// The next step of a lane, with what can be had of the blocks that it needs; none where the others have them, who know

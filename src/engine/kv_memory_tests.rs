@@ -24,6 +24,7 @@ struct Wish {
     /// The round from which its client is gone, if he goes.
     leaves: Option<usize>,
     priority: Priority,
+    rank: i32,
 }
 
 fn wish(engines: usize, capacity: usize) -> impl Strategy<Value = Wish> {
@@ -36,15 +37,17 @@ fn wish(engines: usize, capacity: usize) -> impl Strategy<Value = Wish> {
                 0usize..30,
                 prop::option::weighted(0.2, 0usize..60),
                 prop_oneof![3 => Just(Priority::Foreground), 1 => Just(Priority::Background)],
+                prop_oneof![3 => Just(0), 1 => -2i32..3],
             )
         })
-        .prop_map(|(engine, prompt, generate, arrives, leaves, priority)| Wish {
+        .prop_map(|(engine, prompt, generate, arrives, leaves, priority, rank)| Wish {
             engine,
             prompt,
             generate,
             arrives,
             leaves,
             priority,
+            rank,
         })
 }
 
@@ -96,7 +99,7 @@ proptest! {
             prop_assert!(round < 3000, "no end in sight for {open:?}");
             for wish in wishes.iter().filter(|wish| wish.arrives == round) {
                 let desk = &mut desks[wish.engine];
-                let id = desk.share.arrival();
+                let id = desk.share.arrival(wish.rank);
                 let sequence = Sequence::new(id, Variant::BASE, wish.prompt.clone(), PromptScores::Skip);
                 desk.scheduler.add(sequence, wish.priority);
                 desk.rests = false;
@@ -181,7 +184,7 @@ fn prefixes_stay_while_there_are_empty_blocks() {
     let Desk { mut scheduler, mut share, mut cache, .. } =
         desks(&memory, 1, PrefixCache::On).pop().expect("one");
     let mut ask = |first: u32| {
-        let id = share.arrival();
+        let id = share.arrival(0);
         let prompt: Vec<u32> = (0..13).map(|i| first + i).collect();
         scheduler.add(Sequence::new(id, Variant::BASE, prompt, PromptScores::Skip), Priority::Foreground);
         let plan = share.plan(&mut scheduler, &mut cache, Priority::Foreground).unwrap();

@@ -51,7 +51,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use config::{EngineConfig, PrefixCache};
+pub use config::{EngineConfig, PrefixCache, SchedulingPolicy};
 pub use constraint::{Constraint, ConstraintError, Grammar, GrammarCompiler};
 pub use error::{EngineError, SubmitError};
 pub use generation::{Event, Failure, FinishReason, Generation, TokenEvent, TokenLogprob, Usage};

@@ -32,6 +32,9 @@ pub struct GenerateRequest {
     pub shown: Vec<u32>,
     /// Who waits for the answer.
     pub priority: Priority,
+    /// Of those that wait for a place, the lower goes first, and of equals who came first; the higher gives its place up
+    /// first where blocks run out.
+    pub rank: i32,
 }
 
 /// How the next token is chosen.

@@ -1,8 +1,9 @@
 //! Decides what the next forward pass computes. Pure: no clock, no channel, no model.
 //!
-//! First come, first served. Every sequence that is ready for its next token gets it in every step; what is left of the
+//! First come, first served, but for ranks: the lower goes first, and of equals who came first. Who goes first is called older
+//! here, whenever he came. Every sequence that is ready for its next token gets it in every step; what is left of the
 //! step's budget goes to prompts, in chunks, and to tokens that a grammar forced after one that was chosen. When the blocks run out, the youngest is set aside and computed anew
-//! later. Every running sequence is older than every waiting one, and the oldest can always have all the blocks, so
+//! later. Nobody who runs is set aside for one who waits. The oldest that runs can always have all the blocks, so
 //! each step makes progress. What two prompts have in common is computed once, even where they come together: the second
 //! waits for it.
 //!
@@ -73,6 +74,18 @@ impl Lane {
         self.running.binary_search_by_key(&id, |s| s.id).ok()
     }
 
+    /// Takes one in that waits.
+    fn wait(&mut self, sequence: Sequence) {
+        let place = self.waiting.partition_point(|s| s.id < sequence.id);
+        self.waiting.insert(place, sequence);
+    }
+
+    /// Takes one in that runs.
+    fn run(&mut self, sequence: Sequence) {
+        let place = self.running.partition_point(|s| s.id < sequence.id);
+        self.running.insert(place, sequence);
+    }
+
     /// How many are ready for their next token.
     fn decoding(&self) -> usize {
         self.running.iter().filter(|s| s.decodes()).count()
@@ -113,10 +126,9 @@ impl Scheduler {
         self.pool.root()
     }
 
-    /// Takes a sequence in at the end of its lane. It must fit the pool when nothing else is there, and be younger
-    /// than all before it.
+    /// Takes a sequence in at its place among those of its lane that wait. It must fit the pool when nothing else is there.
     pub(super) fn add(&mut self, sequence: Sequence, priority: Priority) {
-        self.lane_mut(priority).waiting.push_back(sequence);
+        self.lane_mut(priority).wait(sequence);
     }
 
     /// Takes a sequence out and frees its blocks.
@@ -290,7 +302,7 @@ impl Scheduler {
             let Some(sequence) = self.admit(priority) else { break };
             let rows = budget.spend(&sequence);
             plan.push(&sequence, rows, &[], block_size);
-            self.lane_mut(priority).running.push(sequence);
+            self.lane_mut(priority).run(sequence);
         }
         plan
     }
@@ -435,7 +447,7 @@ impl Scheduler {
         let (pool, lane) = self.parts(priority);
         let Some(mut youngest) = lane.running.pop() else { return false };
         free(pool, &mut youngest);
-        lane.waiting.push_front(youngest);
+        lane.wait(youngest);
         self.preemptions += 1;
         true
     }

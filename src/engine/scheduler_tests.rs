@@ -40,6 +40,12 @@ struct Wish {
     leaves: Option<usize>,
     scores: bool,
     priority: Priority,
+    rank: i32,
+}
+
+/// The `arrival`-th of those that have no rank.
+fn nth(arrival: u64) -> SequenceId {
+    SequenceId { rank: 0, arrival }
 }
 
 fn wish(capacity: usize) -> impl Strategy<Value = Wish> {
@@ -52,15 +58,17 @@ fn wish(capacity: usize) -> impl Strategy<Value = Wish> {
                 prop::option::weighted(0.2, 0usize..60),
                 any::<bool>(),
                 prop::sample::select(vec![Priority::Foreground, Priority::Background]),
+                prop::sample::select(vec![0, 0, 0, -5, 7]),
             )
         })
-        .prop_map(|(prompt, generate, arrives, leaves, scores, priority)| Wish {
+        .prop_map(|(prompt, generate, arrives, leaves, scores, priority, rank)| Wish {
             prompt,
             generate,
             arrives,
             leaves,
             scores,
             priority,
+            rank,
         })
 }
 
@@ -86,7 +94,8 @@ proptest! {
         while arrived < order.len() || !PRIORITIES.iter().all(|p| scheduler.len(*p) == 0) {
             prop_assert!(step < 20_000, "no end in sight");
             while arrived < order.len() && wishes[order[arrived]].arrives <= step {
-                let (id, wish) = (SequenceId(arrived as u64), &wishes[order[arrived]]);
+                let wish = &wishes[order[arrived]];
+                let id = SequenceId { rank: wish.rank, arrival: arrived as u64 };
                 let scores = if wish.scores { PromptScores::Want } else { PromptScores::Skip };
                 scheduler.add(Sequence::new(id, Variant::BASE, wish.prompt.clone(), scores), wish.priority);
                 open.insert(id, wish);
@@ -106,8 +115,7 @@ proptest! {
             prop_assert!(plan.parts.iter().all(|part| open[&part.id].priority == priority));
             for lane in [&scheduler.foreground, &scheduler.background] {
                 prop_assert!(lane.running.len() <= limits.max_running);
-                let oldest_waiting = lane.waiting.front().map(|s| s.id);
-                prop_assert!(lane.running.iter().all(|s| oldest_waiting.is_none_or(|w| s.id < w)));
+                prop_assert!(lane.waiting.iter().is_sorted_by_key(|s| s.id));
                 prop_assert!(lane.running.is_sorted_by_key(|s| s.id));
             }
             let distinct: HashSet<_> = plan.batch.slots.iter().collect();
@@ -168,20 +176,16 @@ proptest! {
 fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
     let mut scheduler = stocked(limits(64, 8, 6, PrefixCache::Off));
     for id in 0..2 {
-        scheduler.add(
-            Sequence::new(SequenceId(id), Variant::BASE, vec![1], PromptScores::Skip),
-            Priority::Foreground,
-        );
+        scheduler
+            .add(Sequence::new(nth(id), Variant::BASE, vec![1], PromptScores::Skip), Priority::Foreground);
     }
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     scheduler.computed(&plan);
     for step in &plan.parts {
         scheduler.append(step.id, 5);
     }
-    scheduler.add(
-        Sequence::new(SequenceId(2), Variant::BASE, vec![1; 10], PromptScores::Skip),
-        Priority::Foreground,
-    );
+    scheduler
+        .add(Sequence::new(nth(2), Variant::BASE, vec![1; 10], PromptScores::Skip), Priority::Foreground);
     let chunks: Vec<Vec<usize>> = (0..3)
         .map(|_| {
             let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
@@ -200,27 +204,24 @@ fn running_sequences_decode_together_while_a_long_prompt_is_read_in_chunks() {
 fn a_second_request_with_the_same_prompt_computes_only_the_end_of_it() {
     let mut scheduler = stocked(limits(16, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..12).collect();
-    scheduler.add(
-        Sequence::new(SequenceId(0), Variant::BASE, prompt.clone(), PromptScores::Skip),
-        Priority::Foreground,
-    );
+    scheduler
+        .add(Sequence::new(nth(0), Variant::BASE, prompt.clone(), PromptScores::Skip), Priority::Foreground);
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     scheduler.computed(&plan);
-    scheduler
-        .add(Sequence::new(SequenceId(1), Variant::BASE, prompt, PromptScores::Skip), Priority::Foreground);
-    scheduler.append(SequenceId(0), 3);
+    scheduler.add(Sequence::new(nth(1), Variant::BASE, prompt, PromptScores::Skip), Priority::Foreground);
+    scheduler.append(nth(0), 3);
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(plan.parts[1].positions, 8..12);
-    assert_eq!(scheduler.get(SequenceId(1)).unwrap().cached, Some(8));
+    assert_eq!(scheduler.get(nth(1)).unwrap().cached, Some(8));
 }
 
 #[test]
 fn of_requests_with_one_prompt_that_come_together_the_first_computes_it() {
     let mut scheduler = stocked(limits(32, 8, 64, PrefixCache::On));
     let prompt: Vec<u32> = (0..14).collect();
-    let other = Sequence::new(SequenceId(3), Variant::BASE, vec![9; 6], PromptScores::Skip);
+    let other = Sequence::new(nth(3), Variant::BASE, vec![9; 6], PromptScores::Skip);
     for id in 0..3 {
-        let choice = Sequence::new(SequenceId(id), Variant::BASE, prompt.clone(), PromptScores::Skip);
+        let choice = Sequence::new(nth(id), Variant::BASE, prompt.clone(), PromptScores::Skip);
         scheduler.add(choice, Priority::Foreground);
     }
     scheduler.add(other, Priority::Foreground);
@@ -228,7 +229,7 @@ fn of_requests_with_one_prompt_that_come_together_the_first_computes_it() {
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!((plan.parts.len(), plan.parts[0].positions.clone()), (1, 0..14));
     scheduler.computed(&plan);
-    scheduler.append(SequenceId(0), 3);
+    scheduler.append(nth(0), 3);
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(rows(&plan), [14..15, 12..14, 12..14, 0..6]);
 }
@@ -241,7 +242,7 @@ fn what_goes_through_another_adapter_has_no_beginning_in_common() {
     let [one, other] = [(); 2].map(|()| Variant { adapter: slots.next(), root: scheduler.root() });
     let prompt: Vec<u32> = (0..14).collect();
     for (id, variant) in [Variant::BASE, one, other, one].into_iter().enumerate() {
-        let sequence = Sequence::new(SequenceId(id as u64), variant, prompt.clone(), PromptScores::Skip);
+        let sequence = Sequence::new(nth(id as u64), variant, prompt.clone(), PromptScores::Skip);
         scheduler.add(sequence, Priority::Foreground);
     }
     let rows = |plan: &Plan| plan.parts.iter().map(|s| s.positions.clone()).collect::<Vec<_>>();
@@ -251,7 +252,7 @@ fn what_goes_through_another_adapter_has_no_beginning_in_common() {
     assert_eq!(through, [None, one.adapter, other.adapter]);
     scheduler.computed(&plan);
     for id in 0..3 {
-        scheduler.append(SequenceId(id), 3);
+        scheduler.append(nth(id), 3);
     }
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
     assert_eq!(rows(&plan)[3], 12..14);
@@ -262,8 +263,7 @@ fn without_a_prefix_cache_or_where_scores_are_wanted_nobody_waits_for_another_pr
     for (cache, scores) in [(PrefixCache::Off, PromptScores::Skip), (PrefixCache::On, PromptScores::Want)] {
         let mut scheduler = stocked(limits(32, 8, 64, cache));
         for id in 0..2 {
-            scheduler
-                .add(Sequence::new(SequenceId(id), Variant::BASE, vec![1; 14], scores), Priority::Foreground);
+            scheduler.add(Sequence::new(nth(id), Variant::BASE, vec![1; 14], scores), Priority::Foreground);
         }
         assert_eq!(scheduler.plan(Priority::Foreground, Lacking::SetAside).parts.len(), 2);
     }
@@ -272,30 +272,59 @@ fn without_a_prefix_cache_or_where_scores_are_wanted_nobody_waits_for_another_pr
 #[test]
 fn the_foreground_takes_blocks_from_the_background_which_goes_on_later() {
     let mut scheduler = stocked(limits(4, 8, 64, PrefixCache::Off));
-    scheduler.add(
-        Sequence::new(SequenceId(0), Variant::BASE, vec![1; 12], PromptScores::Skip),
-        Priority::Background,
-    );
+    scheduler
+        .add(Sequence::new(nth(0), Variant::BASE, vec![1; 12], PromptScores::Skip), Priority::Background);
     let plan = scheduler.plan(Priority::Background, Lacking::SetAside);
     scheduler.computed(&plan);
     assert_eq!(scheduler.blocks_used(), 3);
-    scheduler.add(
-        Sequence::new(SequenceId(1), Variant::BASE, vec![2; 8], PromptScores::Skip),
-        Priority::Foreground,
-    );
+    scheduler.add(Sequence::new(nth(1), Variant::BASE, vec![2; 8], PromptScores::Skip), Priority::Foreground);
     let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
-    assert_eq!(plan.parts.iter().map(|s| s.id).collect::<Vec<_>>(), [SequenceId(1)]);
+    assert_eq!(plan.parts.iter().map(|s| s.id).collect::<Vec<_>>(), [nth(1)]);
     assert_eq!((scheduler.blocks_used(), scheduler.set_aside().count()), (2, 1));
-    scheduler.remove(SequenceId(1));
+    scheduler.remove(nth(1));
     assert_eq!(scheduler.plan(Priority::Background, Lacking::SetAside).parts[0].positions, 0..12);
 }
 
 #[test]
 fn a_step_in_the_background_is_short() {
     let mut scheduler = stocked(limits(256, 8, 512, PrefixCache::Off));
-    scheduler.add(
-        Sequence::new(SequenceId(0), Variant::BASE, vec![1; 500], PromptScores::Skip),
-        Priority::Background,
-    );
+    scheduler
+        .add(Sequence::new(nth(0), Variant::BASE, vec![1; 500], PromptScores::Skip), Priority::Background);
     assert_eq!(scheduler.plan(Priority::Background, Lacking::SetAside).batch.tokens.len(), BACKGROUND_ROWS);
+}
+
+/// The lower rank goes first among those that wait, whenever it came, and is the last to give its blocks up.
+#[test]
+fn the_lower_rank_goes_first_and_is_set_aside_last() {
+    let mut scheduler = stocked(limits(8, 2, 64, PrefixCache::Off));
+    let ids = [(0, 0), (5, 1), (-1, 2), (0, 3)].map(|(rank, arrival)| SequenceId { rank, arrival });
+    for id in ids {
+        let sequence = Sequence::new(id, Variant::BASE, vec![1; 8], PromptScores::Skip);
+        scheduler.add(sequence, Priority::Foreground);
+    }
+    let [first, last, urgent, second] = ids;
+    let step = |scheduler: &mut Scheduler| {
+        let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
+        scheduler.computed(&plan);
+        let ids: Vec<_> = plan.parts.iter().map(|part| part.id).collect();
+        ids.iter().for_each(|id| scheduler.append(*id, 3));
+        ids
+    };
+    assert_eq!(step(&mut scheduler), [urgent, first]);
+    // one that is more urgent than those that run has the next place, and its rows come first
+    let most_urgent = SequenceId { rank: -9, arrival: 4 };
+    let sequence = Sequence::new(most_urgent, Variant::BASE, vec![1; 8], PromptScores::Skip);
+    scheduler.add(sequence, Priority::Foreground);
+    scheduler.remove(first);
+    step(&mut scheduler);
+    for id in [most_urgent, urgent] {
+        (0..12).for_each(|token| scheduler.append(id, token));
+    }
+    assert_eq!(step(&mut scheduler), [most_urgent], "there is no room for both");
+    scheduler.remove(most_urgent);
+    let left = std::iter::from_fn(|| {
+        let id = step(&mut scheduler).first().copied();
+        id.inspect(|id| scheduler.remove(*id))
+    });
+    assert_eq!(left.collect::<Vec<_>>(), [urgent, second, last]);
 }

@@ -6,11 +6,16 @@ use super::speculation::{GuessedBy, Guessing, look_up};
 use super::turns::Priority;
 use crate::model::AdapterSlot;
 
-/// Names a sequence for its whole life; a later arrival has a larger one.
+/// Names a sequence for its whole life; who goes before another has a smaller one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SequenceId(pub(super) u64);
+pub(super) struct SequenceId {
+    /// What its client says of that; the lower goes first.
+    pub(super) rank: i32,
+    /// Of equals, a later arrival has a larger one.
+    pub(super) arrival: u64,
+}
 
-/// Who goes before whom, over all engines: clients before copies, and then who came first.
+/// Who goes before whom, over all engines: clients before copies, then by rank, and then who came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age {
     pub(super) priority: Priority,

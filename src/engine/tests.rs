@@ -40,6 +40,7 @@ pub(super) fn request(prompt: &[u32], max_tokens: usize) -> GenerateRequest {
         special_text: SpecialText::Skip,
         shown: Vec::new(),
         priority: Priority::Foreground,
+        rank: 0,
     }
 }
 

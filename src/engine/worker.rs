@@ -223,7 +223,7 @@ impl Worker {
         let of = |member: &&Member| Arc::ptr_eq(&member.tenant, &job.tenant);
         // a tenant stays until its last request is over; without one, the client finds its channel closed
         let Some(Member { variant, .. }) = self.members.iter().find(of) else { return };
-        let id = self.share.arrival();
+        let id = self.share.arrival(job.rank);
         let scores = if job.prompt_logprobs.is_some() { PromptScores::Want } else { PromptScores::Skip };
         let sequence = Sequence::new(id, *variant, prompt, scores);
         let by = if self.draft.is_some() { GuessedBy::Draft } else { GuessedBy::Lookup };

@@ -121,6 +121,8 @@ pub struct Decoding {
     pub choices: NonZeroUsize,
     /// Report the log-probability of each token, and of this many of the likeliest.
     pub logprobs: Option<u8>,
+    /// Of requests that wait, the lower goes first; only where the model is scheduled so.
+    pub priority: i32,
 }
 
 /// Nothing is asked for.
@@ -146,6 +148,7 @@ impl Default for Decoding {
             structure: None,
             choices: NonZeroUsize::MIN,
             logprobs: None,
+            priority: 0,
         }
     }
 }

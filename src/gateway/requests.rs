@@ -10,7 +10,8 @@ use super::tokens::in_vocabulary;
 use super::work::{PromptTokens, Work};
 use crate::config::sampling::TopK;
 use crate::engine::{
-    Constraint, EosPolicy, GenerateRequest, Priority, SamplingParams, StopInclusion, StopParams,
+    Constraint, EosPolicy, GenerateRequest, Priority, SamplingParams, SchedulingPolicy, StopInclusion,
+    StopParams,
 };
 
 /// How to decode on this version: the client's word, and in a conversation then the prompt's. A completion's text is
@@ -48,6 +49,11 @@ pub(super) fn requests(
     let biased: Vec<u32> = decoding.logit_bias.iter().map(|(token, _)| *token).collect();
     in_vocabulary(backend, &biased, "logit_bias")?;
     in_vocabulary(backend, &decoding.stop_token_ids, "stop_token_ids")?;
+    if decoding.priority != 0 && backend.engine()?.limits().scheduling_policy == SchedulingPolicy::Fcfs {
+        let message = "this model serves who came first: leave `priority` out, or have its operators set \
+                       `engine.scheduling_policy` to `priority`";
+        return Err(GatewayError::invalid("priority", message));
+    }
     let limit = backend.max_context();
     let mut requests = Vec::with_capacity(prompts.len() * decoding.choices.get());
     for prompt in prompts {
@@ -81,6 +87,7 @@ pub(super) fn requests(
                 special_text: decoding.special_text,
                 shown: prompt.speech.marks(&decoder.model.tokenizer),
                 priority,
+                rank: decoding.priority,
             });
         }
     }

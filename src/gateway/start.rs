@@ -23,8 +23,8 @@ use super::residency::{Blueprint, Residency};
 use super::state::State;
 use super::watching::{SEEN, sink, watched};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, ConfigErrors, EngineSettings, KvTokens, ModelConfig, Policy};
-use crate::engine::{EngineConfig, PrefixCache, Turns};
+use crate::config::{self, Config, ConfigError, ConfigErrors, EngineSettings, KvTokens, ModelConfig, Policy};
+use crate::engine::{EngineConfig, PrefixCache, SchedulingPolicy, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
 use crate::model::{Device, TensorError};
@@ -405,6 +405,10 @@ fn engine_config(settings: &EngineSettings) -> EngineConfig {
         max_step_tokens: settings.max_step_tokens,
         queue: settings.queue,
         prefix_cache: if settings.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
+        scheduling_policy: match settings.scheduling_policy {
+            config::SchedulingPolicy::Fcfs => SchedulingPolicy::Fcfs,
+            config::SchedulingPolicy::Priority => SchedulingPolicy::Priority,
+        },
         speculative_tokens: settings.speculative_tokens,
     }
 }

@@ -76,6 +76,9 @@ pub struct DecodingBody {
     pub user: Option<String>,
     /// The end user under OpenAI's newer name; keeps them on one version.
     pub safety_identifier: Option<String>,
+    /// Of requests that wait, the lower goes first; 0 if absent. Other numbers are taken only where the model's
+    /// `engine.scheduling_policy` is `priority`.
+    pub priority: Option<i64>,
 }
 
 /// Options of a stream.
@@ -229,7 +232,13 @@ impl DecodingBody {
             structure: None,
             choices: NonZeroUsize::new(choices).unwrap_or(NonZeroUsize::MIN),
             logprobs,
+            priority: self.rank()?,
         })
+    }
+
+    fn rank(&self) -> Result<i32, ApiError> {
+        let priority = whole("priority", self.priority, i64::from(i32::MIN), i64::from(i32::MAX))?;
+        Ok(priority.map_or(0, |priority| priority as i32))
     }
 
     fn biases(&self) -> Result<Vec<(u32, f32)>, ApiError> {

@@ -193,6 +193,7 @@ pub(super) fn request(prompt: Vec<u32>, output: usize) -> GenerateRequest {
         special_text: SpecialText::Skip,
         shown: Vec::new(),
         priority: Priority::Foreground,
+        rank: 0,
     }
 }
 
