@@ -12,7 +12,10 @@ use switchback::engine::{EngineConfig, PrefixCache};
 /// Each room and the rooms that it may name. `clock`, `ids` and `telemetry` are open to all others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &["gateway", "config"]),
-    ("cli", &["api", "gateway", "engine", "release", "image", "prompt", "model", "config", "demo"]),
+    (
+        "cli",
+        &["api", "gateway", "engine", "release", "quality", "image", "prompt", "model", "config", "demo"],
+    ),
     ("clock", &[]),
     ("config", &[]),
     ("demo", &[]),
@@ -149,6 +152,9 @@ fn the_engine_and_the_configuration_have_the_same_defaults() {
         [engine.kv_tokens, engine.block_size, engine.max_running, engine.max_step_tokens, engine.queue];
     assert_eq!(of_settings, of_engine);
     assert_eq!(settings.prefix_cache, engine.prefix_cache == PrefixCache::On);
+    assert_eq!(settings.speculative_tokens, engine.speculative_tokens);
+    let is_fcfs = engine.scheduling_policy == switchback::engine::SchedulingPolicy::Fcfs;
+    assert_eq!(settings.scheduling_policy == switchback::config::SchedulingPolicy::Fcfs, is_fcfs);
 }
 
 #[test]

@@ -10,10 +10,10 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 fn body(priority: i64) -> Value {
-    json!({"model": "desk", "prompt": "hello", "max_tokens": 2, "priority": priority})
+    json!({"model": "desk", "prompt": "hello", "max_tokens": 100, "ignore_eos": true, "priority": priority})
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lower_number_goes_first_of_those_that_wait() {
     let engine = "  scheduling_policy: priority\n  max_running: 1\n";
     let server = start_with(Setup { engine, ..Setup::default() }).await;

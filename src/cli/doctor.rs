@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::images::show;
 use super::table::{Table, bytes};
-use crate::config::{self, Config, ImageRef, KvTokens, Residency};
+use crate::config::{self, Config, DraftRef, ImageRef, KvTokens, Residency, VersionConfig};
 use crate::model::{Device, ElementType, Footprint, GpuInfo};
 
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,8 @@ struct Sized {
     /// How the device keeps it.
     kv_element: Option<ElementType>,
     footprint: Result<Footprint, String>,
+    /// Of its draft's weights, and of keys and values of its own.
+    draft_bytes: u64,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
@@ -83,12 +85,7 @@ fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
     let mut sized = Vec::new();
     for (model, settings) in &config.models {
         for (version, of) in &settings.versions {
-            let footprint = match &of.image {
-                ImageRef::Local(path) => Footprint::of(path, of.quantize).map_err(|error| error.to_string()),
-                image @ ImageRef::Hub(_) => {
-                    Err(format!("{image} tells its size once it is pulled and loaded"))
-                }
-            };
+            let footprint = footprint(of);
             let kv_tokens = match settings.engine.kv_tokens {
                 KvTokens::Auto if device.is_host() => KvTokens::Tokens(KvTokens::ON_THE_HOST),
                 kv_tokens => kv_tokens,
@@ -100,10 +97,39 @@ fn sizes(config: &Config, device: &Device) -> Vec<Sized> {
             let (version, residency) = (format!("{model}@{version}"), of.residency);
             let model = model.to_string();
             let kv_element = footprint.as_ref().ok().map(|footprint| footprint.kv_element(device));
-            sized.push(Sized { version, residency, model, kv_tokens, kv_bytes, kv_element, footprint });
+            let draft_bytes = draft_bytes(config, of, kv_tokens, device);
+            sized.push(Sized {
+                version,
+                residency,
+                model,
+                kv_tokens,
+                kv_bytes,
+                kv_element,
+                footprint,
+                draft_bytes,
+            });
         }
     }
     sized
+}
+
+fn footprint(version: &VersionConfig) -> Result<Footprint, String> {
+    match &version.image {
+        ImageRef::Local(path) => Footprint::of(path, version.quantize).map_err(|error| error.to_string()),
+        image @ ImageRef::Hub(_) => Err(format!("{image} tells its size once it is pulled and loaded")),
+    }
+}
+
+/// What a version's draft takes beside it, as far as its size is known; nothing on a device that guesses nothing.
+fn draft_bytes(config: &Config, version: &VersionConfig, kv_tokens: KvTokens, device: &Device) -> u64 {
+    let Some(DraftRef { version: draft, .. }) = version.draft.as_ref().filter(|_| device.is_host()) else {
+        return 0;
+    };
+    let draft = config.models.get(&draft.model).and_then(|model| model.versions.get(&draft.version));
+    match (draft.map(footprint), kv_tokens) {
+        (Some(Ok(draft)), KvTokens::Tokens(tokens)) => draft.weight_bytes + draft.kv_bytes(device, tokens),
+        _ => 0,
+    }
 }
 
 fn table_of(gpus: &[GpuInfo]) -> Table {
@@ -149,7 +175,7 @@ fn wanted(sized: &[Sized]) -> u64 {
     let (mut memories, mut wanted) = (Vec::new(), 0);
     for version in sized.iter().filter(|version| version.residency == Residency::Hot) {
         let Ok(footprint) = &version.footprint else { continue };
-        wanted += footprint.weight_bytes;
+        wanted += footprint.weight_bytes + version.draft_bytes;
         let memory = (&version.model, footprint.kv_shape, version.kv_element);
         if !memories.contains(&memory) {
             memories.push(memory);

@@ -21,6 +21,19 @@ fn a_draft_may_be_of_another_model_that_comes_later() {
 }
 
 #[test]
+fn a_draft_with_the_same_weights_and_one_that_is_itself_wrong_are_told_once() {
+    let config = "server: { mode: dev }\nengine: { speculative_tokens: 2 }\nmodels:\n  desk:\n    versions:\n      \
+                  v1: { image: a, draft: desk@v2 }\n      v2: { image: a, prompt: p.md, draft: desk@v3 }\n      \
+                  v3: { imagge: b }\n    route: { v1: 100 }\n";
+    let told = parse(config, Path::new("sb.yaml"), &|_| None).unwrap_err().to_string();
+    assert_snapshot!(told, @"
+    sb.yaml:6: models.desk.versions.v1.draft: desk@v2 has the very weights that it would guess for; name a smaller version, or remove this
+    sb.yaml:8: models.desk.versions.v3.imagge: unknown key; did you mean `image`?
+    sb.yaml:8: models.desk.versions.v3.image: missing; give a folder, a GGUF file or `hf://org/name@<commit>`
+    ");
+}
+
+#[test]
 fn mistakes_in_drafts_are_told_with_line_and_fix() {
     let told = |engine: &str, v1: &str, v2: &str| read(engine, v1, v2).unwrap_err().to_string();
     let some = "speculative_tokens: 4";

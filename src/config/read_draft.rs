@@ -31,6 +31,11 @@ pub(super) fn check_drafts(r: &mut Reader, models: &BTreeMap<ModelName, ModelCon
     });
     for (reference, version, settings) in versions {
         let Some(DraftRef { version: draft, line }) = &version.draft else { continue };
+        // a version that is itself wrong has been reported, and is missing here
+        let place = format!("models.{}.versions.{}", draft.model, draft.version);
+        if r.errors.iter().any(|error| error.path.starts_with(&place)) {
+            continue;
+        }
         let problem = match declared(models, draft) {
             None => no_such_version(models, draft),
             Some(_) if *draft == reference => {
@@ -40,6 +45,12 @@ pub(super) fn check_drafts(r: &mut Reader, models: &BTreeMap<ModelName, ModelCon
                 format!("{draft} has an adapter, and a draft is an image alone"),
                 "name a version without one",
             ),
+            Some(other) if (&other.image, other.quantize) == (&version.image, version.quantize) => {
+                Problem::new(
+                    format!("{draft} has the very weights that it would guess for"),
+                    "name a smaller version, or remove this",
+                )
+            }
             Some(_) if settings.engine.speculative_tokens == 0 => Problem::new(
                 "the draft has nothing to guess: speculative_tokens is 0",
                 "set speculative_tokens of `engine` to 1 to 7, or remove this",

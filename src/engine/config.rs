@@ -16,7 +16,7 @@ pub enum PrefixCache {
 /// Who is served first of those that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchedulingPolicy {
-    /// Who came first: all requests have the rank 0.
+    /// Who came first, whatever ranks requests have.
     Fcfs,
     /// Who has the lowest rank, and of equals who came first.
     Priority,

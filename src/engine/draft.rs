@@ -8,7 +8,7 @@
 //! Its keys and values have a memory of their own, of as many blocks as the large model's, and a context has the same block
 //! numbers in both. Contexts are computed here when something of them is first guessed: under load, when nothing is, it
 //! does nothing. Of a prefix that several contexts share it is known which blocks have been computed here, by the name that
-//! the prefix cache gave their content, which is never given again.
+//! the prefix cache gave their content; a block that is written to has none until its rows are there.
 //! Rows of a guess that was wrong are written over.
 
 use std::collections::HashMap;
@@ -19,10 +19,13 @@ use super::job::Job;
 use super::plan::{push_row, span};
 use super::scheduler::Scheduler;
 use super::sequence::{Sequence, SequenceId, State};
+use super::speculation::MOST_GUESSING_ROWS;
 use crate::model::{Batch, CausalLm, Choice, KvGeometry, ModelError};
 
 /// The most rows of prompts that it computes before one step: the step waits for them.
 const MOST_ROWS: usize = 256;
+/// Contexts that it guesses at together, at most.
+const MOST_CONTEXTS: usize = MOST_GUESSING_ROWS / 2;
 
 /// A model that guesses.
 pub(super) struct Draft {
@@ -30,6 +33,7 @@ pub(super) struct Draft {
     /// By the number of a block: whose keys and values it holds here.
     blocks: Vec<Option<PrefixId>>,
     block_size: usize,
+    most_rows: usize,
     /// Tokens that both models know are below it.
     vocab: usize,
 }
@@ -85,9 +89,10 @@ impl Draft {
     ) -> Result<Self, ModelError> {
         let block_size = config.block_size;
         lm.allocate_kv(KvGeometry { blocks, block_size })?;
-        lm.reserve(MOST_ROWS, config.max_running)?;
+        let most_rows = MOST_ROWS.min(config.max_step_tokens);
+        lm.reserve(most_rows, MOST_CONTEXTS)?;
         let vocab = vocab.min(lm.vocab_size());
-        Ok(Self { lm, blocks: vec![None; blocks], block_size, vocab })
+        Ok(Self { lm, blocks: vec![None; blocks], block_size, most_rows, vocab })
     }
 
     /// Guesses what follows the contexts of clients that are ready for their next token, as far as the next step has room.
@@ -97,7 +102,7 @@ impl Draft {
         jobs: &HashMap<SequenceId, Job>,
     ) -> Result<(), ModelError> {
         let mut batch = Batch::default();
-        let (mut guessers, mut rows) = (Vec::new(), MOST_ROWS);
+        let (mut guessers, mut rows) = (Vec::new(), self.most_rows);
         for (sequence, most) in scheduler.to_guess_at() {
             if let Some(job) = jobs.get(&sequence.id) {
                 guessers.extend(self.catch_up(sequence, (job, most), &mut rows, &mut batch));
@@ -134,6 +139,7 @@ impl Draft {
         rows: &mut usize,
         batch: &mut Batch,
     ) -> Option<Guesser<'j>> {
+        let left = sequence.left();
         let Sequence { id, ref tokens, .. } = *sequence;
         let most = most.min(self.lm.max_positions().saturating_sub(tokens.len()));
         let State::Running { blocks, prefixes, drafted, .. } = &mut sequence.state else { return None };
@@ -142,15 +148,21 @@ impl Draft {
         }
         let table: Vec<u32> = blocks.iter().map(BlockId::number).collect();
         drafted.settle(tokens);
-        if drafted.known == 0 {
-            let has = |(block, prefix): &(&u32, &PrefixId)| self.blocks[**block as usize] == Some(**prefix);
-            let shared = table.iter().zip(&*prefixes).take_while(has).count() * self.block_size;
-            drafted.known = shared.min(tokens.len() - 1);
+        let has = |(block, prefix): &(&u32, &PrefixId)| self.blocks[**block as usize] == Some(**prefix);
+        let shared = table.iter().zip(&*prefixes).take_while(has).count() * self.block_size;
+        drafted.known = drafted.known.max(shared.min(tokens.len() - 1));
+        // what would be known only when the answer is over is no help to it
+        if (tokens.len() - drafted.known).div_ceil(self.most_rows) > left {
+            return None;
         }
         let end = tokens.len().min(drafted.known + *rows);
         let new = &tokens[drafted.known..end];
         if new.is_empty() || new.iter().any(|token| *token as usize >= self.vocab) {
             return None;
+        }
+        // also those that guesses will be written to
+        for block in &table[drafted.known / self.block_size..] {
+            self.blocks[*block as usize] = None;
         }
         let first = batch.tokens.len();
         for (token, position) in new.iter().zip(drafted.known..) {

@@ -271,7 +271,7 @@ impl Engine {
 
     /// Hands a request in. Never blocks. What is taken in is answered, also when the tenant is being drained. A request
     /// that makes no sense (no prompt, a token outside the vocabulary) gives a generation that has failed.
-    pub fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
+    pub fn submit(&self, mut request: GenerateRequest) -> Result<Generation, SubmitError> {
         let Inner { tenant, core, .. } = &*self.0;
         let Core { shared, commands, limits, turns, .. } = &**core;
         let full = || SubmitError::QueueFull { retry_after: shared.retry_after() };
@@ -283,6 +283,9 @@ impl Engine {
         let (tokens, limit) = (request.prompt.len().saturating_add(request.max_tokens), limits.max_context);
         if tokens > limit {
             return Err(SubmitError::TooLong { tokens, limit });
+        }
+        if limits.scheduling_policy == SchedulingPolicy::Fcfs {
+            request.rank = 0;
         }
         let (mut outbox, generation) = channel(request.max_tokens);
         if let Err(why) = request.check(core.vocab) {

@@ -126,13 +126,7 @@ impl Job {
 
     /// How the token after such guesses is chosen, were they right.
     pub(super) fn choice_after(&self, guesses: &[u32]) -> Choice {
-        let mut history = self.history.clone();
-        for guess in guesses {
-            if let Some(history) = &mut history {
-                history.push(*guess);
-            }
-        }
-        self.choice(guesses.len(), history.as_ref())
+        self.choices(guesses).swap_remove(guesses.len())
     }
 
     /// How the token `ahead` of the next one is chosen, by such a history.

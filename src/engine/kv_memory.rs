@@ -1,7 +1,8 @@
 //! Memory for keys and values that several engines use: who gets blocks of it, and who gives some back.
 //!
-//! First come, first served, over all engines, as within each: where blocks run out, the older sequence has them. An
-//! engine that wants some for a sequence says so, with the sequence's age (from when its engine took it in); the others
+//! First come, first served, over all engines, as within each, but for ranks: where blocks run out, the older sequence has
+//! them. An engine that wants some for a sequence says so, with the sequence's age (its rank, and when its engine took it in);
+//! the others
 //! give what they do not need (empty blocks, then those that only keep a prefix), and then set aside sequences that are
 //! younger. So the oldest sequence of all can always have all blocks, and every engine makes progress. A version that has
 //! little to do holds little. What is in the background is younger than any client's request.

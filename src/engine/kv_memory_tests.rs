@@ -201,3 +201,34 @@ fn prefixes_stay_while_there_are_empty_blocks() {
         assert_eq!(ask(first), Some(12), "the prompt that begins with {first}");
     }
 }
+
+/// An engine whose own sequences would grow into them asks others for no blocks on behalf of one that goes before those.
+#[test]
+fn who_goes_before_those_that_run_takes_nothing_from_others_for_them() {
+    let memory = KvMemory::new(small_pool(KvGeometry { blocks: 8, block_size: BLOCK }));
+    let mut desks = desks(&memory, 2, PrefixCache::Off);
+    let come = |Desk { scheduler, share, .. }: &mut Desk, rank: i32, tokens: usize| {
+        let id = share.arrival(rank);
+        let sequence = Sequence::new(id, Variant::BASE, vec![1; tokens], PromptScores::Skip);
+        scheduler.add(sequence, Priority::Foreground);
+        id
+    };
+    let step = |desk: &mut Desk| {
+        desk.share.give_way(&mut desk.scheduler, &mut desk.cache);
+        let plan = desk.share.plan(&mut desk.scheduler, &mut desk.cache, Priority::Foreground)?;
+        desk.scheduler.computed(&plan);
+        plan.parts.iter().for_each(|part| desk.scheduler.append(part.id, 1));
+        Some(())
+    };
+    // the two have all blocks
+    let last = come(&mut desks[0], 10, 3 * BLOCK + 1);
+    let middle = come(&mut desks[1], 5, 3 * BLOCK + 1);
+    for desk in &mut desks {
+        step(desk).unwrap();
+    }
+    come(&mut desks[0], 0, 2 * BLOCK);
+    for _ in 0..2 {
+        desks.iter_mut().for_each(|desk| drop(step(desk)));
+        assert!(desks[1].scheduler.get(middle).is_some(), "it was set aside, and {last:?} runs");
+    }
+}

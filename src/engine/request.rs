@@ -33,7 +33,7 @@ pub struct GenerateRequest {
     /// Who waits for the answer.
     pub priority: Priority,
     /// Of those that wait for a place, the lower goes first, and of equals who came first; the higher gives its place up
-    /// first where blocks run out.
+    /// first where blocks run out. By [`SchedulingPolicy::Priority`](super::SchedulingPolicy::Priority) alone.
     pub rank: i32,
 }
 

@@ -3,7 +3,7 @@
 //! First come, first served, but for ranks: the lower goes first, and of equals who came first. Who goes first is called older
 //! here, whenever he came. Every sequence that is ready for its next token gets it in every step; what is left of the
 //! step's budget goes to prompts, in chunks, and to tokens that a grammar forced after one that was chosen. When the blocks run out, the youngest is set aside and computed anew
-//! later. Nobody who runs is set aside for one who waits. The oldest that runs can always have all the blocks, so
+//! later. In one engine, nobody who runs is set aside for one who waits. The oldest that runs can always have all the blocks, so
 //! each step makes progress. What two prompts have in common is computed once, even where they come together: the second
 //! waits for it.
 //!
@@ -209,7 +209,11 @@ impl Scheduler {
             let oldest = lane.running.iter().find(|s| s.has_outgrown(block_size));
             oldest.map(|oldest| (oldest.id, oldest.lacks(block_size)))
         } else if growing + to_admit > own {
-            first.map(|first| (first.id, (growing + self.to_admit(first, lane)).saturating_sub(own)))
+            // with ranks, it may go before some that run; those grow into what they are given first, so others need not
+            let goes_next = |first: &&Sequence| lane.running.last().is_none_or(|last| last.id < first.id);
+            first
+                .filter(goes_next)
+                .map(|first| (first.id, (growing + self.to_admit(first, lane)).saturating_sub(own)))
         } else {
             None
         };
@@ -359,18 +363,28 @@ impl Scheduler {
         Budget::new(self.limits.max_step_tokens, self.foreground.decoding()).guesses
     }
 
-    /// Notes what a smaller model has guessed to follow a context.
+    /// Notes what a smaller model has guessed to follow a context; nothing counts as wrong.
     pub(super) fn drafted(&mut self, id: SequenceId, guesses: Vec<u32>) {
-        if let Some(Sequence { state: State::Running { drafted, .. }, .. }) = self.get_mut(id) {
+        let Some(sequence) = self.get_mut(id) else { return };
+        if guesses.is_empty() {
+            sequence.confirmed(0);
+        } else if let State::Running { drafted, .. } = &mut sequence.state {
             drafted.guess(guesses);
+        }
+    }
+
+    /// From now on, contexts are looked through.
+    pub(super) fn guess_by_lookup(&mut self) {
+        for lane in [&mut self.foreground, &mut self.background] {
+            lane.running.iter_mut().chain(&mut lane.waiting).for_each(Sequence::guess_by_lookup);
         }
     }
 
     /// Notes that the first `right` of the tokens that were guessed of a sequence are its own by now: their keys and values
     /// are there.
-    pub(super) fn guessed(&mut self, id: SequenceId, right: usize) {
+    pub(super) fn confirmed(&mut self, id: SequenceId, right: usize) {
         if let Some(sequence) = self.get_mut(id) {
-            sequence.guessed(right);
+            sequence.confirmed(right);
         }
     }
 

@@ -115,6 +115,16 @@ impl Sequence {
         self.wants_guesses(most.min(room))
     }
 
+    /// The most tokens that its answer may still have.
+    pub(super) fn left(&self) -> usize {
+        self.guessing.left(self.tokens.len())
+    }
+
+    /// From now on, the context is looked through.
+    pub(super) fn guess_by_lookup(&mut self) {
+        self.guessing.look_up();
+    }
+
     /// As many of `most` as may be guessed, whether there is room or not.
     pub(super) fn wants_guesses(&self, most: usize) -> usize {
         if self.remaining() == 1 { self.guessing.most(self.tokens.len(), most) } else { 0 }
@@ -131,8 +141,8 @@ impl Sequence {
     }
 
     /// Notes that the first `right` of some guesses are its tokens by now.
-    pub(super) fn guessed(&mut self, right: usize) {
-        self.guessing.learn(right);
+    pub(super) fn confirmed(&mut self, right: usize) {
+        self.guessing.learn(right, self.tokens.len());
         if let State::Running { computed, .. } = &mut self.state {
             *computed += right;
         }

@@ -24,6 +24,11 @@ pub(super) enum GuessedBy {
     Draft,
 }
 
+/// A draft that is wrong so often in a row costs more than it saves, and pauses.
+const MISSES: usize = 4;
+/// For so many tokens.
+const PAUSE: usize = 32;
+
 /// How much of a sequence is guessed at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Guessing {
@@ -32,17 +37,21 @@ pub(super) struct Guessing {
     by: GuessedBy,
     /// As many as were right last time, and one more.
     now: usize,
+    /// How often in a row none was.
+    misses: usize,
+    /// A draft guesses nothing of shorter contexts.
+    rests_until: usize,
     /// The context's length when its answer is at its longest.
     end: usize,
 }
 
 impl Guessing {
     /// Nothing is guessed.
-    pub(super) const NEVER: Self = Self { most: 0, by: GuessedBy::Lookup, now: 0, end: 0 };
+    pub(super) const NEVER: Self = Self::up_to(0, GuessedBy::Lookup, 0);
 
     /// At most so many tokens at once, of a context that ends at `end` tokens at the latest.
     pub(super) const fn up_to(most: usize, by: GuessedBy, end: usize) -> Self {
-        Self { most, by, now: most, end }
+        Self { most, by, now: most, misses: 0, rests_until: 0, end }
     }
 
     /// Who guesses.
@@ -53,12 +62,31 @@ impl Guessing {
     /// How much is guessed of a context of so many tokens, with room for so many more. The choice after the guesses is none,
     /// and must have a place, too.
     pub(super) fn most(&self, tokens: usize, room: usize) -> usize {
-        self.now.min(room).min(self.end.saturating_sub(tokens + 1))
+        if tokens < self.rests_until {
+            0
+        } else {
+            self.now.min(room).min(self.left(tokens).saturating_sub(1))
+        }
     }
 
-    /// Notes that the first `right` of some guesses were.
-    pub(super) fn learn(&mut self, right: usize) {
+    /// The most tokens that may still follow so many.
+    pub(super) fn left(&self, tokens: usize) -> usize {
+        self.end.saturating_sub(tokens)
+    }
+
+    /// Notes that the first `right` of some guesses were, in a context that has so many tokens now. Looking up costs nothing;
+    /// a draft's guesses do.
+    pub(super) fn learn(&mut self, right: usize, tokens: usize) {
         self.now = (right + 1).min(self.most);
+        self.misses = if right == 0 { self.misses + 1 } else { 0 };
+        if self.by == GuessedBy::Draft && self.misses == MISSES {
+            (self.misses, self.rests_until) = (0, tokens + PAUSE);
+        }
+    }
+
+    /// From now on, the context is looked through.
+    pub(super) fn look_up(&mut self) {
+        (self.by, self.rests_until) = (GuessedBy::Lookup, 0);
     }
 }
 
@@ -105,9 +133,21 @@ mod tests {
         assert_eq!(up_to_four(9).most(8, 9), 0, "only the choice has a place");
         assert_eq!(up_to_four(11).most(8, 9), 2);
         for (right, then) in [(0, 1), (1, 2), (9, 4)] {
-            guessing.learn(right);
+            guessing.learn(right, 8);
             assert_eq!(guessing.most(8, 9), then);
         }
         assert_eq!(Guessing::NEVER.most(8, 9), 0);
+    }
+
+    #[test]
+    fn a_draft_that_is_always_wrong_pauses_and_a_look_up_does_not() {
+        for (by, then) in [(GuessedBy::Draft, 0), (GuessedBy::Lookup, 1)] {
+            let mut guessing = Guessing::up_to(4, by, 100);
+            (0..MISSES).for_each(|_| guessing.learn(0, 20));
+            assert_eq!(guessing.most(20, 9), then);
+            assert_eq!(guessing.most(20 + PAUSE, 9), 1);
+            guessing.look_up();
+            assert_eq!(guessing.most(20, 9), 1);
+        }
     }
 }

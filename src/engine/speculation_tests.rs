@@ -96,15 +96,41 @@ async fn nothing_is_guessed_while_many_run() {
 async fn a_draft_of_one_mind_is_always_right() {
     // too few blocks for three at once: some are set aside, and prefixes are thrown out
     let scarce = EngineConfig { kv_tokens: 128, ..guessing(4) };
-    for (config, together) in [(guessing(4), 1), (guessing(7), 2), (scarce, 3)] {
+    // a context takes several steps to be caught up
+    let slow = EngineConfig { max_step_tokens: 5, ..guessing(4) };
+    for (config, together) in [(guessing(4), 1), (guessing(7), 2), (scarce, 3), (slow.clone(), 1), (slow, 2)]
+    {
         let (plain, _) = plainly_told(together).await;
         let (speculated, stats) = told(start_with(echo(), config.clone()), together).await;
         assert_eq!(speculated, plain);
         let EngineStats { speculated_tokens: guessed, accepted_tokens: right, .. } = stats;
-        assert!(guessed > 100, "{stats:?}");
+        assert!(guessed > 50, "{stats:?}");
         assert_eq!(right, guessed, "{config:?}");
         assert!(stats.prefix_hit_tokens > 0, "{stats:?}");
     }
+}
+
+/// Equal prompts of whole blocks, some of which read no prefix: blocks get the content that others have, go back, and are
+/// written to by shorter contexts in between.
+#[tokio::test]
+async fn a_block_that_was_written_to_is_not_taken_for_what_it_was() {
+    let engine = start_with(echo(), EngineConfig { kv_tokens: 96, max_step_tokens: 24, ..guessing(4) });
+    let whole: Vec<u32> = (0..16).map(|i| 97 + i * 7 % 26).collect();
+    for round in 0..60_u32 {
+        let length = 1 + round as usize * 5 % 7;
+        let scored = GenerateRequest { prompt_logprobs: Some(0), logprobs: Some(0), ..request(&whole, 24) };
+        let short = request(&[100 + round; 3], length);
+        let plain = request(&whole, 3 + length);
+        for few in
+            [vec![scored.clone(), plain.clone()], vec![short.clone()], vec![plain, short], vec![scored]]
+        {
+            let generations = few.iter().map(|request| engine.submit(request.clone()).unwrap());
+            futures::future::join_all(generations.map(listen)).await;
+        }
+    }
+    let EngineStats { speculated_tokens: guessed, accepted_tokens: right, .. } = engine.stats();
+    assert!(guessed > 1000, "{guessed}");
+    assert_eq!(right, guessed);
 }
 
 #[tokio::test]

@@ -353,8 +353,9 @@ impl Worker {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => panic_message(panic.as_ref()).to_owned(),
         };
-        tracing::error!(engine = %self.name, %why, "the draft model failed; nothing is guessed any more");
+        tracing::error!(engine = %self.name, %why, "the draft model failed; from now on, contexts are looked through");
         self.draft = None;
+        self.scheduler.guess_by_lookup();
     }
 
     /// Tells clients of the tokens that were accepted.
@@ -405,7 +406,7 @@ impl Worker {
             }
         }
         if !part.guesses.is_empty() {
-            self.scheduler.guessed(part.id, right);
+            self.scheduler.confirmed(part.id, right);
         }
         if let Then::Stuck(why) = then {
             return self.end(part.id, Failure::Constraint(why));

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::backend::{Body, Decoder};
+use super::draft::DraftFiles;
 use super::residency::Blueprint;
 use super::speech::Formats;
 use super::structured::Structures;
@@ -17,6 +18,8 @@ pub(super) struct Beside<'a> {
     pub(super) prompt: Option<&'a Prompt>,
     /// The folder of its adapter.
     pub(super) adapter: Option<&'a Path>,
+    /// Its draft.
+    pub(super) draft: Option<&'a DraftFiles>,
 }
 
 impl Body {
@@ -28,7 +31,7 @@ impl Body {
         pool: &WeightPool,
         report: &dyn Fn(u64, u64),
     ) -> Result<Self, String> {
-        if Adapter::is_in(path) && !path.join("config.json").exists() {
+        if is_adapter_alone(path) {
             return Err("its image is an adapter: give that as `adapter`, and as `image` the model that it was trained on".into());
         }
         let plain = |what: &str| computed_as_it_is(what, plan, beside);
@@ -47,8 +50,18 @@ impl Body {
             encoder.embed("a first text").map_err(|e| e.to_string())?;
             return Ok(Self::Encoder(Arc::new(encoder)));
         }
-        Ok(Self::Decoder(Box::new(decoder(path, plan, beside.adapter, pool, report)?)))
+        Ok(Self::Decoder(Box::new(decoder(path, plan, beside, pool, report)?)))
     }
+}
+
+/// Whether an image is an adapter without the model that it was trained on.
+fn is_adapter_alone(path: &Path) -> bool {
+    Adapter::is_in(path) && !path.join("config.json").exists()
+}
+
+/// Whether an image is a model that writes texts.
+pub(super) fn writes_texts(path: &Path) -> bool {
+    !is_adapter_alone(path) && !CrossEncoder::is_in(path) && !Encoder::is_in(path)
 }
 
 /// Refuses what a version says of an image that has no use for it.
@@ -71,17 +84,18 @@ fn computed_as_it_is(what: &str, plan: &Blueprint, beside: Beside<'_>) -> Result
 fn decoder(
     path: &Path,
     plan: &Blueprint,
-    adapter: Option<&Path>,
+    beside: Beside<'_>,
     pool: &WeightPool,
     report: &dyn Fn(u64, u64),
 ) -> Result<Decoder, String> {
     let model = model::load(path, plan.quantize, pool, report).map_err(|e| e.to_string())?;
-    let adapter = adapter.map(|dir| model.adapter(dir, pool));
+    let draft = beside.draft.map(|draft| draft.read(pool, &model)).transpose()?;
+    let adapter = beside.adapter.map(|dir| model.adapter(dir, pool));
     let adapter = adapter.transpose().map_err(|e| format!("adapter: {e}"))?;
     let sources = model.chat_templates.as_ref();
     let template = sources.map(|sources| ChatTemplate::compile_all(sources, &model.special));
     let template = template.transpose().map_err(|e| e.to_string())?;
     let source = sources.map(|sources| sources.tool_use.as_ref().unwrap_or(&sources.default).as_str());
     let formats = Formats::of(plan.tool_parser, plan.reasoning_parser, source);
-    Ok(Decoder { model, adapter, draft: None, template, structures: Structures::default(), formats })
+    Ok(Decoder { model, adapter, draft, template, structures: Structures::default(), formats })
 }

@@ -1,10 +1,13 @@
 //! A version's draft: the weights of another that are small enough to say ahead what the version may say. They are its own
 //! to load, and where the other is in memory, too, they are shared.
 
+use std::path::PathBuf;
+
+use super::body::writes_texts;
 use crate::config::{Config, DraftRef, ImageRef};
 use crate::ids::{Digest, Quantize, VersionRef};
 use crate::image;
-use crate::model::{self, Adapter, CrossEncoder, Encoder, LoadedModel, WeightPool};
+use crate::model::{self, Device, LoadedModel, WeightPool};
 
 /// What it takes to load a draft.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,36 +26,40 @@ impl DraftPlan {
         Some(Self { version: version.clone(), image, digest, quantize })
     }
 
-    /// Reads it for a version's model; nothing where what computes guesses nothing.
-    pub(super) fn read(
-        &self,
-        images: &image::Store,
-        pool: &WeightPool,
-        version: &LoadedModel,
-    ) -> Result<Option<LoadedModel>, String> {
-        if !pool.device().is_host() {
-            tracing::warn!(draft = %self.version, device = %pool.device(), "nothing is guessed on this device; the draft is left out");
+    /// Finds and verifies its image; nothing where what computes guesses nothing.
+    pub(super) fn find(&self, images: &image::Store, device: &Device) -> Result<Option<DraftFiles>, String> {
+        if !device.is_host() {
+            tracing::warn!(draft = %self.version, %device, "nothing is guessed on this device; the draft is left out");
             return Ok(None);
         }
-        self.load(images, pool, version).map(Some).map_err(|why| format!("draft {}: {why}", self.version))
-    }
-
-    fn load(
-        &self,
-        images: &image::Store,
-        pool: &WeightPool,
-        version: &LoadedModel,
-    ) -> Result<LoadedModel, String> {
-        let dir = images.resolve(&self.image, self.digest, &|_, _| ()).map_err(|e| e.to_string())?.dir;
-        if Encoder::is_in(&dir) || CrossEncoder::is_in(&dir) || Adapter::is_in(&dir) {
-            return Err("its image is no model that writes texts".into());
+        let failed = |why: String| format!("draft {}: {why}", self.version);
+        let found = images.resolve(&self.image, self.digest, &|_, _| ());
+        let dir = found.map_err(|e| failed(e.to_string()))?.dir;
+        if !writes_texts(&dir) {
+            return Err(failed("its image is no model that writes texts".to_owned()));
         }
-        let draft = model::load(&dir, self.quantize, pool, &|_, _| ()).map_err(|e| e.to_string())?;
+        Ok(Some(DraftFiles { version: self.version.clone(), quantize: self.quantize, dir }))
+    }
+}
+
+/// A draft that was found.
+pub(super) struct DraftFiles {
+    version: VersionRef,
+    quantize: Quantize,
+    dir: PathBuf,
+}
+
+impl DraftFiles {
+    /// Reads it for a version's model.
+    pub(super) fn read(&self, pool: &WeightPool, version: &LoadedModel) -> Result<LoadedModel, String> {
+        let failed = |why: String| format!("draft {}: {why}", self.version);
+        let draft =
+            model::load(&self.dir, self.quantize, pool, &|_, _| ()).map_err(|e| failed(e.to_string()))?;
         match draft.tokenizer.first_difference(&version.tokenizer) {
             None => Ok(draft),
-            Some(token) => Err(format!(
+            Some(token) => Err(failed(format!(
                 "its tokens are not the version's: {token} is another one; a draft must have the same tokenizer"
-            )),
+            ))),
         }
     }
 }

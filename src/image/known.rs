@@ -41,6 +41,8 @@ struct Record {
 pub(super) struct Known {
     /// A record for each file, named by the sha256 of its path.
     folder: PathBuf,
+    /// Where records are written before they are there.
+    tmp: PathBuf,
     /// Smaller files are hashed each time.
     least_bytes: u64,
     /// How long a file must have been as it is.
@@ -49,8 +51,8 @@ pub(super) struct Known {
 
 impl Known {
     /// Records in a folder that is there, of files that take a while to hash.
-    pub(super) const fn in_folder(folder: PathBuf) -> Self {
-        Self { folder, least_bytes: 16 << 20, least_age: Duration::from_secs(2) }
+    pub(super) const fn in_folder(folder: PathBuf, tmp: PathBuf) -> Self {
+        Self { folder, tmp, least_bytes: 16 << 20, least_age: Duration::from_secs(2) }
     }
 
     /// The digest and size of a file, which is read only if it is not known; `step` hears of its bytes.
@@ -88,7 +90,7 @@ impl Known {
 
     /// Without a record the file is hashed again, so one that cannot be written only costs time.
     fn keep(&self, place: &Path, record: &Record) {
-        let tmp = scratch(&self.folder);
+        let tmp = scratch(&self.tmp);
         let Ok(content) = serde_json::to_vec(record) else { return };
         let written = fs::write(&tmp, content).and_then(|()| fs::rename(&tmp, place));
         if let Err(error) = written {
@@ -124,7 +126,7 @@ mod tests {
     use super::*;
 
     fn known(folder: &Path) -> Known {
-        Known { folder: folder.to_owned(), least_bytes: 0, least_age: Duration::ZERO }
+        Known { folder: folder.to_owned(), tmp: folder.to_owned(), least_bytes: 0, least_age: Duration::ZERO }
     }
 
     fn quiet(_: i64) {}

@@ -102,7 +102,7 @@ impl Store {
         let not_pulled = || ImageError::NotPulled { reference: image.to_string() };
         let (dir, pulled) = self.located(image)?.ok_or_else(not_pulled)?;
         let expected = expected.or(pulled);
-        let known = Known::in_folder(self.root.join("known"));
+        let known = Known::in_folder(self.root.join("known"), self.root.join("tmp"));
         let found = manifest_by(&|path, step| known.hash(path, step), &dir, progress)?;
         let digest = found.digest();
         match expected {

@@ -110,7 +110,8 @@ pub(super) fn sampled(
     }
 
     let state = gauges("residency", "1 for the state a version is in.", &["model", "version", "state"])?;
-    let bytes = gauges("weight_bytes", "Bytes of a loaded version's weights.", &VERSION)?;
+    let bytes =
+        gauges("weight_bytes", "Bytes of a loaded version's weights, its draft's included.", &VERSION)?;
     let shared = gauges("weight_shared_bytes", "Of these, shared with a version loaded before.", &VERSION)?;
     for sample in residency {
         let labels = labels(&sample.version);

@@ -25,7 +25,9 @@ impl Residency {
         let is_sibling = |backend: &&Arc<Backend>| {
             let sibling = &backend.prepared;
             let its = self.0.blueprints.get(&sibling.version);
-            let settings = |plan: &Blueprint| (plan.engine.clone(), plan.kv, plan.draft.clone());
+            // a device that guesses nothing has no use for a draft
+            let draft = |plan: &Blueprint| plan.draft.clone().filter(|_| self.0.pool.device().is_host());
+            let settings = |plan: &Blueprint| (plan.engine.clone(), plan.kv, draft(plan));
             let same_settings = its.is_some_and(|its| settings(its) == settings(plan));
             sibling.version.model == prepared.version.model
                 && (sibling.digest, sibling.quantize) == (prepared.digest, prepared.quantize)

@@ -249,16 +249,18 @@ impl Residency {
         let prompt = plan.prompt.as_ref().map(|prompt| Prompt::read(&prompt.file, prompt.digest));
         let prompt = prompt.transpose().map_err(|e| e.to_string())?;
         let adapter = plan.adapter.as_ref().map(|adapter| self.adapter_files(adapter)).transpose()?;
+        let draft = plan.draft.as_ref().map(|draft| draft.find(&self.0.images, self.device()));
+        let draft = draft.transpose()?.flatten();
         // Every byte is read twice, to verify and to load; the first pass takes the second to be as long.
         let verified = |done, total| progress.set(done, 2 * total);
         let image = self.0.images.resolve(&plan.image, plan.digest, &verified).map_err(|e| e.to_string())?;
         let report = |done, total| progress.set(image.bytes + done, image.bytes + total);
-        let beside =
-            Beside { prompt: prompt.as_ref(), adapter: adapter.as_ref().map(|files| files.dir.as_path()) };
-        let mut body = Body::read(&image.dir, plan, beside, &self.0.pool, &report)?;
-        if let (Some(draft), Body::Decoder(decoder)) = (&plan.draft, &mut body) {
-            decoder.draft = draft.read(&self.0.images, &self.0.pool, &decoder.model)?;
-        }
+        let beside = Beside {
+            prompt: prompt.as_ref(),
+            adapter: adapter.as_ref().map(|files| files.dir.as_path()),
+            draft: draft.as_ref(),
+        };
+        let body = Body::read(&image.dir, plan, beside, &self.0.pool, &report)?;
         let (version, digest, image_bytes) = (version.clone(), image.digest, image.bytes);
         let adapter = adapter.map(|adapter| adapter.digest);
         Ok(Prepared { version, digest, quantize: plan.quantize, adapter, prompt, image_bytes, body })
