@@ -36,6 +36,6 @@ simulate-tables:
 train:
     cargo run --release --example train-demo -- --out models
 
-# look for inputs that panic: config, prompt, template, structure, image, gguf, encoder or request (needs nightly and cargo-fuzz)
+# look for inputs that panic: config, prompt, suite, template, structure, image, gguf, encoder or request (needs nightly and cargo-fuzz)
 fuzz TARGET *ARGS:
     cargo +nightly fuzz run {{TARGET}} {{ARGS}}

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::error::CliError;
 use super::{
-    bench, doctor, experiment, flag, images, models, prompt, pull, residency, rollback, rollout, route,
+    bench, doctor, eval, experiment, flag, images, models, prompt, pull, residency, rollback, rollout, route,
     serve, simulate,
 };
 
@@ -37,6 +37,8 @@ enum Command {
     Unload(residency::UnloadArgs),
     /// Let a version take over step by step, judged on the quality of its answers
     Rollout(rollout::Args),
+    /// Put a regression suite to a version, and compare it with another case by case
+    Eval(eval::Args),
     /// Compare two versions side by side at a fixed share, and promote neither
     Experiment(experiment::Args),
     /// List, verify and dedupe images
@@ -89,6 +91,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Load(args) => residency::load(args).await,
         Command::Unload(args) => residency::unload(args).await,
         Command::Rollout(args) => rollout::run(args).await,
+        Command::Eval(args) => eval::run(args).await,
         Command::Experiment(args) => experiment::run(args).await,
         Command::Images(args) => Ok(images::run(args)?),
         Command::Prompt(args) => prompt::run(&args),

@@ -60,6 +60,9 @@ pub(super) enum CliError {
     /// There is nothing to tell.
     #[error("{0}")]
     Doctor(String),
+    /// A suite does not hold, or could not be run.
+    #[error("{0}")]
+    Eval(String),
     /// A measurement could not be taken.
     #[error("{0}")]
     Bench(String),

@@ -10,6 +10,7 @@ mod bar;
 mod bench;
 mod doctor;
 mod error;
+mod eval;
 mod experiment;
 mod flag;
 mod images;

@@ -32,6 +32,7 @@ mod read_version;
 mod read_webhooks;
 mod reader;
 pub mod sampling;
+pub mod suite;
 mod units;
 mod valid;
 mod validate;

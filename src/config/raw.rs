@@ -17,6 +17,9 @@ pub(super) struct Node {
     pub(super) value: Value,
 }
 
+/// What stands where nothing is written.
+pub(super) const NOTHING: Node = Node { line: 0, value: Value::Null };
+
 /// One YAML value.
 pub(super) enum Value {
     Null,

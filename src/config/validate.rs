@@ -83,16 +83,14 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> R
     if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file.to_owned(), reader.errors)) }
 }
 
-const EMPTY: Node = Node { line: 0, value: Value::Null };
-
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
     let base = file.parent().unwrap_or(Path::new(""));
     let top = r.section(root, String::new(), TOP);
-    let server = r.section(top.get("server").unwrap_or(&EMPTY), "server".to_owned(), SERVER);
+    let server = r.section(top.get("server").unwrap_or(&raw::NOTHING), "server".to_owned(), SERVER);
     let server = read_server(r, &server, base, env);
 
     let known = [ENGINE, &PROCESS].concat();
-    let engine_section = r.section(top.get("engine").unwrap_or(&EMPTY), "engine".to_owned(), &known);
+    let engine_section = r.section(top.get("engine").unwrap_or(&raw::NOTHING), "engine".to_owned(), &known);
     let engine = read_engine(r, &engine_section, EngineSettings::default());
     let threads = r
         .field(&engine_section, "threads", |value| match value {
@@ -104,7 +102,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
         .flatten();
     let device = r.field(&engine_section, "device", parsed).unwrap_or_default();
 
-    let models_section = r.map(top.get("models").unwrap_or(&EMPTY), "models".to_owned());
+    let models_section = r.map(top.get("models").unwrap_or(&raw::NOTHING), "models".to_owned());
     let is_absent = |node: Option<&Node>| node.is_none_or(|n| matches!(n.value, Value::Null));
     let none = match &root.value {
         Value::Map(entries) => entries.is_empty() || is_absent(top.get("models")),
@@ -115,7 +113,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
             Problem::new("no model is declared", "add `models:` with at least one model and version");
         r.push(models_section.line, "models", problem);
     }
-    let policies = read_policies(r, top.get("policies").unwrap_or(&EMPTY));
+    let policies = read_policies(r, top.get("policies").unwrap_or(&raw::NOTHING));
     let given = Given { base, mode: server.mode, engine, policies: &policies };
     let mut models = BTreeMap::new();
     for (key, node) in &models_section.entries {
@@ -126,8 +124,9 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
         }
     }
     check_drafts(r, &models);
-    let embedding = read_embedding(r, top.get("embedding").unwrap_or(&EMPTY), &models, base, server.mode);
-    let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&EMPTY), env);
+    let embedding =
+        read_embedding(r, top.get("embedding").unwrap_or(&raw::NOTHING), &models, base, server.mode);
+    let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&raw::NOTHING), env);
     Config { file: file.to_owned(), server, threads, device, models, embedding, policies, webhooks }
 }
 
@@ -271,7 +270,7 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     let sticky_header = r.field(&s, "sticky_header", header_name);
 
     let engine_path = s.path_of("engine");
-    let engine_node = s.get("engine").unwrap_or(&EMPTY);
+    let engine_node = s.get("engine").unwrap_or(&raw::NOTHING);
     // these are read here only to say why they cannot stand here
     let overrides = r.section(engine_node, engine_path, &[ENGINE, &PROCESS].concat());
     for key in PROCESS.into_iter().filter(|key| overrides.get(key).is_some()) {
@@ -281,7 +280,7 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     }
     let engine = read_engine(r, &overrides, engine);
 
-    let listed = r.map(s.get("versions").unwrap_or(&EMPTY), s.path_of("versions"));
+    let listed = r.map(s.get("versions").unwrap_or(&raw::NOTHING), s.path_of("versions"));
     if listed.entries.is_empty() {
         let problem = Problem::new("the model has no version", "add one: `v1: { image: models/v1 }`");
         r.push(s.get("versions").map_or(line, |n| n.line), listed.path.clone(), problem);

@@ -103,7 +103,7 @@ impl Draft {
     ) -> Result<(), ModelError> {
         let mut batch = Batch::default();
         let (mut guessers, mut rows) = (Vec::new(), self.most_rows);
-        for (sequence, most) in scheduler.to_guess_at() {
+        for (sequence, most) in scheduler.guessable() {
             if let Some(job) = jobs.get(&sequence.id) {
                 guessers.extend(self.catch_up(sequence, (job, most), &mut rows, &mut batch));
             }

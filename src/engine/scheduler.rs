@@ -349,7 +349,7 @@ impl Scheduler {
     }
 
     /// Clients' contexts that are ready for their next token, and how much is to be guessed of each.
-    pub(super) fn to_guess_at(&mut self) -> impl Iterator<Item = (&mut Sequence, usize)> {
+    pub(super) fn guessable(&mut self) -> impl Iterator<Item = (&mut Sequence, usize)> {
         let (size, most) = (self.limits.block_size, self.guesses_each());
         let guessed = self.foreground.running.iter_mut().map(move |sequence| {
             let most = sequence.to_guess(most, size);

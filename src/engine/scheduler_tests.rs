@@ -307,7 +307,9 @@ fn the_lower_rank_goes_first_and_is_set_aside_last() {
         let plan = scheduler.plan(Priority::Foreground, Lacking::SetAside);
         scheduler.computed(&plan);
         let ids: Vec<_> = plan.parts.iter().map(|part| part.id).collect();
-        ids.iter().for_each(|id| scheduler.append(*id, 3));
+        for id in &ids {
+            scheduler.append(*id, 3);
+        }
         ids
     };
     assert_eq!(step(&mut scheduler), [urgent, first]);

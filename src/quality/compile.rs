@@ -62,7 +62,10 @@ impl Checks {
 }
 
 /// A check that judges the answer as it ends; none where its reader does.
-fn working(kind: &CheckKind, embedder: Option<&Embedder>) -> Result<Option<Box<dyn Check>>, Fault> {
+pub(super) fn working(
+    kind: &CheckKind,
+    embedder: Option<&Embedder>,
+) -> Result<Option<Box<dyn Check>>, Fault> {
     let check: Box<dyn Check> = match kind {
         CheckKind::Feedback { .. } => return Ok(None),
         CheckKind::IsJson => Box::new(IsJson),

@@ -20,6 +20,7 @@ mod queue;
 mod refusal;
 mod response;
 mod similar;
+pub mod suite;
 mod text;
 mod tool_calls;
 mod verdict;
