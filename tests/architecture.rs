@@ -11,7 +11,7 @@ use switchback::engine::{EngineConfig, PrefixCache};
 
 /// Each room and the rooms that it may name. `clock`, `ids` and `telemetry` are open to all others.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("api", &["gateway", "config"]),
+    ("api", &["gateway", "quality", "config"]),
     (
         "cli",
         &["api", "gateway", "engine", "release", "quality", "image", "prompt", "model", "config", "demo"],

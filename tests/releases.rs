@@ -15,8 +15,8 @@ use switchback::release::analysis::Measured;
 use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
 use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
-    Begin, Change, Declared, Message, OnConflict, Presence, Readiness, ReleaseError, Releases, Request, Seen,
-    SeenAnswer, StickyKey, Traits, Watched, Watcher, Withdrawn,
+    Begin, Change, Declared, Entry, Message, OnConflict, Presence, Readiness, ReleaseError, Releases,
+    Request, Seen, SeenAnswer, StickyKey, Traits, Watched, Watcher, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
 use tokio::sync::mpsc;
@@ -240,7 +240,14 @@ async fn a_canary_that_talks_too_much_is_aborted_by_its_guardrail_across_a_resta
     let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
     let policy = ReadyMade::CustomerFacing.policy();
     let (canary, basis) = ("v2".parse().unwrap(), Basis::Checks);
-    let new = Begin { model: model(), canary, policy, basis, conflict: OnConflict::Refuse };
+    let new = Begin {
+        model: model(),
+        canary,
+        policy,
+        basis,
+        conflict: OnConflict::Refuse,
+        entry: Entry::FirstStep,
+    };
     releases.begin_rollout(new, by("anna")).await.unwrap();
     // Too few users of either version to say anything.
     watch(&releases, 0..40, 300, || true).await;
@@ -265,7 +272,14 @@ async fn an_answer_that_ends_while_the_server_drains_is_evidence_too() {
     let folder = tempfile::tempdir().unwrap();
     let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
     let (policy, canary) = (ReadyMade::CustomerFacing.policy(), "v2".parse().unwrap());
-    let new = Begin { model: model(), canary, policy, basis: Basis::Checks, conflict: OnConflict::Refuse };
+    let new = Begin {
+        model: model(),
+        canary,
+        policy,
+        basis: Basis::Checks,
+        conflict: OnConflict::Refuse,
+        entry: Entry::FirstStep,
+    };
     let rollout = releases.begin_rollout(new, by("anna")).await.unwrap().id;
     let watcher = watcher_of(&releases);
     let (sender, seen) = mpsc::channel(1);
@@ -366,6 +380,7 @@ async fn a_rollout_and_an_experiment_exclude_each_other_and_a_rollback_ends_eith
         policy: ReadyMade::CustomerFacing.policy(),
         basis: Basis::Checks,
         conflict: OnConflict::Supersede,
+        entry: Entry::FirstStep,
     };
     releases.begin_experiment(experiment(None), by("anna")).await.unwrap();
     let refused = releases.begin_rollout(rollout(), by("anna")).await;
@@ -396,7 +411,14 @@ async fn times_are_compared_by_experiments_and_by_guardrails_on_them() {
     let untimed = Policy { guardrails: Guardrails::none(), ..timed.clone() };
     for (policy, compares) in [(timed, true), (untimed, false)] {
         let (canary, basis) = ("v2".parse().unwrap(), Basis::Checks);
-        let new = Begin { model: model(), canary, policy, basis, conflict: OnConflict::Supersede };
+        let new = Begin {
+            model: model(),
+            canary,
+            policy,
+            basis,
+            conflict: OnConflict::Supersede,
+            entry: Entry::FirstStep,
+        };
         releases.begin_rollout(new, by("anna")).await.unwrap();
         assert_eq!(releases.compares_times(), compares);
     }

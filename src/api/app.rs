@@ -8,6 +8,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::listener::{self, Limits};
+use super::public::PublicState;
+use super::suites::{WithinDoor, run_suites};
 use super::{admin_router, public_router};
 use crate::config::Config;
 use crate::gateway::{Gateway, Pace, StartError};
@@ -70,9 +72,12 @@ impl App {
         let (public_at, admin_at) = (address(&public, "listen")?, address(&admin, "admin")?);
         let clients = public_router(gateway.clone(), &config.server);
         let operators = admin_router(gateway.clone(), &config.server);
+        let suites = WithinDoor::new(PublicState::new(gateway.clone(), &config.server));
+        let suites = tokio::spawn(run_suites(gateway.clone(), suites, stop.clone()));
         let servers = vec![
             tokio::spawn(listener::serve(public, clients, Limits::default(), stop.clone())),
             tokio::spawn(listener::serve(admin, operators, Limits::default(), stop.clone())),
+            suites,
         ];
         let loader = gateway.clone();
         let loading = tokio::spawn(async move { loader.load_initial().await });

@@ -161,7 +161,7 @@ impl Caller {
     }
 }
 
-fn cut(key: &str) -> &str {
+pub(super) fn cut(key: &str) -> &str {
     &key[..key.floor_char_boundary(MAX_KEY_BYTES)]
 }
 

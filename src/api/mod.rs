@@ -21,11 +21,13 @@ mod feedback;
 mod fields;
 mod listener;
 mod metadata;
+mod ofrep;
 mod openai;
 mod openapi;
 mod ops;
 mod public;
 mod responses;
+mod suites;
 
 #[cfg(test)]
 mod dead_canary_tests;
@@ -42,6 +44,7 @@ pub use anthropic::{AnthropicError, AnthropicErrorDetail, MessagesBody, TokenCou
 pub use app::{App, AppError, RunningApp};
 pub use error::{ApiError, ErrorBody, ErrorDetail, KeyFault};
 pub use feedback::{FeedbackAnswer, FeedbackBody};
+pub use ofrep::{BulkAnswer, EvaluationAnswer, EvaluationFailure, EvaluationRequest};
 pub use openai::*;
 pub use ops::{HealthAnswer, ReadyAnswer};
 pub use public::public_router;

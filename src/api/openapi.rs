@@ -5,7 +5,7 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::openai::{self, ChatBody, CompletionBody, DecodingBody, StructuredBody, ToolsBody};
-use super::{admin, anthropic, feedback, ops, responses};
+use super::{admin, anthropic, feedback, ofrep, ops, responses};
 
 /// The public listener.
 #[derive(OpenApi)]
@@ -24,6 +24,8 @@ use super::{admin, anthropic, feedback, ops, responses};
         openai::tokenize,
         openai::detokenize,
         feedback::feedback,
+        ofrep::evaluate,
+        ofrep::evaluate_all,
         ops::health,
         ops::ready,
         ops::metrics,

@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::access;
 use super::caller::{ApiKeys, authenticate};
 use super::error::ApiError;
-use super::{anthropic, feedback, openai, ops, responses};
+use super::{anthropic, feedback, ofrep, openai, ops, responses};
 use crate::config::{ApiKey, ServerConfig};
 use crate::gateway::Gateway;
 
@@ -29,14 +29,20 @@ pub(super) struct PublicState {
     pub(super) keys: ApiKeys,
 }
 
+impl PublicState {
+    pub(super) fn new(gateway: Gateway, server: &ServerConfig) -> Self {
+        Self {
+            gateway,
+            body_limit: server.body_limit,
+            body_timeout: server.request_timeout.min(BODY_TIMEOUT),
+            keys: ApiKeys::new(server.api_keys.iter().map(ApiKey::expose)),
+        }
+    }
+}
+
 /// The public router: OpenAI's endpoints, and the operational ones.
 pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
-    let state = PublicState {
-        gateway,
-        body_limit: server.body_limit,
-        body_timeout: server.request_timeout.min(BODY_TIMEOUT),
-        keys: ApiKeys::new(server.api_keys.iter().map(ApiKey::expose)),
-    };
+    let state = PublicState::new(gateway, server);
     let keyed = Router::new()
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/completions", post(openai::completions))
@@ -46,6 +52,8 @@ pub fn public_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{model}", get(openai::retrieve_model))
         .route("/v1/feedback", post(feedback::feedback))
+        .route("/ofrep/v1/evaluate/flags", post(ofrep::evaluate_all))
+        .route("/ofrep/v1/evaluate/flags/{key}", post(ofrep::evaluate))
         .route("/tokenize", post(openai::tokenize))
         .route("/detokenize", post(openai::detokenize))
         .method_not_allowed_fallback(wrong_method)

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use super::error::CliError;
 use super::{
-    bench, doctor, eval, experiment, flag, images, models, prompt, pull, residency, rollback, rollout, route,
-    serve, simulate,
+    bench, check, diff, doctor, eval, experiment, flag, images, models, prompt, pull, residency, rollback,
+    rollout, route, serve, simulate,
 };
 
 /// An LLM inference server with versions, weights and instant rollback built in.
@@ -49,6 +49,10 @@ enum Command {
     Pull(pull::Args),
     /// Show what a rollout policy would do, over thousands of simulated canaries
     Simulate(simulate::Args),
+    /// Check a configuration, its prompts and its suites without a server
+    Check(check::Args),
+    /// Show what tells two versions of a configuration apart
+    Diff(diff::Args),
     /// Show what this machine has, what of it is used, and whether the configuration fits
     Doctor(doctor::Args),
     /// Measure what the documentation claims
@@ -83,6 +87,8 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => serve::run(args).await,
+        Command::Check(args) => check::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Models(args) => models::run(args).await,
         Command::Route(args) => route::run(args).await,

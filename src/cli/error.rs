@@ -60,6 +60,9 @@ pub(super) enum CliError {
     /// There is nothing to tell.
     #[error("{0}")]
     Doctor(String),
+    /// A configuration names what does not hold; lists all of it.
+    #[error("{0}")]
+    Check(String),
     /// A suite does not hold, or could not be run.
     #[error("{0}")]
     Eval(String),

@@ -8,6 +8,8 @@ mod admin_client;
 mod args;
 mod bar;
 mod bench;
+mod check;
+mod diff;
 mod doctor;
 mod error;
 mod eval;

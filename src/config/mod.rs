@@ -33,6 +33,7 @@ mod read_webhooks;
 mod reader;
 pub mod sampling;
 pub mod suite;
+mod suite_gate;
 mod units;
 mod valid;
 mod validate;
@@ -67,6 +68,7 @@ pub use policy::{
 };
 pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
+pub use suite_gate::{SuiteGate, SuiteTerms};
 pub use units::duration;
 pub use valid::{
     AdapterRef, ApiKey, Config, DeviceChoice, DraftRef, EmbeddingConfig, EngineSettings, KvTokens, Mode,

@@ -12,6 +12,7 @@ use super::checks::{CheckSpec, Judges};
 use super::flag::Flag;
 use super::image_ref::ImageRef;
 use super::policy::Policy;
+use super::suite_gate::SuiteGate;
 use super::webhook::Webhook;
 use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, VersionRef, Weight};
 
@@ -139,6 +140,8 @@ pub struct ModelConfig {
     pub check_sample: Weight,
     /// How its versions are rolled out unless an operator says otherwise.
     pub policy: Option<Policy>,
+    /// The suite that its versions must pass before a rollout gives them traffic.
+    pub suite: Option<SuiteGate>,
 }
 
 impl ModelConfig {

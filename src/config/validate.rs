@@ -17,6 +17,7 @@ use super::read_policy::{read_policies, read_policy_name};
 use super::read_version::{Given, less_than_a_block, read_version};
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, nearest, up_to};
+use super::suite_gate::read_suite_gate;
 use super::valid::{
     ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, Residency, SchedulingPolicy, ServerConfig,
     VersionConfig,
@@ -53,7 +54,7 @@ const ENGINE: &[&str] = &[
 const PROCESS: [&str; 2] = ["threads", "device"];
 
 const MODEL: &[&str] =
-    &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy"];
+    &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy", "suite"];
 
 /// A quarter: enough to judge a canary on, and little to pay for it.
 const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
@@ -299,7 +300,8 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     let checks = read_checks(r, &s, base);
     let check_sample = read_check_sample(r, &s);
     let policy = read_policy_name(r, &s, policies);
-    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy }
+    let suite = read_suite_gate(r, &s, base);
+    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy, suite }
 }
 
 fn read_route(

@@ -30,6 +30,14 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Returns when every version that was to be hot at the start is hot or has failed.
+    pub async fn settled(&self) {
+        // the sender is as old as the gateway
+        let _ = self.inner().settled.subscribe().wait_for(|settled| *settled).await;
+    }
+}
+
 /// What is configured warm.
 fn wanted_warm(models: &BTreeMap<ModelName, ModelConfig>) -> Vec<VersionRef> {
     let of = |(model, config): (&ModelName, &ModelConfig)| {

@@ -1,11 +1,104 @@
 //! Flags as operators ask for them, and as requests meet them.
 
+use std::fmt;
+
 use super::command::Address;
 use super::{AdminError, Gateway};
-use crate::ids::{ModelName, VersionName};
-use crate::release::{Change, FlagChange, FlagsView, ReleaseError, Traits, Who};
+use crate::ids::{ModelName, VersionName, VersionRef};
+use crate::release::{
+    Change, DecidedBy, Evaluation, FlagChange, FlagsView, ReleaseError, StickyKey, Traits, Who,
+};
+
+/// A question about a user that flags, or a route under them, answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlagKey {
+    /// Whether a model is open to him, written `desk`.
+    Model(ModelName),
+    /// Which version his requests get, written `desk:version`.
+    VersionOf(ModelName),
+    /// Whether a version is open to him, written `desk@v4`.
+    Version(VersionRef),
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlagValue {
+    /// Whether it is open.
+    Open(bool),
+    /// The version; none where the model is closed.
+    Version(Option<VersionName>),
+}
+
+impl FlagKey {
+    /// The model.
+    pub fn model(&self) -> &ModelName {
+        match self {
+            Self::Model(model) | Self::VersionOf(model) => model,
+            Self::Version(version) => &version.model,
+        }
+    }
+}
+
+impl fmt::Display for FlagKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(model) => model.fmt(f),
+            Self::VersionOf(model) => write!(f, "{model}:version"),
+            Self::Version(version) => version.fmt(f),
+        }
+    }
+}
 
 impl Gateway {
+    /// All that can be asked of flags.
+    pub fn flag_keys(&self) -> Vec<FlagKey> {
+        let of_model = |(model, config): (&ModelName, &crate::config::ModelConfig)| {
+            let version = |version: &VersionName| {
+                FlagKey::Version(VersionRef { model: model.clone(), version: version.clone() })
+            };
+            let own = [FlagKey::Model(model.clone()), FlagKey::VersionOf(model.clone())];
+            own.into_iter().chain(config.versions.keys().map(version)).collect::<Vec<_>>()
+        };
+        self.inner().models.iter().flat_map(of_model).collect()
+    }
+
+    /// What a flag says of a user, and what decided it. What `header` gives stands for the headers that cohorts name.
+    pub fn evaluate_flag(
+        &self,
+        flag: &FlagKey,
+        user: &StickyKey,
+        header: impl Fn(&str) -> Option<String>,
+    ) -> (FlagValue, DecidedBy) {
+        let model = flag.model();
+        let traits = self.traits(model, Who::Named, header);
+        let routes = &self.inner().routes;
+        let evaluate = |of: Option<&VersionName>| {
+            let open = Evaluation { lets_in: true, decided_by: DecidedBy::Nothing };
+            routes.evaluate(model, of, user, &traits).unwrap_or(open)
+        };
+        match flag {
+            FlagKey::Model(_) => {
+                let Evaluation { lets_in, decided_by } = evaluate(None);
+                (FlagValue::Open(lets_in), decided_by)
+            }
+            FlagKey::Version(version) => {
+                let Evaluation { lets_in, decided_by } = evaluate(Some(&version.version));
+                (FlagValue::Open(lets_in), decided_by)
+            }
+            FlagKey::VersionOf(_) => {
+                let own = evaluate(None);
+                let found = routes.resolve(model, user, &traits).and_then(|resolution| resolution.version);
+                // a route is a share, too, unless all of it is one version's
+                let shared = routes.snapshot().get(model).is_some_and(|route| route.weights().len() > 1);
+                let decided_by = match own.decided_by {
+                    DecidedBy::Nothing if shared => DecidedBy::Percentage,
+                    decided_by => decided_by,
+                };
+                (FlagValue::Version(found), decided_by)
+            }
+        }
+    }
+
     /// The flags of a model and of its versions.
     pub fn flags(&self, model: &ModelName) -> Result<FlagsView, AdminError> {
         let flags = self.inner().releases.flags(model);

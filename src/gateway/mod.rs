@@ -61,6 +61,7 @@ pub use command::{
 pub use device::choose;
 pub use embed::{EmbedCommand, EmbedInput, Embeddings, LongText};
 pub use error::GatewayError;
+pub use flags::{FlagKey, FlagValue};
 pub use rehearsal::Rehearsal;
 pub use rerank::{RerankCommand, Reranked};
 pub use residency::{LoadTo, Residency, UnloadTo};
@@ -78,7 +79,7 @@ pub use crate::release::analysis::{ArmMeasure, Bounds, Difference, Unit};
 pub use crate::release::experiment::{Experiment, ExperimentReport, NewExperiment};
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
 pub use crate::release::{
-    AuditEntry, Change, FeedbackError, FlagChange, FlagsView, OnConflict, Rated, ReleaseError, RolloutLine,
-    RouteView, StickyKey, Traits, Who,
+    AuditEntry, Change, DecidedBy, FeedbackError, FlagChange, FlagsView, OnConflict, Rated, ReleaseError,
+    RolloutLine, RouteView, StickyKey, Traits, Who,
 };
 pub use crate::store::DeliveryRow;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{AdminError, Gateway};
-use crate::config::{Policy, ReadyMade};
+use crate::config::{Phase, Policy, ReadyMade, SuiteGate};
 use crate::ids::{ModelName, VersionName, VersionRef};
 use crate::release::rollout::{Basis, Command, Event, Rollout};
-use crate::release::{Begin, Change, OnConflict, RolloutLine};
+use crate::release::{Begin, Change, Entry, OnConflict, RolloutLine};
 
 impl Gateway {
     /// Begins a rollout of a version by a policy of this name, else by the model's own; its first step is taken when
@@ -26,8 +26,41 @@ impl Gateway {
             Some(name) => Policy::named(name, &self.inner().policies)?,
             None => settings.policy.clone().unwrap_or_else(|| self.usual_policy(model, &canary)),
         };
-        let new = Begin { model: model.clone(), canary, policy, basis, conflict };
-        Ok(self.inner().releases.begin_rollout(new, change).await?)
+        let entry = if settings.suite.is_some() { Entry::Suite } else { Entry::FirstStep };
+        let new = Begin { model: model.clone(), canary, policy, basis, conflict, entry };
+        let begun = self.inner().releases.begin_rollout(new, change).await?;
+        self.inner().suite_wanted.notify_one();
+        Ok(begun)
+    }
+
+    /// The suite that versions of a model must pass before a rollout gives them traffic.
+    pub fn suite_of(&self, model: &ModelName) -> Option<SuiteGate> {
+        self.inner().models.get(model)?.suite.clone()
+    }
+
+    /// The rollouts that wait for the end of a suite.
+    pub fn rollouts_in_suite(&self) -> Vec<Arc<Rollout>> {
+        let running = self.inner().releases.rollouts().all();
+        running.into_iter().filter(|rollout| rollout.phase() == Phase::Suite).collect()
+    }
+
+    /// Returns when a rollout may have begun to wait for a suite since this returned last.
+    pub async fn suite_wanted(&self) {
+        self.inner().suite_wanted.notified().await;
+    }
+
+    /// Tells a rollout how its suite has ended.
+    pub async fn suite_ended(
+        &self,
+        rollout: &Rollout,
+        outcome: Result<(), String>,
+    ) -> Result<(), AdminError> {
+        let event = match outcome {
+            Ok(()) => Event::SuitePassed,
+            Err(why) => Event::SuiteFailed { why },
+        };
+        self.inner().releases.move_rollout(rollout.model.clone(), rollout.id, event).await?;
+        Ok(())
     }
 
     /// How a version is rolled out where nobody says how: in an hour, or in twenty minutes where it is the same version

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -122,6 +122,8 @@ pub(super) struct Inner {
     pub(super) closed: AtomicBool,
     /// Set once, when every version that was to be hot at the start is hot or has failed.
     pub(super) settled: watch::Sender<bool>,
+    /// Told when a rollout may wait for its suite.
+    pub(super) suite_wanted: Notify,
     /// Policies of the configuration, beside the ready-made ones.
     pub(super) policies: BTreeMap<String, Policy>,
     /// What all engines compute on.
@@ -204,6 +206,7 @@ impl Gateway {
             turns,
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
+            suite_wanted: Notify::new(),
             policies: config.policies.clone(),
             webhooks,
             closed: AtomicBool::new(false),

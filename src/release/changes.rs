@@ -138,6 +138,17 @@ pub struct Begin {
     pub basis: Basis,
     /// What becomes of a rollout of the model that runs.
     pub conflict: OnConflict,
+    /// What it begins with.
+    pub entry: Entry,
+}
+
+/// What a rollout begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Its first step.
+    FirstStep,
+    /// A regression suite; whoever runs it says how it ended.
+    Suite,
 }
 
 /// What becomes of a rollout that runs when another is asked for.

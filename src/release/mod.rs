@@ -28,11 +28,11 @@ mod table;
 mod view;
 mod watcher;
 
-pub use changes::{Begin, Change, Declared, OnConflict, Presence, Readiness, Releases, Withdrawn};
+pub use changes::{Begin, Change, Declared, Entry, OnConflict, Presence, Readiness, Releases, Withdrawn};
 pub use desk::FINISHED;
 pub use error::ReleaseError;
 pub use feedback::{Answered, FeedbackCheck, FeedbackError, REMEMBERED, Rated};
-pub use flag::{ChosenBy, Traits, Who};
+pub use flag::{ChosenBy, DecidedBy, Evaluation, Traits, Who};
 pub use flags::{FlagChange, FlagsView};
 pub use route::Route;
 pub use running::Running;

@@ -3,7 +3,7 @@
 //! A transition is in the store, with the route that it asks for, before anybody sees either. One that would give more
 //! traffic to a version that is not hot is refused, and weights stay as they are.
 
-use super::changes::{Begin, Change, OnConflict};
+use super::changes::{Begin, Change, Entry, OnConflict};
 use super::error::ReleaseError;
 use super::owner::{Owner, route_row};
 use super::rollout::{Event, NewRollout, Next, Rollout, RolloutId, Transition};
@@ -14,7 +14,7 @@ use crate::ids::{ModelName, VersionRef, Weight};
 impl Owner {
     /// Begins a rollout and takes its first step.
     pub(super) async fn begin(&self, new: Begin, by: &Change) -> Result<Rollout, ReleaseError> {
-        let Begin { model, canary, policy, basis, conflict } = new;
+        let Begin { model, canary, policy, basis, conflict, entry } = new;
         let named = VersionRef { model: model.clone(), version: canary.clone() };
         let declared = self.declared.get(&model);
         let declared = declared.ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
@@ -48,8 +48,11 @@ impl Owner {
         let rollout = begun.rollout.clone();
         transitions.push(begun);
         self.write(&model, transitions).await?;
-        // Regression suites are not part of the server yet.
-        self.advance(&rollout, Event::NoSuite).await
+        let event = match entry {
+            Entry::FirstStep => Event::NoSuite,
+            Entry::Suite => Event::SuiteStarted,
+        };
+        self.advance(&rollout, event).await
     }
 
     /// Tells the running rollout of a model what has happened.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::flag::{ChosenBy, Flags, Traits};
+use super::flag::{ChosenBy, Evaluation, Flags, Traits};
 use super::route::Route;
 use super::sticky::{StickyKey, bucket_with_seed, seed_of};
 use crate::ids::{ModelName, VersionName};
@@ -94,6 +94,18 @@ impl Routes {
     ) -> bool {
         let table = self.0.load();
         table.0.get(model).is_none_or(|entry| entry.flags.admits_named(version, key, traits))
+    }
+
+    /// What the flag of a model (`None`) or of a version says of a key; nothing of a model without a route.
+    pub fn evaluate(
+        &self,
+        model: &ModelName,
+        of: Option<&VersionName>,
+        key: &StickyKey,
+        traits: &Traits,
+    ) -> Option<Evaluation> {
+        let table = self.0.load();
+        table.0.get(model).map(|entry| entry.flags.evaluate(of, key, traits))
     }
 
     /// The headers that a model's flags name.

@@ -8,7 +8,7 @@ use super::*;
 use crate::config::{EarlyPromote, Guardrails, Pause, Policy, ReadyMade, Step};
 use crate::ids::VersionName;
 use crate::release::rollout::{AbortedFor, Basis, Command, State};
-use crate::release::{Begin, Change, Declared, OnConflict, Presence};
+use crate::release::{Begin, Change, Declared, Entry, OnConflict, Presence};
 use crate::store::Store;
 
 /// A clock that stands still unless it is turned.
@@ -84,7 +84,12 @@ impl Bench {
         conflict: OnConflict,
     ) -> Result<Rollout, ReleaseError> {
         let (canary, basis) = (name(canary), Basis::Checks);
-        self.releases.begin_rollout(Begin { model: model(), canary, policy, basis, conflict }, anna()).await
+        self.releases
+            .begin_rollout(
+                Begin { model: model(), canary, policy, basis, conflict, entry: Entry::FirstStep },
+                anna(),
+            )
+            .await
     }
 
     /// Answers of a version, each to another user; the first of them fail.

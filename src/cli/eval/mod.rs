@@ -13,9 +13,10 @@ use self::door::HttpDoor;
 use super::bar::bar;
 use super::error::CliError;
 use super::images::show;
+use crate::config::SuiteTerms;
 use crate::config::suite::{CaseSpec, Suite, read_suite};
 use crate::quality::suite::{
-    Comparison, Foreign, Outcome, Plan, Report, Tally, compare, run as run_suite, unsupported,
+    Comparison, Foreign, Plan, Report, Tally, compare, run as run_suite, unsupported,
 };
 
 #[derive(Debug, clap::Args)]
@@ -140,7 +141,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     if let Some(file) = &args.html {
         write(file, &html::page(&evaluation).map_err(CliError::Eval)?)?;
     }
-    let verdict = verdict(&evaluation, &args);
+    let terms = SuiteTerms { min_pass: args.min_pass, max_regressions: Some(args.max_regressions) };
+    let compared = evaluation.baseline.as_ref().map(|(model, _, comparison)| (*model, comparison));
+    let verdict = terms.judge(&evaluation.report, compared);
     if args.json {
         show(&document(&evaluation, verdict.as_ref().err()));
     } else {
@@ -204,43 +207,6 @@ async fn ask(
     let report = run_suite(suite, &plan, door, &|_| bar.inc(1)).await;
     bar.finish_and_clear();
     report.map_err(|why| CliError::Eval(format!("{}: {why}", suite.file.display())))
-}
-
-/// Whether the version holds, or why not.
-fn verdict(evaluation: &Evaluation<'_>, args: &Args) -> Result<(), String> {
-    let tally = evaluation.report.tally();
-    if tally.errors > 0 {
-        let why = evaluation.report.cases.iter().find_map(|case| match &case.outcome {
-            Outcome::Error { why } => Some(format!("{}: {why}", case.title)),
-            _ => None,
-        });
-        let why = why.unwrap_or_default();
-        return Err(format!(
-            "{} of {} cases could not be asked or judged; the first: {why}",
-            tally.errors, tally.cases
-        ));
-    }
-    if let Some((baseline, _, comparison)) = &evaluation.baseline {
-        if comparison.unknown > 0 {
-            return Err(format!("{} cases could not be asked of {baseline}", comparison.unknown));
-        }
-        if comparison.broken > args.max_regressions {
-            return Err(format!(
-                "{} of {} cases are broken that {baseline} passes; {} may be",
-                comparison.broken, tally.cases, args.max_regressions
-            ));
-        }
-    }
-    let least = args.min_pass.or(evaluation.baseline.is_none().then_some(100.0));
-    match least.filter(|least| tally.percent() < *least) {
-        Some(least) => Err(format!(
-            "{} of {} cases pass, {:.1} %; at least {least} % must",
-            tally.passed,
-            tally.cases,
-            tally.percent()
-        )),
-        None => Ok(()),
-    }
 }
 
 fn document(evaluation: &Evaluation<'_>, why: Option<&String>) -> Value {

@@ -16,6 +16,7 @@ mod judge;
 mod render;
 mod report;
 mod run;
+mod terms;
 
 #[cfg(test)]
 mod tests;
@@ -24,4 +25,4 @@ pub use assertion::{Unsupported, unsupported};
 pub use compare::{Change, Comparison, compare, mcnemar};
 pub use door::{Asked, Door, DoorError};
 pub use report::{AssertionResult, CaseResult, Outcome, Report, Tally};
-pub use run::{Foreign, Plan, run};
+pub use run::{Foreign, Plan, check_suite, run};

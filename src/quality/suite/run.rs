@@ -50,6 +50,11 @@ struct Past {
     stored: Map<String, Json>,
 }
 
+/// Refuses a suite in which something is wrong that can be found before anybody is asked.
+pub fn check_suite(suite: &Suite) -> Result<(), String> {
+    suite.cases.iter().flat_map(|case| &case.assertions).try_for_each(check)
+}
+
 /// Runs the cases of a suite. `done` hears of each that is over. An error is one of the suite as a whole: nobody was asked.
 pub async fn run(
     suite: &Suite,
@@ -57,9 +62,7 @@ pub async fn run(
     door: &dyn Door,
     done: &(dyn Fn(&CaseResult) + Sync),
 ) -> Result<Report, String> {
-    for spec in suite.cases.iter().flat_map(|case| &case.assertions) {
-        check(spec)?;
-    }
+    check_suite(suite)?;
     let ways = ways(suite, plan)?;
     let panel = Panel { door, judge: plan.judge.as_deref(), embeddings: plan.embeddings.as_deref() };
     let conversations =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::traits::{Traits, Who};
 use crate::config::{Cohort, Flag, FlagOf};
-use crate::ids::{ModelName, VersionName};
+use crate::ids::{ModelName, VersionName, Weight};
 use crate::release::sticky::{StickyKey, bucket_with_seed, flag_seed};
 
 /// A flag with the seed that its percentage hashes keys with.
@@ -54,6 +54,18 @@ impl Flags {
         self.all.get(&of.cloned()).cloned().unwrap_or_else(|| Flag::open(scope))
     }
 
+    /// What the flag of the model (`None`) or of a version says of a key.
+    pub(in crate::release) fn evaluate(
+        &self,
+        of: Option<&VersionName>,
+        key: &StickyKey,
+        traits: &Traits,
+    ) -> Evaluation {
+        let gate = of.map_or(self.model.as_ref(), |version| self.versions.get(version));
+        let open = Evaluation { lets_in: true, decided_by: DecidedBy::Nothing };
+        gate.map_or(open, |gate| gate.evaluate(key, traits))
+    }
+
     /// The headers that must be known to ask.
     pub(in crate::release) fn headers(&self) -> &Arc<[Arc<str>]> {
         &self.headers
@@ -80,12 +92,48 @@ impl Flags {
     }
 }
 
+/// What a flag says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evaluation {
+    /// Whether it is let in.
+    pub lets_in: bool,
+    /// What decided that.
+    pub decided_by: DecidedBy,
+}
+
+/// What decides whether a flag lets a request in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// Nothing: it lets everybody in.
+    Nothing,
+    /// It is switched off.
+    Switch,
+    /// The request is in one of its cohorts, or in none.
+    Cohorts,
+    /// The share, and where in it the key is.
+    Percentage,
+}
+
 impl Gate {
     fn admits(&self, key: &StickyKey, traits: &Traits) -> bool {
+        self.evaluate(key, traits).lets_in
+    }
+
+    fn evaluate(&self, key: &StickyKey, traits: &Traits) -> Evaluation {
         let Flag { enabled, percentage, cohorts, .. } = &self.flag;
-        *enabled
-            && (cohorts.is_empty() || cohorts.iter().any(|cohort| holds(cohort, key, traits)))
-            && bucket_with_seed(key, self.seed).0 < percentage.basis_points()
+        let is_in = |cohort: &Cohort| holds(cohort, key, traits);
+        let (lets_in, decided_by) = if !enabled {
+            (false, DecidedBy::Switch)
+        } else if !cohorts.is_empty() && !cohorts.iter().any(is_in) {
+            (false, DecidedBy::Cohorts)
+        } else if *percentage < Weight::FULL {
+            (bucket_with_seed(key, self.seed).0 < percentage.basis_points(), DecidedBy::Percentage)
+        } else if cohorts.is_empty() {
+            (true, DecidedBy::Nothing)
+        } else {
+            (true, DecidedBy::Cohorts)
+        };
+        Evaluation { lets_in, decided_by }
     }
 }
 

@@ -15,4 +15,5 @@ mod tests;
 
 pub use decide::ChosenBy;
 pub(super) use gate::Flags;
+pub use gate::{DecidedBy, Evaluation};
 pub use traits::{Traits, Who};
