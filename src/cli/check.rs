@@ -8,17 +8,20 @@ use serde_json::json;
 use super::error::CliError;
 use super::images::show;
 use crate::config::suite::read_suite;
-use crate::config::{self, CheckKind, Config, ImageRef, VersionConfig};
+use crate::config::{self, CheckKind, Config, ConfigError, ConfigErrors, EnvName, ImageRef, VersionConfig};
 use crate::image::manifest_of;
 use crate::prompt::Prompt;
-use crate::quality::Checks;
 use crate::quality::suite::check_suite;
+use crate::quality::{Checks, CompileError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The configuration
     #[arg(long, default_value = "switchback.yaml", value_name = "FILE")]
     config: PathBuf,
+    /// The environment whose overlay, `env/<NAME>.yaml` beside the configuration, is laid over it
+    #[arg(long, env = "SWITCHBACK_ENV", value_name = "NAME")]
+    env: Option<EnvName>,
     /// A regression suite that must hold together, too
     #[arg(long = "suite", value_name = "FILE")]
     suites: Vec<PathBuf>,
@@ -42,16 +45,20 @@ struct Seen {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let config = config::load(&args.config)?;
+    let config = config::load_for(&args.config, args.env.as_ref())?;
     let mut seen = Seen::default();
     for (model, settings) in &config.models {
         let place = |what: &str| format!("{}: models.{model}.{what}", config.file.display());
         // what compares by meaning is compiled by a server, which has the model that it takes
         let checks = settings.checks.iter().filter(|check| !matches!(check.kind, CheckKind::Similar { .. }));
         if let Err(faults) = Checks::compile(&checks.cloned().collect::<Vec<_>>(), None) {
-            seen.faults.extend(
-                faults.iter().map(|fault| format!("{}:{}: {fault}", config.file.display(), fault.line)),
-            );
+            let error = |CompileError { check, line, field, found, fix, .. }| {
+                let path = format!("models.{model}.checks.{check}.{field}");
+                ConfigError { line, path, found, fix }
+            };
+            let errors = faults.into_iter().map(error).collect();
+            let (file, overlay) = (config.file.clone(), config.overlay.clone());
+            seen.faults.push(ConfigErrors { file, overlay, errors }.to_string());
         }
         for (name, version) in &settings.versions {
             let place = place(&format!("versions.{name}"));

@@ -10,7 +10,7 @@ use similar::TextDiff;
 use super::error::CliError;
 use super::images::show;
 use super::residency::parse_version;
-use crate::config::{self, AdapterRef, Config, VersionConfig};
+use crate::config::{self, AdapterRef, Config, EnvName, VersionConfig};
 use crate::ids::{Digest, VersionRef};
 use crate::prompt::Prompt;
 
@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// The configuration
     #[arg(long, default_value = "switchback.yaml", value_name = "FILE")]
     config: PathBuf,
+    /// The environment whose overlay, `env/<NAME>.yaml` beside the configuration, is laid over it
+    #[arg(long, env = "SWITCHBACK_ENV", value_name = "NAME")]
+    env: Option<EnvName>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -51,7 +54,7 @@ impl Property {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let config = config::load(&args.config)?;
+    let config = config::load_for(&args.config, args.env.as_ref())?;
     let versions = [version(&config, &args.before)?, version(&config, &args.after)?];
     let changed: Vec<Property> = properties(versions).into_iter().filter(Property::is_other).collect();
     let prompts = prompt_diff(versions)?;

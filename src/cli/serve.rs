@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::models::short_name;
 use super::table::{Table, bytes};
 use crate::api::{App, RunningApp};
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, EnvName, ModelConfig};
 use crate::gateway::{Gateway, Prepared};
 use crate::ids::{Digest, ModelName, VersionName, VersionRef};
 use crate::{config, telemetry};
@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// The configuration to serve
     #[arg(long, env = "SWITCHBACK_CONFIG", default_value = "switchback.yaml", value_name = "FILE")]
     config: PathBuf,
+    /// The environment whose overlay, `env/<NAME>.yaml` beside the configuration, is laid over it
+    #[arg(long, env = "SWITCHBACK_ENV", value_name = "NAME")]
+    env: Option<EnvName>,
     /// How log lines are written: text or json
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     log: telemetry::LogFormat,
@@ -30,7 +33,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logging(args.log, &args.log_filter).map_err(|e| CliError::Usage(e.to_string()))?;
-    let config = config::load(&args.config)?;
+    let config = config::load_for(&args.config, args.env.as_ref())?;
     let unpinned = unpinned(&config);
     if let Some(threads) = config.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::raw::OVERLAY;
+
 /// One mistake: where it is, what was found there and what would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The line in the file, from 1; 0 when the mistake concerns the file as a whole.
+    /// The line in the file, from 1; 0 when the mistake concerns the file as a whole. Lines of an overlay begin far beyond.
     pub line: u64,
     /// The field, such as `models.support.route.v2`; empty for the file as a whole.
     pub path: String,
@@ -21,6 +23,8 @@ pub struct ConfigError {
 pub struct ConfigErrors {
     /// The file as it was named by the caller.
     pub file: PathBuf,
+    /// What was laid over it, if something was.
+    pub overlay: Option<PathBuf>,
     /// The mistakes, by line.
     pub errors: Vec<ConfigError>,
 }
@@ -28,7 +32,7 @@ pub struct ConfigErrors {
 impl ConfigErrors {
     pub(super) fn new(file: PathBuf, mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(|e| e.line);
-        Self { file, errors }
+        Self { file, overlay: None, errors }
     }
 }
 
@@ -38,9 +42,13 @@ impl fmt::Display for ConfigErrors {
             if i > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}:", self.file.display())?;
-            if e.line > 0 {
-                write!(f, "{}:", e.line)?;
+            let (file, line) = match &self.overlay {
+                Some(overlay) if e.line >= OVERLAY => (overlay, e.line - OVERLAY),
+                _ => (&self.file, e.line),
+            };
+            write!(f, "{}:", file.display())?;
+            if line > 0 {
+                write!(f, "{line}:")?;
             }
             if !e.path.is_empty() {
                 write!(f, " {}:", e.path)?;

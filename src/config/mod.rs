@@ -17,6 +17,7 @@ mod error;
 mod flag;
 mod guardrails;
 mod image_ref;
+mod overlay;
 mod phase;
 mod policy;
 mod prompt;
@@ -47,6 +48,8 @@ mod draft_tests;
 #[cfg(test)]
 mod flag_tests;
 #[cfg(test)]
+mod overlay_tests;
+#[cfg(test)]
 mod prompt_tests;
 #[cfg(test)]
 mod tests;
@@ -61,6 +64,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
 pub use guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
 pub use image_ref::{Commit, HubFile, HubImage, HubRepo, ImageRef, ImageRefError};
+pub use overlay::EnvName;
 pub use phase::Phase;
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
@@ -75,5 +79,5 @@ pub use valid::{
     ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, SchedulingPolicy, ServerConfig, ToolParser,
     VersionConfig,
 };
-pub use validate::{load, parse};
+pub use validate::{load, load_for, parse};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

@@ -17,6 +17,9 @@ pub(super) struct Node {
     pub(super) value: Value,
 }
 
+/// Lines of an overlay are so much greater than they are, to be told from the configuration's own.
+pub(super) const OVERLAY: u64 = 1 << 40;
+
 /// What stands where nothing is written.
 pub(super) const NOTHING: Node = Node { line: 0, value: Value::Null };
 

@@ -21,6 +21,8 @@ use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, VersionRef
 pub struct Config {
     /// The file it was read from, as it was named by the caller; for messages.
     pub file: PathBuf,
+    /// What was laid over it, if something was.
+    pub overlay: Option<PathBuf>,
     /// How the process listens, stores and stops.
     pub server: ServerConfig,
     /// Compute threads of the process; `None`: as many as the machine has cores.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
+use super::overlay::{self, EnvName};
 use super::raw::{self, Node, Value};
 use super::read_checks::{read_check_sample, read_checks};
 use super::read_draft::check_drafts;
@@ -64,6 +65,11 @@ const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
 
 /// Reads and checks a config file.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    load_for(path, None)
+}
+
+/// Reads a config file, lays the overlay of an environment over it if one is named, and checks what comes of it.
+pub fn load_for(path: &Path, env: Option<&EnvName>) -> Result<Config, ConfigErrors> {
     let whole = |found: String, fix: &str| {
         let error = ConfigError { line: 0, path: String::new(), found, fix: fix.to_owned() };
         ConfigErrors::new(path.to_owned(), vec![error])
@@ -72,16 +78,43 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         .map_err(|e| whole(format!("cannot read the file: {e}"), "name a readable file with `--config`"))?;
     let text = String::from_utf8(bytes)
         .map_err(|e| whole(format!("the file is not UTF-8: {e}"), "save it as UTF-8"))?;
-    parse(&text, path, &|name| std::env::var(name).ok())
+    let overlay = match env {
+        None => None,
+        Some(name) => {
+            let text = overlay::read(path, name).map_err(|e| ConfigErrors::new(path.to_owned(), vec![e]))?;
+            Some((text, overlay::file_of(path, name)))
+        }
+    };
+    let overlay = overlay.as_ref().map(|(text, file)| (text.as_str(), file.as_path()));
+    parse_over(&text, path, overlay, &|name| std::env::var(name).ok())
 }
 
 /// Checks a config's text. `file` names it in errors, and its folder is the base of relative paths;
 /// `env` answers `${NAME}`.
 pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
-    let root = raw::tree(text).map_err(|e| ConfigErrors::new(file.to_owned(), vec![e]))?;
+    parse_over(text, file, None, env)
+}
+
+/// The same with the text of an overlay, and its file.
+fn parse_over(
+    text: &str,
+    file: &Path,
+    overlay: Option<(&str, &Path)>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigErrors> {
+    let tree =
+        |text: &str, file: &Path| raw::tree(text).map_err(|e| ConfigErrors::new(file.to_owned(), vec![e]));
+    let mut root = tree(text, file)?;
+    if let Some((text, file)) = overlay {
+        root = overlay::lay(root, tree(text, file)?);
+    }
+    let overlay = overlay.map(|(_, file)| file.to_owned());
     let mut reader = Reader::default();
     let config = config(&mut reader, &root, file, env);
-    if reader.errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file.to_owned(), reader.errors)) }
+    if reader.errors.is_empty() {
+        return Ok(Config { overlay, ..config });
+    }
+    Err(ConfigErrors { overlay, ..ConfigErrors::new(file.to_owned(), reader.errors) })
 }
 
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
@@ -128,7 +161,17 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
     let embedding =
         read_embedding(r, top.get("embedding").unwrap_or(&raw::NOTHING), &models, base, server.mode);
     let webhooks = read_webhooks(r, top.get("webhooks").unwrap_or(&raw::NOTHING), env);
-    Config { file: file.to_owned(), server, threads, device, models, embedding, policies, webhooks }
+    Config {
+        file: file.to_owned(),
+        overlay: None,
+        server,
+        threads,
+        device,
+        models,
+        embedding,
+        policies,
+        webhooks,
+    }
 }
 
 fn read_server(

@@ -370,7 +370,11 @@ fn plans(config: &Config, embedder: Option<&Embedder>) -> Result<BTreeMap<ModelN
             Err(faults) => errors.extend(faults.into_iter().map(|fault| config_error(model, fault))),
         }
     }
-    if errors.is_empty() { Ok(plans) } else { Err(ConfigErrors { file: config.file.clone(), errors }) }
+    if errors.is_empty() {
+        Ok(plans)
+    } else {
+        Err(ConfigErrors { file: config.file.clone(), overlay: config.overlay.clone(), errors })
+    }
 }
 
 /// The models that have checks.

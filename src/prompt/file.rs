@@ -96,11 +96,15 @@ impl Prompt {
 
     /// A prompt from a file's bytes; `file` names it in errors.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, ConfigErrors> {
-        let refused = |error| ConfigErrors { file: file.to_owned(), errors: vec![error] };
+        let refused = |error| ConfigErrors { file: file.to_owned(), overlay: None, errors: vec![error] };
         let text = std::str::from_utf8(bytes)
             .map_err(|e| refused(mistake(0, format!("the file is not UTF-8: {e}"), "save it as UTF-8")))?;
         let spec = parse_prompt(text, file)?;
-        let env = compiled(&spec).map_err(|errors| ConfigErrors { file: file.to_owned(), errors })?;
+        let env = compiled(&spec).map_err(|errors| ConfigErrors {
+            file: file.to_owned(),
+            overlay: None,
+            errors,
+        })?;
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
         let prompt = Self { spec: Arc::new(spec), env: Arc::new(env), digest, bytes: bytes.len() };
         prompt.try_out().map_err(refused)?;
