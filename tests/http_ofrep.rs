@@ -80,6 +80,26 @@ async fn the_version_that_is_told_is_the_one_that_answers() {
     assert!(!seen.contains(&("\"v2\"".to_owned(), false)) && seen.len() == 3, "{seen:?}");
 }
 
+/// What a flag or a route decides is told as such, whatever the value.
+#[tokio::test]
+async fn a_version_tells_what_it_was_decided_by() {
+    let server = start().await;
+    set(&server, "/versions/v1", json!({"percentage": 50, "otherwise": "v2"})).await;
+    let mut told = std::collections::BTreeSet::new();
+    for i in 0..16 {
+        let [value, reason, _] = said(&server, "desk:version", user(&format!("user-{i}"))).await;
+        told.insert((value.to_string(), reason.to_string()));
+    }
+    let split = |version: &str| (format!("\"{version}\""), "\"SPLIT\"".to_owned());
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), [split("v1"), split("v2")]);
+    set(&server, "/versions/v1", json!({"cohorts": [{"users": ["ada"]}], "otherwise": "v2"})).await;
+    assert_eq!(
+        said(&server, "desk:version", user("ada")).await[..2],
+        [json!("v1"), json!("TARGETING_MATCH")]
+    );
+    assert_eq!(said(&server, "desk:version", user("bob")).await[..2], [json!("v2"), json!("DEFAULT")]);
+}
+
 #[tokio::test]
 async fn all_flags_come_at_once_and_only_if_they_have_changed() {
     let server = start().await;

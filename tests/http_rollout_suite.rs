@@ -88,6 +88,34 @@ async fn a_suite_that_a_restart_cut_off_is_run_again() {
     let server = serve(folder, &config).await;
     let rollout = after_suite(&server).await;
     assert_eq!((&rollout["phase"], &rollout["weight"]), (&json!("step"), &json!(5)), "{rollout}");
+    assert!(reasons(&server).await[0].contains("v2 has passed its regression suite"));
+}
+
+/// Flags over the model are about users, and the server is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_is_open_to_few_is_tested_all_the_same() {
+    let (folder, config) = desk("min_pass: 80", "");
+    let server = serve(folder, &config).await;
+    let few = json!({"cohorts": [{"users": ["ada"]}]});
+    let (status, _) = server.admin(Method::PUT, "/admin/models/desk/flag", Some(few)).await;
+    assert_eq!(status, StatusCode::OK);
+    begin(&server, "v2").await;
+    let rollout = after_suite(&server).await;
+    assert_eq!(rollout["phase"], "step", "{:?}", reasons(&server).await);
+}
+
+#[tokio::test]
+async fn a_suite_that_no_version_could_pass_keeps_the_server_from_starting() {
+    let (folder, config) = desk("min_pass: 80", "");
+    let suite = folder.path().join("suite.yaml");
+    std::fs::write(&suite, "prompts: [hi]\ntests: [{ assert: [{ type: llm-rubric, value: kind }] }]\n")
+        .unwrap();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites/support.yaml");
+    std::fs::write(&config, text.replace(&shipped.display().to_string(), "suite.yaml")).unwrap();
+    let config = switchback::config::load(&config).unwrap();
+    let refused = switchback::api::App::start(config).await.unwrap_err().to_string();
+    assert!(refused.contains("models.desk.suite") && refused.contains("it needs a judge"), "{refused}");
 }
 
 #[tokio::test]

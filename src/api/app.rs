@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::{self, Limits};
 use super::public::PublicState;
-use super::suites::{WithinDoor, run_suites};
+use super::suites::{WithinDoor, check_suites, run_suites};
 use super::{admin_router, public_router};
 use crate::config::Config;
 use crate::gateway::{Gateway, Pace, StartError};
@@ -34,6 +34,9 @@ pub enum AppError {
     /// A metric could not be registered.
     #[error("metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// A regression suite that no version could pass.
+    #[error("{0}")]
+    Suite(String),
     /// The gateway could not come up.
     #[error(transparent)]
     Gateway(#[from] StartError),
@@ -65,6 +68,7 @@ impl App {
 
     /// The same where time passes in another way for rollouts.
     pub async fn start_at(config: Config, pace: Pace) -> Result<RunningApp, AppError> {
+        check_suites(&config).map_err(AppError::Suite)?;
         let public = bind("listen", config.server.listen).await?;
         let admin = bind("admin", config.server.admin).await?;
         let gateway = Gateway::start(&config, Metrics::new()?, pace).await?;
@@ -73,7 +77,7 @@ impl App {
         let clients = public_router(gateway.clone(), &config.server);
         let operators = admin_router(gateway.clone(), &config.server);
         let suites = WithinDoor::new(PublicState::new(gateway.clone(), &config.server));
-        let suites = tokio::spawn(run_suites(gateway.clone(), suites, stop.clone()));
+        let suites = tokio::spawn(run_suites(gateway.clone(), suites));
         let servers = vec![
             tokio::spawn(listener::serve(public, clients, Limits::default(), stop.clone())),
             tokio::spawn(listener::serve(admin, operators, Limits::default(), stop.clone())),

@@ -92,8 +92,13 @@ pub(super) struct Caller {
     headers: HeaderMap,
     key: Option<AdmittedKey>,
     connection: Connection,
+    within: Option<Within>,
     origin: KeyOrigin,
 }
+
+/// Marks a request of the server to itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Within;
 
 /// Who chose the sticky key of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +118,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             headers: parts.headers.clone(),
             key: parts.extensions.get::<AdmittedKey>().cloned(),
             connection: connection.unwrap_or_else(Connection::new),
+            within: parts.extensions.get::<Within>().copied(),
             origin: KeyOrigin::Client,
         })
     }
@@ -129,7 +135,9 @@ impl Caller {
     ) -> Result<Address, ApiError> {
         let target: Target = model.parse()?;
         let configured = gateway.sticky_header(target.model()).and_then(|name| self.header(name));
-        let (sticky, who) = if let Some(user) = end_user {
+        let (sticky, who) = if self.within.is_some() {
+            (StickyKey::from_api_key(""), Who::Server)
+        } else if let Some(user) = end_user {
             (StickyKey::from_user(cut(user)), Who::Named)
         } else if let Some(value) = configured.or_else(|| self.header(STICKY_HEADER.as_str())) {
             (StickyKey::from_header(cut(&value)), Who::Named)

@@ -49,3 +49,4 @@ pub use openai::*;
 pub use ops::{HealthAnswer, ReadyAnswer};
 pub use public::public_router;
 pub use responses::ResponsesBody;
+pub use suites::check_suites;

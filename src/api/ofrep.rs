@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Object, PathParam};
 use super::public::PublicState;
-use crate::gateway::{DecidedBy, FlagKey, FlagValue, Gateway, StickyKey};
+use crate::gateway::{DecidedBy, Evaluation, FlagKey, FlagValue, Gateway, StickyKey};
 
 /// What is asked.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -174,13 +174,14 @@ pub(super) async fn evaluate_all(
 }
 
 fn evaluation(gateway: &Gateway, flag: &FlagKey, context: &Context) -> EvaluationAnswer {
-    let (value, decided_by) = gateway.evaluate_flag(flag, &context.key, |name| context.header(name));
-    let reason = match (&value, decided_by) {
-        (_, DecidedBy::Nothing) => "STATIC",
-        (_, DecidedBy::Switch) => "DISABLED",
-        (FlagValue::Open(false) | FlagValue::Version(None), DecidedBy::Cohorts) => "DEFAULT",
-        (_, DecidedBy::Cohorts) => "TARGETING_MATCH",
-        (_, DecidedBy::Percentage) => "SPLIT",
+    let (value, Evaluation { lets_in, decided_by }) =
+        gateway.evaluate_flag(flag, &context.key, |name| context.header(name));
+    let reason = match decided_by {
+        DecidedBy::Nothing => "STATIC",
+        DecidedBy::Switch => "DISABLED",
+        DecidedBy::Cohorts if lets_in => "TARGETING_MATCH",
+        DecidedBy::Cohorts => "DEFAULT",
+        DecidedBy::Percentage => "SPLIT",
     };
     let (value, variant) = match value {
         FlagValue::Open(open) => (Some(json!(open)), Some(if open { "on" } else { "off" }.to_owned())),

@@ -5,26 +5,26 @@
 //! cut off is run again. A rollout that is aborted meanwhile cuts its suite off.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, header};
+use axum::http::{Request, StatusCode, header};
 use axum::routing::post;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::caller::Within;
 use super::openai;
 use super::public::PublicState;
-use crate::config::SuiteGate;
 use crate::config::suite::read_suite;
+use crate::config::{Config, SuiteGate};
 use crate::gateway::{Gateway, Rollout};
-use crate::ids::RolloutId;
-use crate::quality::suite::{Door, DoorError, Foreign, Plan, compare, run};
+use crate::quality::suite::{Door, DoorError, Foreign, Plan, check_suite, compare, run};
 
 /// Conversations of one suite at once: few, as clients are served beside them.
 const AT_ONCE: usize = 4;
@@ -49,63 +49,97 @@ impl WithinDoor {
 
 impl Door for WithinDoor {
     fn post(&self, path: &'static str, body: Value) -> BoxFuture<'_, Result<Value, DoorError>> {
-        let router = self.0.clone();
-        async move {
-            let failed = |why: String| DoorError(why);
-            let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
-            let request = request.body(Body::from(body.to_string())).map_err(|e| failed(e.to_string()))?;
-            let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
-            let status = response.status();
-            let bytes = axum::body::to_bytes(response.into_body(), LARGEST).await;
-            let bytes = bytes.map_err(|e| failed(e.to_string()))?;
-            let answer: Value =
-                serde_json::from_slice(&bytes).map_err(|e| failed(format!("{status}: {e}")))?;
-            if status.is_success() {
-                return Ok(answer);
-            }
-            Err(failed(format!("{status}: {}", answer["error"]["message"].as_str().unwrap_or_default())))
-        }
-        .boxed()
+        self.ask(path, body).boxed()
     }
 }
 
+impl WithinDoor {
+    async fn ask(&self, path: &str, body: Value) -> Result<Value, DoorError> {
+        let failed = |why: String| DoorError::Failed(why);
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/json").extension(Within);
+        let request = request.body(Body::from(body.to_string())).map_err(|e| failed(e.to_string()))?;
+        let response = self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        let status = response.status();
+        let bytes = axum::body::to_bytes(response.into_body(), LARGEST).await;
+        let bytes = bytes.map_err(|e| failed(e.to_string()))?;
+        let answer: Value = serde_json::from_slice(&bytes).map_err(|e| failed(format!("{status}: {e}")))?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let why = format!("{status}: {}", answer["error"]["message"].as_str().unwrap_or_default());
+        Err(match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                DoorError::Busy { after: None, why }
+            }
+            _ => failed(why),
+        })
+    }
+}
+
+/// Refuses suites that no version could pass, as something in them cannot be judged.
+pub fn check_suites(config: &Config) -> Result<(), String> {
+    for (model, settings) in &config.models {
+        let Some(gate) = &settings.suite else { continue };
+        let failed = |why: String| format!("models.{model}.suite: {}: {why}", gate.file.display());
+        let suite = read_suite(&gate.file).map_err(|errors| failed(errors.to_string()))?;
+        check_suite(&suite, gate.judge.as_deref(), gate.embeddings.as_deref()).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Runs suites until the server stops.
-pub(super) async fn run_suites(gateway: Gateway, door: WithinDoor, stop: CancellationToken) {
-    let mut running = JoinSet::new();
-    let mut known: HashSet<RolloutId> = HashSet::new();
+pub(super) async fn run_suites(gateway: Gateway, door: WithinDoor) {
+    let (mut tasks, mut running) = (JoinSet::new(), HashSet::new());
     // what is in memory by then can be asked
     tokio::select! {
-        () = stop.cancelled() => return,
+        () = gateway.stopping() => return,
         () = gateway.settled() => {}
     }
     loop {
         for rollout in gateway.rollouts_in_suite() {
-            if known.insert(rollout.id) {
+            if running.insert(rollout.id) {
                 let (gateway, door) = (gateway.clone(), door.clone());
-                running.spawn(async move { one(&gateway, &door, &rollout).await });
+                tasks.spawn(async move {
+                    one(&gateway, &door, &rollout).await;
+                    rollout.id
+                });
             }
         }
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = gateway.stopping() => return,
             () = gateway.suite_wanted() => {}
-            Some(_) = running.join_next() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            // one that still waits then is run again
+            Some(Ok(ended)) = tasks.join_next() => drop(running.remove(&ended)),
         }
     }
 }
 
 async fn one(gateway: &Gateway, door: &WithinDoor, rollout: &Rollout) {
     tracing::info!(model = %rollout.model, rollout = %rollout.id, "the regression suite begins");
+    let outcome = AssertUnwindSafe(outcome(gateway, door, rollout)).catch_unwind();
     let outcome = tokio::select! {
-        outcome = outcome(gateway, door, rollout) => outcome,
+        outcome = outcome => outcome.unwrap_or_else(|_| Err("it panicked".to_owned())),
         () = no_longer_waits(gateway, rollout) => return,
     };
-    if let Err(error) = gateway.suite_ended(rollout, outcome).await {
-        tracing::warn!(model = %rollout.model, rollout = %rollout.id, %error, "nobody waited for the suite");
+    // what a server that stops does not answer is no fault of the version
+    while !gateway.is_stopping() && waits(gateway, rollout) {
+        match gateway.suite_ended(rollout, outcome.clone()).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(model = %rollout.model, rollout = %rollout.id, %error, "the suite's end is told again");
+            }
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
+fn waits(gateway: &Gateway, rollout: &Rollout) -> bool {
+    gateway.rollouts_in_suite().iter().any(|waiting| waiting.id == rollout.id)
+}
+
 async fn no_longer_waits(gateway: &Gateway, rollout: &Rollout) {
-    while gateway.rollouts_in_suite().iter().any(|waiting| waiting.id == rollout.id) {
+    while waits(gateway, rollout) {
         tokio::time::sleep(LOOK).await;
     }
 }

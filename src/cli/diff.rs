@@ -105,15 +105,12 @@ fn properties(versions: [&VersionConfig; 2]) -> Vec<Property> {
     let adapter = |version: &VersionConfig| {
         version.adapter.as_ref().map(|AdapterRef { image, digest }| pinned(image, *digest))
     };
-    let prompt = |version: &VersionConfig| {
-        version.prompt.as_ref().map(|prompt| pinned(prompt.file.display(), prompt.digest))
-    };
     let draft = |version: &VersionConfig| version.draft.as_ref().map(|draft| draft.version.to_string());
+    // prompts are compared by what they say
     vec![
         Property::of("image", versions.map(|version| Some(pinned(&version.image, version.digest))), true),
         Property::of("quantize", versions.map(|version| Some(version.quantize)), true),
         Property::of("adapter", versions.map(adapter), true),
-        Property::of("prompt", versions.map(prompt), true),
         Property::of(
             "tool_parser",
             versions.map(|version| version.tool_parser.map(|p| format!("{p:?}"))),
@@ -131,10 +128,10 @@ fn properties(versions: [&VersionConfig; 2]) -> Vec<Property> {
     ]
 }
 
-/// Where something lies, and what pins it.
+/// What something is: its digest, or where nothing pins it, its place.
 fn pinned(place: impl Display, digest: Option<Digest>) -> String {
     match digest {
-        Some(digest) => format!("{place} ({digest})"),
+        Some(digest) => digest.to_string(),
         None => place.to_string(),
     }
 }

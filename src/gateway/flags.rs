@@ -68,37 +68,24 @@ impl Gateway {
         flag: &FlagKey,
         user: &StickyKey,
         header: impl Fn(&str) -> Option<String>,
-    ) -> (FlagValue, DecidedBy) {
+    ) -> (FlagValue, Evaluation) {
         let model = flag.model();
         let traits = self.traits(model, Who::Named, header);
         let routes = &self.inner().routes;
+        let open = Evaluation { lets_in: true, decided_by: DecidedBy::Nothing };
         let evaluate = |of: Option<&VersionName>| {
-            let open = Evaluation { lets_in: true, decided_by: DecidedBy::Nothing };
-            routes.evaluate(model, of, user, &traits).unwrap_or(open)
+            let evaluation = routes.evaluate(model, of, user, &traits).unwrap_or(open);
+            (FlagValue::Open(evaluation.lets_in), evaluation)
         };
         match flag {
-            FlagKey::Model(_) => {
-                let Evaluation { lets_in, decided_by } = evaluate(None);
-                (FlagValue::Open(lets_in), decided_by)
-            }
-            FlagKey::Version(version) => {
-                let Evaluation { lets_in, decided_by } = evaluate(Some(&version.version));
-                (FlagValue::Open(lets_in), decided_by)
-            }
+            FlagKey::Model(_) => evaluate(None),
+            FlagKey::Version(version) => evaluate(Some(&version.version)),
             FlagKey::VersionOf(_) => {
-                let own = evaluate(None);
-                let found = routes.resolve(model, user, &traits).and_then(|resolution| resolution.version);
-                // a route is a share, too, unless all of it is one version's
-                let shared = routes.snapshot().get(model).is_some_and(|route| route.weights().len() > 1);
-                let decided_by = match own.decided_by {
-                    DecidedBy::Nothing if shared => DecidedBy::Percentage,
-                    decided_by => decided_by,
-                };
-                (FlagValue::Version(found), decided_by)
+                let (version, evaluation) = routes.explain(model, user, &traits).unwrap_or((None, open));
+                (FlagValue::Version(version), evaluation)
             }
         }
     }
-
     /// The flags of a model and of its versions.
     pub fn flags(&self, model: &ModelName) -> Result<FlagsView, AdminError> {
         let flags = self.inner().releases.flags(model);

@@ -79,7 +79,7 @@ pub use crate::release::analysis::{ArmMeasure, Bounds, Difference, Unit};
 pub use crate::release::experiment::{Experiment, ExperimentReport, NewExperiment};
 pub use crate::release::rollout::{Command as RolloutCommand, Rollout, WaitsFor};
 pub use crate::release::{
-    AuditEntry, Change, DecidedBy, FeedbackError, FlagChange, FlagsView, OnConflict, Rated, ReleaseError,
-    RolloutLine, RouteView, StickyKey, Traits, Who,
+    AuditEntry, Change, DecidedBy, Evaluation, FeedbackError, FlagChange, FlagsView, OnConflict, Rated,
+    ReleaseError, RolloutLine, RouteView, StickyKey, Traits, Who,
 };
 pub use crate::store::DeliveryRow;

@@ -16,6 +16,16 @@ impl Gateway {
         self.inner().stop.cancel();
     }
 
+    /// Whether the server has begun to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.inner().stop.is_cancelled()
+    }
+
+    /// Returns when the server begins to stop.
+    pub async fn stopping(&self) {
+        self.inner().stop.cancelled().await;
+    }
+
     /// Closes, and waits until all engines have finished or the drain deadline has passed. How many requests were cut
     /// off at the deadline.
     pub async fn shut_down(&self) -> usize {

@@ -47,12 +47,22 @@ impl Owner {
         let begun = Rollout::begin(new, by, now).map_err(ReleaseError::SameVersion)?;
         let rollout = begun.rollout.clone();
         transitions.push(begun);
-        self.write(&model, transitions).await?;
-        let event = match entry {
-            Entry::FirstStep => Event::NoSuite,
-            Entry::Suite => Event::SuiteStarted,
-        };
-        self.advance(&rollout, event).await
+        match entry {
+            Entry::FirstStep => {
+                self.write(&model, transitions).await?;
+                self.advance(&rollout, Event::NoSuite).await
+            }
+            // in one write: nobody may find it before its suite, and take it for one that has none
+            Entry::Suite => {
+                let Next::Moved(waits) = rollout.apply(Event::SuiteStarted, now)? else {
+                    return Ok(rollout);
+                };
+                let rollout = waits.rollout.clone();
+                transitions.push(waits);
+                self.write(&model, transitions).await?;
+                Ok(rollout)
+            }
+        }
     }
 
     /// Tells the running rollout of a model what has happened.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::flag::{ChosenBy, Evaluation, Flags, Traits};
+use super::flag::{ChosenBy, DecidedBy, Evaluation, Flags, Traits};
 use super::route::Route;
 use super::sticky::{StickyKey, bucket_with_seed, seed_of};
 use crate::ids::{ModelName, VersionName};
@@ -106,6 +106,30 @@ impl Routes {
     ) -> Option<Evaluation> {
         let table = self.0.load();
         table.0.get(model).map(|entry| entry.flags.evaluate(of, key, traits))
+    }
+
+    /// The version of a key's requests, as [`Routes::resolve`] finds it, and what decided that: the first flag that did not let
+    /// the key in, else the shares of the route, else a flag that did. Nothing of a model without a route.
+    pub fn explain(
+        &self,
+        model: &ModelName,
+        key: &StickyKey,
+        traits: &Traits,
+    ) -> Option<(Option<VersionName>, Evaluation)> {
+        let table = self.0.load();
+        let Entry { seed, route, flags } = table.0.get(model)?;
+        let bucket = bucket_with_seed(key, *seed);
+        let version = flags.choose(route, bucket, key, traits).map(|(version, _)| version.clone());
+        let (of_model, of_version) =
+            (flags.evaluate(None, key, traits), flags.evaluate(Some(route.owner(bucket)), key, traits));
+        let shares = Evaluation { lets_in: true, decided_by: DecidedBy::Percentage };
+        let decided = match (of_model, of_version) {
+            (closed, _) | (_, closed) if !closed.lets_in => closed,
+            _ if route.weights().len() > 1 => shares,
+            (Evaluation { decided_by: DecidedBy::Nothing, .. }, of_version) => of_version,
+            (of_model, _) => of_model,
+        };
+        Some((version, decided))
     }
 
     /// The headers that a model's flags name.

@@ -11,8 +11,6 @@ use crate::quality::suite::{Door, DoorError};
 
 /// The longest that one answer may take.
 const LONGEST: Duration = Duration::from_mins(10);
-/// How often a full queue is asked again.
-const TRIES: u32 = 5;
 
 /// A server of OpenAI's API.
 pub(super) struct HttpDoor {
@@ -36,37 +34,29 @@ impl HttpDoor {
     }
 
     async fn send(&self, path: &str, body: &Value) -> Result<Value, DoorError> {
-        let mut tries = 0;
-        loop {
-            let request = self.client.post(format!("{}{path}", self.url)).json(body);
-            let request = match &self.api_key {
-                Some(key) => request.bearer_auth(key),
-                None => request,
-            };
-            let response = request.send().await.map_err(|e| self.failed(&e))?;
-            let status = response.status();
-            let pause =
-                response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
-            let text = response.text().await.map_err(|e| self.failed(&e))?;
-            tries += 1;
-            if matches!(status.as_u16(), 429 | 503) && tries < TRIES {
-                tokio::time::sleep(Duration::from_secs(pause.unwrap_or(1).min(30))).await;
-                continue;
-            }
-            let answer: Result<Value, _> = serde_json::from_str(&text);
-            return match answer {
-                Ok(answer) if status.is_success() => Ok(answer),
-                Ok(answer) => {
-                    let message = answer["error"]["message"].as_str().unwrap_or(&text).to_owned();
-                    Err(DoorError(format!("{status}: {message}")))
-                }
-                Err(e) => Err(DoorError(format!("{status}, and no JSON: {e}"))),
-            };
-        }
+        let request = self.client.post(format!("{}{path}", self.url)).json(body);
+        let request = match &self.api_key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        };
+        let response = request.send().await.map_err(|e| self.failed(&e))?;
+        let status = response.status();
+        let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
+        let text = response.text().await.map_err(|e| self.failed(&e))?;
+        let answer: Result<Value, _> = serde_json::from_str(&text);
+        let why = match answer {
+            Ok(answer) if status.is_success() => return Ok(answer),
+            Ok(answer) => format!("{status}: {}", answer["error"]["message"].as_str().unwrap_or(&text)),
+            Err(e) => format!("{status}, and no JSON: {e}"),
+        };
+        Err(match status.as_u16() {
+            429 | 503 => DoorError::Busy { after: after.map(Duration::from_secs), why },
+            _ => DoorError::Failed(why),
+        })
     }
 
     fn failed(&self, error: &reqwest::Error) -> DoorError {
-        DoorError(format!(
+        DoorError::Failed(format!(
             "no answer from {}: {}; start a server, or name one by --url",
             self.url,
             innermost(error)

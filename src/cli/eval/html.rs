@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Evaluation, Row, told};
-use crate::quality::suite::{CaseResult, Tally};
+use crate::quality::suite::Tally;
 
 /// The part of an answer that shows at once, in characters.
 const EXCERPT: usize = 100;
@@ -15,12 +15,6 @@ pub(super) fn page(evaluation: &Evaluation<'_>) -> Result<String, String> {
     let Evaluation { suite, report, baseline } = evaluation;
     let mut env = Environment::new();
     env.set_auto_escape_callback(|_| AutoEscape::Html);
-    let before = |case: &CaseResult| {
-        let (_, before, _) = baseline.as_ref()?;
-        before.cases.iter().find(|other| {
-            (other.index, &other.prompt, &other.provider) == (case.index, &case.prompt, &case.provider)
-        })
-    };
     let cases: Vec<_> = report
         .cases
         .iter()
@@ -28,7 +22,9 @@ pub(super) fn page(evaluation: &Evaluation<'_>) -> Result<String, String> {
         .map(|(i, case)| {
             let change = baseline.as_ref().map(|(_, _, comparison)| comparison.changes[i]);
             let excerpt: String = case.output.chars().take(EXCERPT).collect();
-            let before = before(case).map(|before| &before.output);
+            // the two have the same cases in the same order
+            let before = baseline.as_ref().and_then(|(_, before, _)| before.cases.get(i));
+            let before = before.map(|before| &before.output);
             json!({"case": case, "change": change, "before": before, "excerpt": excerpt})
         })
         .collect();

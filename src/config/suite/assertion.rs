@@ -1,7 +1,10 @@
 //! `assert`: one assertion of a case.
 
+use std::path::Path;
+
 use serde_json::Value as Json;
 
+use super::cases::{FILE, file_value};
 use super::{AssertionKind, AssertionSpec};
 use crate::config::checks::Expect;
 use crate::config::raw::{Node, Value};
@@ -66,7 +69,7 @@ const FOREIGN: &[&str] = &[
 ];
 
 /// The assertions of a list.
-pub(super) fn read_assertions(r: &mut Reader, node: &Node, path: &str) -> Vec<AssertionSpec> {
+pub(super) fn read_assertions(r: &mut Reader, node: &Node, path: &str, base: &Path) -> Vec<AssertionSpec> {
     let Value::List(items) = &node.value else {
         if !matches!(node.value, Value::Null) {
             let found = format!("found {}", node.value.describe());
@@ -74,11 +77,11 @@ pub(super) fn read_assertions(r: &mut Reader, node: &Node, path: &str) -> Vec<As
         }
         return Vec::new();
     };
-    let read = |(i, item): (usize, &Node)| read_assertion(r, item, format!("{path}[{i}]"));
+    let read = |(i, item): (usize, &Node)| read_assertion(r, item, format!("{path}[{i}]"), base);
     items.iter().enumerate().filter_map(read).collect()
 }
 
-fn read_assertion(r: &mut Reader, node: &Node, path: String) -> Option<AssertionSpec> {
+fn read_assertion(r: &mut Reader, node: &Node, path: String, base: &Path) -> Option<AssertionSpec> {
     let known: Vec<&str> = ASSERTION.iter().copied().chain(CHANGES.iter().map(|(key, _)| *key)).collect();
     let s = r.section(node, path, &known);
     for (key, fix) in CHANGES {
@@ -97,13 +100,13 @@ fn read_assertion(r: &mut Reader, node: &Node, path: String) -> Option<Assertion
             return None;
         }
     };
-    let value = value(r, &s, &kind);
+    let value = value(r, &s, &kind, base);
     let threshold = r.field(&s, "threshold", a_number);
     let weight = r.field(&s, "weight", not_negative).unwrap_or(1.0);
     let metric = r.field(&s, "metric", |value| text(value).map(str::to_owned));
     let provider = r.field(&s, "provider", |value| text(value).map(str::to_owned));
     let set = match s.get("assert") {
-        Some(node) => read_assertions(r, node, &s.path_of("assert")),
+        Some(node) => read_assertions(r, node, &s.path_of("assert"), base),
         None => Vec::new(),
     };
     if (kind == AssertionKind::Set) == set.is_empty() {
@@ -156,8 +159,12 @@ fn kind(written: &str) -> Result<(AssertionKind, Expect), Problem> {
 }
 
 /// `value`; of a `word-count`, `min` and `max` may stand beside it, too.
-fn value(r: &mut Reader, s: &Section<'_>, kind: &AssertionKind) -> Json {
-    let value = r.field(s, "value", json).unwrap_or(Json::Null);
+fn value(r: &mut Reader, s: &Section<'_>, kind: &AssertionKind, base: &Path) -> Json {
+    let value = r.field(s, "value", |value| match value {
+        Value::Text(name) if name.starts_with(FILE) => file_value(name, base),
+        value => json(value),
+    });
+    let value = value.unwrap_or(Json::Null);
     let bounds = ["min", "max"].map(|key| Some((key, r.field(s, key, json)?)));
     if bounds.iter().all(Option::is_none) {
         return value;

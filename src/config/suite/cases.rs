@@ -71,7 +71,7 @@ pub(super) fn read_common(r: &mut Reader, node: &Node, base: &Path) -> Common {
 /// `tests`: a list, in which texts name files of further ones, or one such text.
 pub(super) fn read_cases(r: &mut Reader, node: &Node, base: &Path, common: &Common) -> Vec<CaseSpec> {
     let mut cases = Vec::new();
-    collect(r, node, "tests", base, common, &mut cases);
+    collect(r, node, "tests", (base, Files::MayBeNamed), common, &mut cases);
     if cases.len() > MOST_CASES {
         let found = format!("{} cases", cases.len());
         r.push(node.line, "tests", Problem::new(found, format!("keep to {MOST_CASES}")));
@@ -79,13 +79,27 @@ pub(super) fn read_cases(r: &mut Reader, node: &Node, base: &Path, common: &Comm
     cases
 }
 
-fn collect(r: &mut Reader, node: &Node, path: &str, base: &Path, common: &Common, cases: &mut Vec<CaseSpec>) {
+/// Whether a list of cases may name files of further ones: one in such a file may not, or it might name itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    MayBeNamed,
+    MayNotBeNamed,
+}
+
+fn collect(
+    r: &mut Reader,
+    node: &Node,
+    path: &str,
+    (base, files): (&Path, Files),
+    common: &Common,
+    cases: &mut Vec<CaseSpec>,
+) {
     match &node.value {
         Value::List(items) => {
             for (i, item) in items.iter().enumerate() {
                 let path = format!("{path}[{i}]");
                 match &item.value {
-                    Value::Text(_) => collect(r, item, &path, base, common, cases),
+                    Value::Text(_) => collect(r, item, &path, (base, files), common, cases),
                     _ => {
                         if let Some(case) = read_case(r, item, path, base, common) {
                             expand(case, cases);
@@ -93,6 +107,10 @@ fn collect(r: &mut Reader, node: &Node, path: &str, base: &Path, common: &Common
                     }
                 }
             }
+        }
+        Value::Text(name) if files == Files::MayNotBeNamed => {
+            let found = format!("{name:?} in a file of cases");
+            r.push(node.line, path, Problem::new(found, "name all files in the suite itself"));
         }
         Value::Text(name) => match file_text(name, base).and_then(|text| {
             raw::tree(&text).map_err(|e| Problem::new(format!("{name}, line {}: {}", e.line, e.found), e.fix))
@@ -103,7 +121,7 @@ fn collect(r: &mut Reader, node: &Node, path: &str, base: &Path, common: &Common
             }
             Ok(tree) => {
                 let before = r.errors.len();
-                collect(r, &tree, &format!("{path} ({name})"), base, common, cases);
+                collect(r, &tree, &format!("{path} ({name})"), (base, Files::MayNotBeNamed), common, cases);
                 for error in &mut r.errors[before..] {
                     error.path = format!("{}, line {}", error.path, error.line);
                     error.line = node.line;
@@ -144,7 +162,8 @@ fn read_case(r: &mut Reader, node: &Node, path: String, base: &Path, common: &Co
     }
     let mut vars = common.vars.clone();
     vars.extend(read_vars(r, &s, base));
-    let own = s.get("assert").map(|node| read_assertions(r, node, &s.path_of("assert"))).unwrap_or_default();
+    let own =
+        s.get("assert").map(|node| read_assertions(r, node, &s.path_of("assert"), base)).unwrap_or_default();
     let judge = r
         .field(&options, "provider", |value| text(value).map(str::to_owned))
         .or_else(|| common.judge.clone());
@@ -216,22 +235,29 @@ pub(super) fn texts(value: &Value) -> Result<Vec<String>, Problem> {
     }
 }
 
-/// A case for each way to take one item of each list among the variables.
+/// A case for each way to take one item of each list of texts among the variables, as promptfoo has it: lists that begin with
+/// anything else are whole values.
 fn expand(Written { case, expands, .. }: Written, cases: &mut Vec<CaseSpec>) {
-    let list = case.vars.iter().find_map(|(name, value)| Some((name.clone(), value.as_array()?.clone())));
-    match list.filter(|_| expands) {
-        Some((name, items)) => {
-            for item in items.into_iter().filter(|item| !item.is_array()) {
-                let mut one = case.clone();
-                one.vars.insert(name.clone(), item);
-                expand(Written { case: one, expands, judge: None }, cases);
-                if cases.len() > MOST_CASES {
-                    return;
-                }
-            }
-        }
-        None => cases.push(case),
+    let is_list =
+        |value: &Json| value.as_array().is_some_and(|items| items.first().is_some_and(Json::is_string));
+    let lists = case.vars.iter().filter(|(_, value)| expands && is_list(value));
+    let lists: Vec<(String, Vec<Json>)> =
+        lists.filter_map(|(name, value)| Some((name.clone(), value.as_array()?.clone()))).collect();
+    let mut all = vec![case];
+    for (name, items) in lists {
+        let with = |case: &CaseSpec, item: &Json| {
+            let mut case = case.clone();
+            case.vars.insert(name.clone(), item.clone());
+            case
+        };
+        all = all
+            .iter()
+            .flat_map(|case| items.iter().map(|item| with(case, item)).collect::<Vec<_>>())
+            .collect();
+        // one more than may be is enough to be refused
+        all.truncate(MOST_CASES + 1);
     }
+    cases.extend(all);
 }
 
 /// How a value says that it stands in a file.
@@ -253,7 +279,7 @@ pub(super) fn file_text(name: &str, base: &Path) -> Result<String, Problem> {
 }
 
 /// The value in a file: what JSON or YAML says, else its text.
-fn file_value(name: &str, base: &Path) -> Result<Json, Problem> {
+pub(super) fn file_value(name: &str, base: &Path) -> Result<Json, Problem> {
     let content = file_text(name, base)?;
     let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     match ending {

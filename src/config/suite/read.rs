@@ -15,22 +15,15 @@ use crate::config::reader::{Problem, Reader, count, text};
 const READ: &[&str] =
     &["description", "prompts", "providers", "targets", "defaultTest", "tests", "evaluateOptions"];
 /// What decides no verdict.
-const UNREAD: &[&str] = &[
-    "$schema",
-    "env",
-    "metadata",
-    "outputPath",
-    "sharing",
-    "tags",
-    "writeLatestResults",
-    "commandLineOptions",
-];
+const UNREAD: &[&str] =
+    &["$schema", "metadata", "outputPath", "sharing", "tags", "writeLatestResults", "commandLineOptions"];
 /// What would change verdicts.
 const REFUSED: &[(&str, &str)] = &[
     ("scenarios", "write each as cases of its own"),
     ("nunjucksFilters", "templates are Jinja's, without filters of your own"),
     ("extensions", "no programs are run"),
     ("redteam", "run it by promptfoo"),
+    ("env", "set the environment before the program starts"),
     ("derivedMetrics", "compute them from the report"),
 ];
 const EVALUATE: &[&str] = &[
@@ -38,7 +31,6 @@ const EVALUATE: &[&str] = &[
     "showProgressBar",
     "cache",
     "delay",
-    "repeat",
     "timeoutMs",
     "maxEvalTimeMs",
     "generateSuggestions",
@@ -126,6 +118,18 @@ fn suite(r: &mut Reader, root: &Node, file: &Path) -> Suite {
         .filter_map(|key| top.get(key).map(|node| (key, node)))
         .flat_map(|(key, node)| read_providers(r, node, key))
         .collect();
+    let of_prompts = prompts.iter().map(|prompt| prompt.label.as_str()).collect();
+    let of_providers = providers.iter().map(|provider| provider.label.as_str()).collect();
+    for (key, labels) in [("prompts", of_prompts), ("providers", of_providers)] {
+        let labels: Vec<&str> = labels;
+        if let Some(label) =
+            labels.iter().enumerate().find_map(|(i, label)| labels[..i].contains(label).then_some(label))
+        {
+            let problem =
+                Problem::new(format!("two have the label {label:?}"), "give each a `label` of its own");
+            r.push(top.line_of(key), key, problem);
+        }
+    }
     let labels: Vec<&str> =
         providers.iter().flat_map(|provider| [provider.label.as_str(), provider.id.as_str()]).collect();
     for case in &cases {
@@ -171,6 +175,13 @@ fn read_prompts(r: &mut Reader, node: &Node, base: &Path) -> Vec<SuitePrompt> {
         let Some(template) = template else { continue };
         let label = label.unwrap_or_else(|| template.clone());
         if !template.starts_with(FILE) {
+            let file = base.join(&template);
+            if !template.contains(['\n', '{']) && (file.is_file() || template.contains('*')) {
+                let problem =
+                    Problem::new(format!("{template:?} names a file"), format!("write {FILE}{template}"));
+                r.push(item.line, path, problem);
+                continue;
+            }
             prompts.push(SuitePrompt { label, template });
             continue;
         }
@@ -199,11 +210,13 @@ fn read_providers(r: &mut Reader, node: &Node, path: &str) -> Vec<SuiteProvider>
         let s = r.section(
             item,
             path,
-            &["id", "label", "config", "transform", "delay", "prompts", "env", "inputs"],
+            &["id", "label", "config", "transform", "prompts", "env", "delay", "inputs"],
         );
-        if !s.lacks("transform") {
-            let problem = Problem::new("it would change the verdict and is not done here", "remove it");
-            r.push(s.line_of("transform"), s.path_of("transform"), problem);
+        for key in ["transform", "prompts", "env"] {
+            if !s.lacks(key) {
+                let problem = Problem::new("it would change verdicts and is not done here", "remove it");
+                r.push(s.line_of(key), s.path_of(key), problem);
+            }
         }
         let fix = "write `id: openai:chat:<model>`";
         let id = r.needed(&s, "id", fix, |value| text(value).map(str::to_owned));

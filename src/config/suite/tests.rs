@@ -13,7 +13,7 @@ fn read(text: &str) -> Result<Suite, crate::config::ConfigErrors> {
 fn what_all_cases_have_in_common_is_in_each() {
     let suite = read(
         "prompts: '{{a}}'\ndefaultTest:\n  vars: { a: 1, b: 2 }\n  metadata: { tags: common }\n  options: { provider: judge@v1 }\n  \
-         assert: [{ type: llm-rubric, value: kind }]\ntests:\n  - vars: { b: [x, y], c: [1, 2] }\n    metadata: { tags: [own] }\n    \
+         assert: [{ type: llm-rubric, value: kind }]\ntests:\n  - vars: { b: [x, y], c: [1, 2], d: [s, t], e: [] }\n    metadata: { tags: [own] }\n    \
          assert: [{ type: assert-set, assert: [{ type: factuality, value: f, provider: other@v2 }] }]\n  \
          - { vars: { b: [x, y] }, options: { disableVarExpansion: true } }\n",
     )
@@ -21,10 +21,10 @@ fn what_all_cases_have_in_common_is_in_each() {
     let vars: Vec<String> =
         suite.cases.iter().map(|case| Json::Object(case.vars.clone()).to_string()).collect();
     assert_snapshot!(vars.join("\n"), @r###"
-    {"a":1,"b":"x","c":1}
-    {"a":1,"b":"x","c":2}
-    {"a":1,"b":"y","c":1}
-    {"a":1,"b":"y","c":2}
+    {"a":1,"b":"x","c":[1,2],"d":"s","e":[]}
+    {"a":1,"b":"x","c":[1,2],"d":"t","e":[]}
+    {"a":1,"b":"y","c":[1,2],"d":"s","e":[]}
+    {"a":1,"b":"y","c":[1,2],"d":"t","e":[]}
     {"a":1,"b":["x","y"]}
     "###);
     let first = &suite.cases[0];
@@ -49,6 +49,16 @@ fn files_beside_the_suite_are_read() {
     assert_eq!(suite.prompts[0].template, "Say {{what}}\n");
     assert_eq!(suite.cases[0].vars["what"], serde_json::json!({"a": [1]}));
     assert_eq!(suite.cases[1].vars["what"], "a text");
+    write("rubric.txt", "is it kind?");
+    let asks = "prompts: [hi]\ntests: [{ assert: [{ type: llm-rubric, value: file://rubric.txt }] }]\n";
+    write("asks.yaml", asks);
+    let asks = read_suite(&folder.path().join("asks.yaml")).unwrap();
+    assert_eq!(asks.cases[0].assertions[0].value, "is it kind?");
+    write("again.yaml", "- file://again.yaml\n");
+    write("round.yaml", "prompts: [prompt.txt]\ntests: file://again.yaml\n");
+    let told = read_suite(&folder.path().join("round.yaml")).unwrap_err().to_string();
+    assert!(told.contains("name all files in the suite itself"), "{told}");
+    assert!(told.contains("write file://prompt.txt"), "{told}");
     write("more.yaml", "- { vars: {}, asserts: [] }\n");
     let told = read_suite(&folder.path().join("suite.yaml")).unwrap_err().to_string();
     assert!(told.contains("tests[1] (file://more.yaml)[0].asserts, line 1: unknown key"), "{told}");
@@ -68,6 +78,9 @@ fn mistakes_are_told_with_line_and_fix() {
              - assert: [{ type: contains, value: a, min: 3 }, { type: equals, value: a, threshold: much }]\n",
         ),
         told("prompts: [a]\ntests:\n  - { providers: two }\n"),
+        told(
+            "prompts: [a, a]\nproviders: [{ id: x, prompts: [a] }, x]\nevaluateOptions: { repeat: 3 }\nenv: { A: b }\ntests: [{}]\n",
+        ),
         told("prompts: [a\n"),
     ];
     assert_snapshot!(cases.join("\n\n"), @r###"
@@ -92,6 +105,12 @@ fn mistakes_are_told_with_line_and_fix() {
     s.yaml:8: tests[4].assert[1].threshold: found "much"; give a number
 
     s.yaml:3: tests: there is no provider "two"; the suite has none: remove this
+
+    s.yaml:1: prompts: two have the label "a"; give each a `label` of its own
+    s.yaml:2: providers[0].prompts: it would change verdicts and is not done here; remove it
+    s.yaml:2: providers: two have the label "x"; give each a `label` of its own
+    s.yaml:3: evaluateOptions.repeat: unknown key; known here: maxConcurrency, showProgressBar, cache, delay, timeoutMs, maxEvalTimeMs, generateSuggestions
+    s.yaml:4: env: it would change verdicts and is not done here; set the environment before the program starts
 
     s.yaml:1: the file is not readable YAML: unclosed bracket '[' at line 1, column 10; check the indentation, the colons and the quotes near this line
     "###);

@@ -10,7 +10,7 @@ use super::door::{Asked, embeddings};
 use super::edits::distance;
 use super::found::json_in;
 use super::judge::{self, Panel};
-use super::render::{render, render_all};
+use super::render::render_all;
 use super::report::AssertionResult;
 use crate::config::suite::{AssertionKind, AssertionSpec, Suite};
 use crate::config::{
@@ -57,6 +57,32 @@ pub fn unsupported(suite: &Suite) -> Vec<Unsupported> {
     found.sort_by_key(|unsupported| unsupported.line);
     found.dedup();
     found
+}
+
+/// A suite without what is not computed here, and how many assertions that was, case by case. A case that has nothing left to
+/// hold is left out, too.
+pub(super) fn without_foreign(suite: &Suite) -> (Suite, usize) {
+    fn known(specs: Vec<AssertionSpec>, left_out: &mut usize) -> Vec<AssertionSpec> {
+        let mut kept = Vec::with_capacity(specs.len());
+        for mut spec in specs {
+            if spec.kind == AssertionKind::Foreign {
+                *left_out += 1;
+                continue;
+            }
+            spec.set = known(spec.set, left_out);
+            if spec.kind != AssertionKind::Set || !spec.set.is_empty() {
+                kept.push(spec);
+            }
+        }
+        kept
+    }
+    let (mut suite, mut left_out) = (suite.clone(), 0);
+    suite.cases.retain_mut(|case| {
+        let asserts = !case.assertions.is_empty();
+        case.assertions = known(std::mem::take(&mut case.assertions), &mut left_out);
+        !asserts || !case.assertions.is_empty()
+    });
+    (suite, left_out)
 }
 
 /// What an assertion finds, before it is known whether that is to hold.
@@ -132,7 +158,8 @@ pub(super) fn together(results: &[AssertionResult], threshold: Option<f64>) -> (
     let score = if weights > 0.0 {
         results.iter().map(|result| result.score * result.weight).sum::<f64>() / weights
     } else {
-        1.0
+        // as promptfoo has it: nothing asserted holds, and what counts nothing scores nothing
+        f64::from(u8::from(results.is_empty()))
     };
     let passed = match threshold {
         Some(threshold) => score >= threshold,
@@ -161,6 +188,8 @@ async fn look(
         Ok::<_, String>(Finding::of(judgement.verdict == Verdict::Pass, judgement.reason))
     };
     match ready {
+        // promptfoo has it so: who says nothing refuses
+        Ready::Not(_) if response.text.trim().is_empty() => Ok(Finding::of(true, "the answer is empty")),
         Ready::Not(check) => {
             let found = by_check(check.as_ref())?;
             Ok(Finding::of(!found.holds, found.reason))
@@ -170,6 +199,7 @@ async fn look(
         Ready::Check(check) | Ready::ToolCalls(check) => by_check(check.as_ref()),
         Ready::Levenshtein { text, most } => {
             let edits = distance(text, &response.text, LONGEST_COMPARED);
+            let edits = edits.ok_or("the texts are too long to be compared letter by letter")?;
             let reason = format!("{edits} edits from {}, at most {most}", shown(text));
             Ok(Finding::of(edits as f64 <= *most, reason))
         }
@@ -199,13 +229,19 @@ fn contains_json(text: &str, schema: Option<&Validator>) -> Finding {
     }
 }
 
+fn embedder_of(embeddings: Option<&str>) -> Result<&str, String> {
+    embeddings.ok_or_else(|| {
+        "it needs a model that embeds: --embeddings of `switchback eval`, or `embeddings` of a model's `suite`".to_owned()
+    })
+}
+
 async fn similar(
     text: &str,
     references: &[String],
     threshold: f64,
     panel: &Panel<'_>,
 ) -> Result<Finding, String> {
-    let model = panel.embeddings.ok_or("`similar` needs a model that embeds: name one by --embeddings")?;
+    let model = embedder_of(panel.embeddings)?;
     let texts: Vec<&str> = std::iter::once(text).chain(references.iter().map(String::as_str)).collect();
     let vectors = embeddings(panel.door, model, &texts).await.map_err(|e| e.to_string())?;
     let vectors: Vec<Embedding> = vectors
@@ -219,9 +255,23 @@ async fn similar(
 }
 
 /// Refuses what can be found wrong before anybody is asked: all that no variable has a part in.
-pub(super) fn check(spec: &AssertionSpec) -> Result<(), String> {
+pub(super) fn check(
+    spec: &AssertionSpec,
+    judge: Option<&str>,
+    embeddings: Option<&str>,
+) -> Result<(), String> {
     for inner in &spec.set {
-        check(inner)?;
+        check(inner, judge, embeddings)?;
+    }
+    let failed = |why: String| format!("line {}: {}: {why}", spec.line, spec.written);
+    match spec.kind {
+        AssertionKind::LlmRubric | AssertionKind::Factuality => {
+            judge::judge_of(spec, judge).map_err(failed)?;
+        }
+        AssertionKind::Similar => {
+            embedder_of(embeddings).map_err(failed)?;
+        }
+        _ => {}
     }
     if matches!(spec.kind, AssertionKind::Set | AssertionKind::Foreign)
         || spec.value.to_string().contains("{{")
@@ -237,7 +287,7 @@ fn ready(spec: &AssertionSpec, vars: &Map<String, Json>) -> Result<Ready, String
         let needles = if needed == Needed::Any
             && matches!(spec.kind, AssertionKind::Contains | AssertionKind::IContains)
         {
-            vec![text(&value)?]
+            vec![some_text(&value)?]
         } else {
             texts(&value)?
         };
@@ -256,7 +306,7 @@ fn ready(spec: &AssertionSpec, vars: &Map<String, Json>) -> Result<Ready, String
         AssertionKind::IContains | AssertionKind::IContainsAny => contains(Needed::Any, Case::Insensitive),
         AssertionKind::ContainsAll => contains(Needed::All, Case::Sensitive),
         AssertionKind::IContainsAll => contains(Needed::All, Case::Insensitive),
-        AssertionKind::StartsWith => by_rule(TextRule::StartsWith(text(&value)?)),
+        AssertionKind::StartsWith => by_rule(TextRule::StartsWith(some_text(&value)?)),
         AssertionKind::Regex => by_rule(TextRule::Regex(text(&value)?)),
         AssertionKind::IsJson => match schema(&value)? {
             None => check_of(CheckKind::IsJson),
@@ -286,8 +336,8 @@ fn ready(spec: &AssertionSpec, vars: &Map<String, Json>) -> Result<Ready, String
             references: texts_as_they_are(&value)?,
             threshold: spec.threshold.unwrap_or(COSINE),
         }),
-        AssertionKind::LlmRubric => Ok(Ready::Rubric(match &value {
-            Json::String(rubric) => render(rubric, vars)?,
+        AssertionKind::LlmRubric => Ok(Ready::Rubric(match value {
+            Json::String(rubric) => rubric,
             other => other.to_string(),
         })),
         AssertionKind::Factuality => Ok(Ready::Factuality(text(&value)?)),
@@ -316,12 +366,23 @@ fn text(value: &Json) -> Result<String, String> {
     }
 }
 
+/// A text that not every answer has.
+fn some_text(value: &Json) -> Result<String, String> {
+    let text = text(value)?;
+    if text.is_empty() { Err("its `value` is empty, which every answer has".to_owned()) } else { Ok(text) }
+}
+
 /// A list of texts, or one in which commas stand between them, as in promptfoo.
 fn texts(value: &Json) -> Result<Vec<String>, String> {
     match value {
         Json::Array(items) if items.is_empty() => Err("its `value` is an empty list".to_owned()),
-        Json::Array(items) => items.iter().map(text).collect(),
-        one => Ok(text(one)?.split(',').map(|part| part.trim().to_owned()).collect()),
+        Json::Array(items) => items.iter().map(some_text).collect(),
+        one => {
+            let parts = text(one)?;
+            let parts = parts.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let parts: Vec<String> = parts.map(str::to_owned).collect();
+            if parts.is_empty() { Err("its `value` is empty".to_owned()) } else { Ok(parts) }
+        }
     }
 }
 
@@ -344,11 +405,17 @@ fn schema(value: &Json) -> Result<Option<Json>, String> {
 }
 
 fn words(value: &Json) -> Result<CheckKind, String> {
-    let number =
-        |value: &Json| value.as_u64().or_else(|| value.as_str()?.trim().parse().ok()).map(|n| n as usize);
+    let number = |value: &Json| {
+        let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+        number.map(|number| number as usize).ok_or_else(|| format!("{value} is no count of words"))
+    };
     let (min, max) = match value {
-        Json::Object(bounds) => (bounds.get("min").and_then(number), bounds.get("max").and_then(number)),
-        one => (number(one), number(one)),
+        Json::Object(bounds) => {
+            let bound = |name: &str| bounds.get(name).map(number).transpose();
+            (bound("min")?, bound("max")?)
+        }
+        Json::Null => (None, None),
+        one => (Some(number(one)?), Some(number(one)?)),
     };
     if min.is_none() && max.is_none() {
         return Err("it has no count: give a `value`, or `min` and `max`".to_owned());

@@ -43,8 +43,8 @@ pub fn compare(version: &Report, baseline: &Report) -> Comparison {
     let same_case = |a: &CaseResult, b: &CaseResult| {
         (a.index, &a.prompt, &a.provider) == (b.index, &b.prompt, &b.provider)
     };
-    let change = |case: &CaseResult| {
-        let before = baseline.cases.iter().find(|before| same_case(before, case));
+    let change = |(place, case): (usize, &CaseResult)| {
+        let before = baseline.cases.get(place).filter(|before| same_case(before, case));
         match (&case.outcome, before.map(|before| &before.outcome)) {
             (Outcome::Passed, Some(Outcome::Passed)) => Change::BothPass,
             (Outcome::Passed, Some(Outcome::Failed)) => Change::Fixed,
@@ -53,7 +53,7 @@ pub fn compare(version: &Report, baseline: &Report) -> Comparison {
             _ => Change::Unknown,
         }
     };
-    let changes: Vec<Change> = version.cases.iter().map(change).collect();
+    let changes: Vec<Change> = version.cases.iter().enumerate().map(change).collect();
     let count = |wanted: &[Change]| changes.iter().filter(|change| wanted.contains(change)).count();
     let (fixed, broken) = (count(&[Change::Fixed]), count(&[Change::Broken]));
     let (same, unknown) = (count(&[Change::BothPass, Change::BothFail]), count(&[Change::Unknown]));

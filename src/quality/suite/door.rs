@@ -11,8 +11,24 @@ use crate::quality::response::{Response, Tool, ToolCall};
 
 /// Why there is no answer, in words for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DoorError(pub String);
+pub enum DoorError {
+    /// Too much is asked at once; it may be asked again.
+    #[error("{why}")]
+    Busy {
+        /// When, if that was said.
+        after: Option<Duration>,
+        /// What was said.
+        why: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// How often one that is busy is asked.
+const TRIES: u32 = 6;
+/// The longest that is waited for it at a time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A server of OpenAI's API.
 pub trait Door: Send + Sync {
@@ -46,22 +62,21 @@ impl Asked {
         let mut body = self.parameters.clone();
         body.insert("model".to_owned(), Json::String(self.model.clone()));
         body.insert("messages".to_owned(), Json::Array(self.messages.clone()));
-        let begun = Instant::now();
-        let answer = door.post("/v1/chat/completions", Json::Object(body)).await?;
-        self.read(&answer, begun.elapsed())
+        let (answer, elapsed) = post(door, "/v1/chat/completions", &Json::Object(body)).await?;
+        self.read(&answer, elapsed)
     }
 
     fn read(&self, answer: &Json, elapsed: Duration) -> Result<Answer, DoorError> {
         let choice = &answer["choices"][0];
         let message = choice["message"].as_object();
-        let message =
-            message.ok_or_else(|| DoorError(format!("an answer without a message: {}", cut(answer))))?;
+        let message = message
+            .ok_or_else(|| DoorError::Failed(format!("an answer without a message: {}", cut(answer))))?;
         let text = message.get("content").and_then(Json::as_str).unwrap_or_default().to_owned();
         let finish = choice["finish_reason"].as_str().unwrap_or_default();
         let finish_reason = FinishReason::ALL.into_iter().find(|(name, _)| *name == finish);
         let finish_reason = finish_reason
             .map(|(_, reason)| reason)
-            .ok_or_else(|| DoorError(format!("an answer that ended for {finish:?}")))?;
+            .ok_or_else(|| DoorError::Failed(format!("an answer that ended for {finish:?}")))?;
         let response = Response {
             text,
             finish_reason,
@@ -93,13 +108,29 @@ fn tool_calls(calls: &Json) -> Vec<ToolCall> {
     calls.as_array().into_iter().flatten().map(call).collect()
 }
 
+/// An answer, and how long it took; one who is busy is asked again.
+async fn post(door: &dyn Door, path: &'static str, body: &Json) -> Result<(Json, Duration), DoorError> {
+    let mut tries = 0;
+    loop {
+        let begun = Instant::now();
+        tries += 1;
+        match door.post(path, body.clone()).await {
+            Ok(answer) => return Ok((answer, begun.elapsed())),
+            Err(DoorError::Busy { after, .. }) if tries < TRIES => {
+                tokio::time::sleep(after.unwrap_or(Duration::from_secs(1)).min(LONGEST_PAUSE)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The vectors of some texts.
 pub(super) async fn embeddings(
     door: &dyn Door,
     model: &str,
     texts: &[&str],
 ) -> Result<Vec<Vec<f32>>, DoorError> {
-    let answer = door.post("/v1/embeddings", json!({"model": model, "input": texts})).await?;
+    let (answer, _) = post(door, "/v1/embeddings", &json!({"model": model, "input": texts})).await?;
     let vector = |item: &Json| {
         let numbers = item["embedding"].as_array()?.iter();
         let vector = numbers.map(Json::as_f64).collect::<Option<Vec<f64>>>()?;
@@ -110,7 +141,7 @@ pub(super) async fn embeddings(
     let vectors = answer["data"].as_array().into_iter().flatten().map(vector).collect::<Option<Vec<_>>>();
     vectors
         .filter(|vectors| vectors.len() == texts.len())
-        .ok_or_else(|| DoorError(format!("no vectors for {} texts: {}", texts.len(), cut(&answer))))
+        .ok_or_else(|| DoorError::Failed(format!("no vectors for {} texts: {}", texts.len(), cut(&answer))))
 }
 
 /// The beginning of an answer that was not expected.

@@ -1,11 +1,11 @@
 //! The distance of two texts (Levenshtein, 1966).
 
 /// The fewest characters to insert, delete or replace, to make one text of another. Takes time by the product of their
-/// lengths, so texts are compared up to `most` characters, and what is longer counts as far away as it is longer.
-pub(super) fn distance(a: &str, b: &str, most: usize) -> usize {
+/// lengths; nothing where one has more than `most` characters.
+pub(super) fn distance(a: &str, b: &str, most: usize) -> Option<usize> {
     let [a, b] = [a, b].map(|text| text.chars().collect::<Vec<char>>());
     if a.len().max(b.len()) > most {
-        return a.len().abs_diff(b.len()).max(usize::from(a != b));
+        return None;
     }
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, left) in a.iter().enumerate() {
@@ -17,7 +17,7 @@ pub(super) fn distance(a: &str, b: &str, most: usize) -> usize {
             row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
         }
     }
-    row[b.len()]
+    Some(row[b.len()])
 }
 
 #[cfg(test)]
@@ -27,7 +27,8 @@ mod tests {
     #[test]
     fn edits_are_counted_by_characters() {
         for (a, b, edits) in [("", "", 0), ("kitten", "sitting", 3), ("tür", "tur", 1), ("", "abc", 3)] {
-            assert_eq!((distance(a, b, 100), distance(b, a, 100)), (edits, edits), "{a} {b}");
+            assert_eq!((distance(a, b, 100), distance(b, a, 100)), (Some(edits), Some(edits)), "{a} {b}");
         }
+        assert_eq!(distance("four", "five!", 4), None, "no answer is better than a wrong one");
     }
 }

@@ -85,14 +85,7 @@ async fn ask<T: for<'de> Deserialize<'de>>(
     spec: &AssertionSpec,
     panel: &Panel<'_>,
 ) -> Result<T, String> {
-    let model = match (&spec.provider, panel.judge) {
-        (Some(id), _) => model_of(id)?,
-        (None, Some(judge)) => judge,
-        (None, None) => {
-            return Err(format!("`{}` needs a judge: name one by --judge, as `model@version`", spec.written));
-        }
-    };
-    pinned(model)?;
+    let model = judge_of(spec, panel.judge)?;
     let parameters = json!({
         "temperature": 0, "seed": 0, "max_tokens": 400,
         "response_format": {"type": "json_schema", "json_schema": {"name": "verdict", "strict": true, "schema": schema}},
@@ -104,6 +97,20 @@ async fn ask<T: for<'de> Deserialize<'de>>(
     let answer = asked.answer(panel.door).await.map_err(|e| format!("the judge {model}: {e}"))?;
     serde_json::from_str(&answer.response.text)
         .map_err(|e| format!("the judge {model} gave no verdict ({e}): {}", answer.response.text))
+}
+
+/// Who judges: whom the assertion names, else the usual one.
+pub(super) fn judge_of<'s>(spec: &'s AssertionSpec, usual: Option<&'s str>) -> Result<&'s str, String> {
+    let model = match (&spec.provider, usual) {
+        (Some(id), _) => model_of(id)?,
+        (None, Some(judge)) => judge,
+        (None, None) => {
+            let judge = "--judge of `switchback eval`, or `judge` of a model's `suite`";
+            return Err(format!("it needs a judge, as `model@version`: {judge}"));
+        }
+    };
+    pinned(model)?;
+    Ok(model)
 }
 
 /// The model that a provider's id names.

@@ -22,8 +22,10 @@ pub(super) fn render(text: &str, vars: &Map<String, Json>) -> Result<String, Str
     // promptfoo's texts are put in as they are, whatever the file's name
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.add_filter("dump", |value: Value| -> Result<String, minijinja::Error> {
-        serde_json::to_string(&value)
-            .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
+        let failed = |why: String| minijinja::Error::new(ErrorKind::BadSerialization, why);
+        let mut json = Bounded(Vec::new());
+        serde_json::to_writer(&mut json, &value).map_err(|e| failed(e.to_string()))?;
+        String::from_utf8(json.0).map_err(|e| failed(e.to_string()))
     });
     let vars = Value::deserialize(Json::Object(vars.clone())).map_err(|e| e.to_string())?;
     let rendered = env.render_str(text, vars).map_err(|e| match e.kind() {
@@ -51,22 +53,52 @@ pub(super) fn render_all(value: &Json, vars: &Map<String, Json>) -> Result<Json,
     })
 }
 
-/// The messages that a rendered prompt is: a list of them in JSON or YAML, else one of the user's.
-pub(super) fn messages(rendered: &str) -> Result<Vec<Json>, String> {
-    let text = rendered.trim();
-    let listed: Option<Json> = if text.starts_with('[') {
-        serde_json::from_str(text).ok()
-    } else if text.starts_with("- role:") {
-        serde_saphyr::from_str(text).ok()
-    } else {
-        None
-    };
-    match listed {
-        Some(Json::Array(messages)) if messages.iter().all(|message| message["role"].is_string()) => {
-            Ok(messages)
+/// Takes so many bytes and no more: a small value may hold itself many times.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > LARGEST {
+            return Err(std::io::Error::other(format!("more than {LARGEST} bytes of JSON")));
         }
-        _ if text.is_empty() => Err("the prompt is empty".to_owned()),
-        _ => Ok(vec![serde_json::json!({"role": "user", "content": rendered})]),
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The messages that a prompt is, with variables in it: a list of them in JSON or YAML, else one of the user's. In a template
+/// that is JSON by itself, variables are put into its texts, whatever they hold.
+pub(super) fn messages(template: &str, vars: &Map<String, Json>) -> Result<Vec<Json>, String> {
+    let is_json = template.trim_start().starts_with(['[', '{']);
+    let whole: Option<Json> = if is_json { serde_json::from_str(template).ok() } else { None };
+    if let Some(json) = whole {
+        return listed(render_all(&json, vars)?);
+    }
+    let rendered = render(template, vars)?;
+    let text = rendered.trim();
+    if text.is_empty() {
+        return Err("the prompt is empty".to_owned());
+    }
+    if text.starts_with(['[', '{']) {
+        let json = serde_json::from_str(text);
+        let none = |e| format!("the prompt begins as JSON and is none: {e}; put texts into it by `| dump`");
+        return listed(json.map_err(none)?);
+    }
+    if text.starts_with("- role:") {
+        let yaml: Result<Json, _> = serde_saphyr::from_str(text);
+        return listed(yaml.map_err(|e| format!("the prompt begins as YAML and is none: {e}"))?);
+    }
+    Ok(vec![serde_json::json!({"role": "user", "content": rendered})])
+}
+
+fn listed(json: Json) -> Result<Vec<Json>, String> {
+    match json {
+        Json::Array(messages) if messages.iter().all(|message| message["role"].is_string()) => Ok(messages),
+        _ => Err("the prompt is JSON or YAML, and no list of messages with a `role`".to_owned()),
     }
 }
 
@@ -103,14 +135,35 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_holds_itself_many_times_is_not_written_out() {
+        let bomb = "{% set ns = namespace(x=['a']) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}\
+                    {{ ns.x | dump }}";
+        assert!(render(bomb, &Map::new()).is_err());
+    }
+
+    #[test]
     fn a_prompt_is_a_list_of_messages_or_one() {
-        let list = json!([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]);
-        assert_eq!(Json::Array(messages(&list.to_string()).unwrap()), list);
-        let yaml = "- role: system\n  content: a\n- role: user\n  content: b\n";
-        assert_eq!(Json::Array(messages(yaml).unwrap()), list);
-        for text in ["hello", "[not json", "[1, 2]"] {
-            assert_eq!(messages(text).unwrap(), [json!({"role": "user", "content": text})]);
+        let said = vars(json!({"say": "\"quoted\"\nand more"}));
+        let list = json!([
+            {"role": "system", "content": "a"},
+            {"role": "user", "content": "\"quoted\"\nand more"},
+        ]);
+        for template in [
+            r#"[{"role": "system", "content": "a"}, {"role": "user", "content": "{{say}}"}]"#,
+            r#"{% if true %}[{"role": "system", "content": "a"}, {"role": "user", "content": {{say | dump}}}]{% endif %}"#,
+            "- role: system\n  content: a\n- role: user\n  content: {{say | dump}}\n",
+        ] {
+            assert_eq!(Json::Array(messages(template, &said).unwrap()), list, "{template}");
         }
-        assert!(messages(" ").is_err());
+        assert_eq!(messages("say {{say}}", &said).unwrap().len(), 1);
+        for bad in [
+            " ",
+            "[not json",
+            "[1, 2]",
+            "{\"role\": \"user\"}",
+            "{% if true %}[{\"role\": \"{{say}}\"}]{% endif %}",
+        ] {
+            assert!(messages(bad, &said).is_err(), "{bad}");
+        }
     }
 }

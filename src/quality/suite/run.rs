@@ -5,12 +5,12 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use serde_json::{Map, Value as Json, json};
 
-use super::assertion::{check, judge, together};
+use super::assertion::{Unsupported, check, judge, together, unsupported, without_foreign};
 use super::door::{Asked, Door};
 use super::judge::{Panel, model_of};
 use super::render::{messages, render, render_all};
 use super::report::{CaseResult, Outcome, Report};
-use crate::config::suite::{AssertionKind, AssertionSpec, CaseSpec, Suite, SuitePrompt, SuiteProvider};
+use crate::config::suite::{CaseSpec, Suite, SuitePrompt, SuiteProvider};
 
 /// How a suite is run.
 #[derive(Debug, Clone)]
@@ -43,6 +43,12 @@ struct Way<'s> {
     model: String,
 }
 
+impl Way<'_> {
+    fn asks_what_was_said(&self) -> bool {
+        self.prompt.template.contains("_conversation")
+    }
+}
+
 /// What was said before in a conversation, as promptfoo's `_conversation` has it, and the answers that are variables.
 #[derive(Default)]
 struct Past {
@@ -50,9 +56,15 @@ struct Past {
     stored: Map<String, Json>,
 }
 
-/// Refuses a suite in which something is wrong that can be found before anybody is asked.
-pub fn check_suite(suite: &Suite) -> Result<(), String> {
-    suite.cases.iter().flat_map(|case| &case.assertions).try_for_each(check)
+/// Refuses a suite in which something is wrong that can be found before anybody is asked, given who judges and who embeds
+/// where nobody is named.
+pub fn check_suite(suite: &Suite, judge: Option<&str>, embeddings: Option<&str>) -> Result<(), String> {
+    if let Some(Unsupported { line, written }) = unsupported(suite).first() {
+        return Err(format!(
+            "line {line}: `{written}` is not computed here: remove it, or run the suite by promptfoo"
+        ));
+    }
+    suite.cases.iter().flat_map(|case| &case.assertions).try_for_each(|spec| check(spec, judge, embeddings))
 }
 
 /// Runs the cases of a suite. `done` hears of each that is over. An error is one of the suite as a whole: nobody was asked.
@@ -62,7 +74,12 @@ pub async fn run(
     door: &dyn Door,
     done: &(dyn Fn(&CaseResult) + Sync),
 ) -> Result<Report, String> {
-    check_suite(suite)?;
+    let (pruned, left_out) = match plan.foreign {
+        Foreign::Refuse => (suite.clone(), 0),
+        Foreign::LeaveOut => without_foreign(suite),
+    };
+    let suite = &pruned;
+    check_suite(suite, plan.judge.as_deref(), plan.embeddings.as_deref())?;
     let ways = ways(suite, plan)?;
     let panel = Panel { door, judge: plan.judge.as_deref(), embeddings: plan.embeddings.as_deref() };
     let conversations =
@@ -72,7 +89,7 @@ pub async fn run(
         async move {
             let (mut past, mut results) = (Past::default(), Vec::with_capacity(cases.len()));
             for (index, case) in cases {
-                let result = one(way, (index, case), plan, panel, &mut past).await;
+                let result = one(way, (index, case), panel, &mut past).await;
                 done(&result);
                 results.push(result);
             }
@@ -86,10 +103,6 @@ pub async fn run(
         ways.iter().position(|way| (&way.provider.label, &way.prompt.label) == (&case.provider, &case.prompt))
     };
     cases.sort_by_key(|case| (place(case), case.index));
-    let left_out = match plan.foreign {
-        Foreign::Refuse => 0,
-        Foreign::LeaveOut => super::unsupported(suite).len(),
-    };
     Ok(Report { cases, left_out })
 }
 
@@ -133,6 +146,8 @@ fn conversations<'s>(suite: &'s Suite, way: &Way<'_>) -> Vec<Vec<(usize, &'s Cas
             || case.providers.iter().any(|name| *name == provider.label || *name == provider.id)
     };
     let cases = suite.cases.iter().enumerate().filter(|(_, case)| is_asked(case));
+    // as in promptfoo, cases without a conversation of their own have one together, where the prompt asks what was said
+    let shares = way.asks_what_was_said();
     // an answer that is kept may be a variable of any later case
     if suite.cases.iter().any(|case| case.store_as.is_some()) {
         return vec![cases.collect()];
@@ -140,7 +155,7 @@ fn conversations<'s>(suite: &'s Suite, way: &Way<'_>) -> Vec<Vec<(usize, &'s Cas
     let mut conversations: Vec<Vec<(usize, &CaseSpec)>> = Vec::new();
     for (index, case) in cases {
         let same = |cases: &&mut Vec<(usize, &CaseSpec)>| cases[0].1.conversation == case.conversation;
-        match conversations.iter_mut().find(same).filter(|_| case.conversation.is_some()) {
+        match conversations.iter_mut().find(same).filter(|_| shares || case.conversation.is_some()) {
             Some(conversation) => conversation.push((index, case)),
             None => conversations.push(vec![(index, case)]),
         }
@@ -151,7 +166,6 @@ fn conversations<'s>(suite: &'s Suite, way: &Way<'_>) -> Vec<Vec<(usize, &'s Cas
 async fn one(
     way: &Way<'_>,
     (index, case): (usize, &CaseSpec),
-    plan: &Plan,
     panel: &Panel<'_>,
     past: &mut Past,
 ) -> CaseResult {
@@ -177,13 +191,13 @@ async fn one(
     };
     let turns = past.turns.iter().filter(|turn| turn["conversation"] == json!(case.conversation));
     vars.insert("_conversation".to_owned(), Json::Array(turns.cloned().collect()));
-    if let Err(why) = put(way, case, &vars, plan, panel, &mut result).await {
+    if let Err(why) = put(way, case, &vars, panel, &mut result).await {
         result.outcome = Outcome::Error { why };
     }
     if let Some(name) = &case.store_as {
         past.stored.insert(name.clone(), Json::String(result.output.clone()));
     }
-    if case.conversation.is_some() {
+    if way.asks_what_was_said() {
         past.turns.push(json!({
             "conversation": case.conversation,
             "prompt": result.messages,
@@ -199,35 +213,26 @@ async fn put(
     way: &Way<'_>,
     case: &CaseSpec,
     vars: &Map<String, Json>,
-    plan: &Plan,
     panel: &Panel<'_>,
     result: &mut CaseResult,
 ) -> Result<(), String> {
     let parameters = render_all(&Json::Object(way.provider.parameters.clone()), vars)?;
     let parameters = parameters.as_object().cloned().unwrap_or_default();
-    let asked = Asked {
-        model: way.model.clone(),
-        messages: messages(&render(&way.prompt.template, vars)?)?,
-        parameters,
-    };
+    let asked =
+        Asked { model: way.model.clone(), messages: messages(&way.prompt.template, vars)?, parameters };
     result.messages.clone_from(&asked.messages);
     let answer = asked.answer(panel.door).await.map_err(|e| e.to_string())?;
     let response = answer.response;
     result.output.clone_from(&response.text);
     (result.response_id, result.output_tokens, result.latency) =
         (answer.id, response.output_tokens, response.elapsed);
-    for spec in case.assertions.iter().filter(|spec| !is_left_out(spec, plan.foreign)) {
+    for spec in &case.assertions {
         result.assertions.push(judge(spec, vars, (&asked, &response), panel).await?);
     }
     let (passed, score) = together(&result.assertions, case.threshold);
     result.score = score;
     result.outcome = if passed { Outcome::Passed } else { Outcome::Failed };
     Ok(())
-}
-
-fn is_left_out(spec: &AssertionSpec, foreign: Foreign) -> bool {
-    foreign == Foreign::LeaveOut
-        && (spec.kind == AssertionKind::Foreign || spec.set.iter().any(|inner| is_left_out(inner, foreign)))
 }
 
 /// What a case is called: its description, else what it puts in.

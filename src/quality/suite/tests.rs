@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -34,7 +35,7 @@ impl<F: Fn(&str, &Json) -> Result<Json, String> + Send + Sync> Door for Made<F> 
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
-            let answer = (self.answer)(path, &body).map_err(DoorError);
+            let answer = (self.answer)(path, &body).map_err(DoorError::Failed);
             self.bodies.lock().unwrap().push(body);
             self.now.fetch_sub(1, Ordering::SeqCst);
             answer
@@ -92,7 +93,7 @@ fn told(report: &Report) -> String {
 #[tokio::test]
 async fn each_assertion_passes_and_fails() {
     // what is asked is what is answered
-    let echo = door(|_, body| Ok(says(message(body))));
+    let echo = door(|_, body| Ok(says(message(body).strip_prefix("say: ").unwrap())));
     let text = |assertion: &str, good: &str, bad: &str| {
         [good, bad]
             .map(|say| {
@@ -130,7 +131,7 @@ async fn each_assertion_passes_and_fails() {
             "only c",
         ),
     ];
-    let suite = suite(&format!("prompts: ['{{{{say}}}}']\ntests:\n{}", cases.concat()));
+    let suite = suite(&format!("prompts: ['say: {{{{say}}}}']\ntests:\n{}", cases.concat()));
     let report = ran(&suite, &plan(), &echo).await;
     assert_snapshot!(told(&report), @r###"
     Yes: passed
@@ -241,6 +242,17 @@ async fn conversations_know_what_was_said_and_run_beside_each_other() {
     assert_eq!(lengths, [1, 3, 1, 3]);
 }
 
+/// As in promptfoo, cases without a conversation of their own have one together, where the prompt asks for it.
+#[tokio::test]
+async fn without_an_id_all_cases_are_one_conversation() {
+    let suite = suite(
+        "prompts: ['{{_conversation | length}} before {{say}}']\ntests: [{ vars: { say: [a, b, c] } }]\n",
+    );
+    let report = ran(&suite, &plan(), &door(|_, body| Ok(says(message(body))))).await;
+    let outputs: Vec<_> = report.cases.iter().map(|case| case.output.as_str()).collect();
+    assert_eq!(outputs, ["0 before a", "1 before b", "2 before c"]);
+}
+
 #[tokio::test]
 async fn an_answer_is_a_variable_of_later_cases() {
     let suite = suite(
@@ -261,8 +273,7 @@ async fn a_case_that_cannot_be_asked_or_judged_is_an_error_and_the_others_go_on(
     let suite = suite(
         "prompts: ['{{say}}']\ntests:\n  - { vars: { say: break } }\n  - { vars: { say: odd } }\n  - { vars: { tell: x } }\n  \
          - { vars: { say: a, like: '(' }, assert: [{ type: regex, value: '{{like}}' }] }\n  \
-         - { vars: { say: b }, assert: [{ type: llm-rubric, value: is kind }] }\n  \
-         - { vars: { say: c }, assert: [{ type: similar, value: d }] }\n  - { vars: { say: fine } }\n",
+         - { vars: { say: fine } }\n",
     );
     let report = ran(
         &suite,
@@ -279,8 +290,6 @@ async fn a_case_that_cannot_be_asked_or_judged_is_an_error_and_the_others_go_on(
     odd: error, an answer without a message: {"choices":[]}
     x: error, the template fails: undefined value: `say` is undefined (in <string>:1)
     a, (: error, "(" is no regular expression: unclosed group; write it in the syntax of Rust's regex crate, which has no look-around and no back-references
-    b: error, `llm-rubric` needs a judge: name one by --judge, as `model@version`
-    c: error, `similar` needs a model that embeds: name one by --embeddings
     fine: passed
     "###);
 }
@@ -294,7 +303,7 @@ async fn a_model_judges_by_a_rubric_and_by_facts() {
          - { vars: { say: rude }, assert: [{ type: not-llm-rubric, value: is kind, provider: 'openai:chat:other@v2' }] }\n  \
          - { vars: { say: Paris }, assert: [{ type: factuality, value: Paris is the capital }] }\n  \
          - { vars: { say: Rome }, assert: [{ type: factuality, value: Paris is the capital }] }\n  \
-         - { vars: { say: kind }, assert: [{ type: llm-rubric, value: is kind, provider: judge }] }\n",
+         - { vars: { say: kind, like: '{{nobody}}' }, assert: [{ type: llm-rubric, value: '{{like}}' }] }\n",
     );
     let judged = door(|_, body| {
         if body.get("response_format").is_none() {
@@ -303,7 +312,7 @@ async fn a_model_judges_by_a_rubric_and_by_facts() {
         assert_eq!((&body["temperature"], &body["seed"]), (&json!(0), &json!(0)));
         let asked = message(body);
         let kind = asked.contains("Answer:\nkind");
-        let verdict = if asked.starts_with("Rubric:\nis kind") {
+        let verdict = if asked.starts_with("Rubric:\n") {
             json!({"reason": "I read it", "score": if kind { 0.9 } else { 0.1 }, "pass": kind})
         } else {
             json!({"reason": "I know it", "category": if asked.contains("Submission:\nParis") { "C" } else { "D" }})
@@ -311,6 +320,8 @@ async fn a_model_judges_by_a_rubric_and_by_facts() {
         Ok(says(&verdict.to_string()))
     });
     let report = ran(&suite, &Plan { judge: Some("judge@v1".to_owned()), ..plan() }, &judged).await;
+    let asked = judged.bodies.lock().unwrap().iter().map(|body| message(body).to_owned()).collect::<Vec<_>>();
+    assert!(asked.contains(&"Rubric:\n{{nobody}}\n\nAnswer:\nkind".to_owned()), "put in once: {asked:?}");
     assert_snapshot!(told(&report), @r###"
     kind: passed
     rude: failed at 0.10
@@ -319,7 +330,7 @@ async fn a_model_judges_by_a_rubric_and_by_facts() {
     Paris: passed
     Rome: failed at 0.00
         factuality: (D) I know it
-    kind: error, the judge "judge" is whatever its route says: name its version, such as `judge@v1`
+    kind, {{nobody}}: passed
     "###);
     let bodies = judged.bodies.lock().unwrap();
     let judges = bodies.iter().filter(|body| body.get("response_format").is_some());
@@ -354,14 +365,58 @@ async fn what_an_answer_means_is_compared_by_its_vector() {
 async fn what_is_not_computed_here_is_refused_or_left_out_and_counted() {
     let suite = suite(
         "prompts: [hi]\ndefaultTest: { assert: [{ type: javascript, value: output.length > 1 }] }\ntests:\n  \
-         - { assert: [{ type: contains, value: a }] }\n  - { assert: [{ type: contains, value: b }] }\n",
+         - { assert: [{ type: contains, value: a }] }\n  - { assert: [{ type: contains, value: b }] }\n  - {}\n  \
+         - { assert: [{ type: assert-set, assert: [{ type: python, value: x }, { type: contains, value: c }] }] }\n",
     );
-    assert_eq!(unsupported(&suite).len(), 1, "once, though it is of both cases");
+    assert_eq!(unsupported(&suite).len(), 2, "once, though it is of all cases");
     let answers = door(|_, _| Ok(says("a")));
-    let refused = ran(&suite, &plan(), &answers).await;
-    assert_eq!(refused.tally().errors, 2);
+    let refused = run(&suite, &plan(), &answers, &|_| ()).await.unwrap_err();
+    assert!(refused.contains("`javascript` is not computed here"), "{refused}");
     let left_out = ran(&suite, &Plan { foreign: Foreign::LeaveOut, ..plan() }, &answers).await;
-    assert_eq!((left_out.tally().passed, left_out.tally().failed, left_out.left_out), (1, 1, 1));
+    // the case that has nothing else is no pass, and of a set the rest is left
+    assert_eq!((left_out.tally().passed, left_out.tally().failed, left_out.left_out), (1, 2, 5));
+}
+
+#[tokio::test]
+async fn what_no_version_could_pass_is_found_before_anybody_is_asked() {
+    let answers = door(|_, _| panic!("nobody is to be asked"));
+    for (assertion, why) in [
+        ("{ type: llm-rubric, value: kind }", "it needs a judge"),
+        ("{ type: llm-rubric, value: kind, provider: judge }", "name its version, such as `judge@v1`"),
+        ("{ type: factuality, value: x, provider: 'anthropic:messages:x' }", "is not asked here"),
+        ("{ type: similar, value: x }", "it needs a model that embeds"),
+        ("{ type: contains, value: '' }", "which every answer has"),
+        ("{ type: contains-any, value: ' , ' }", "its `value` is empty"),
+        ("{ type: word-count, min: two, max: 3 }", "is no count of words"),
+        ("{ type: latency }", "it has no `threshold`"),
+        ("{ type: finish-reason, value: end }", "is no reason to end"),
+    ] {
+        let suite = suite(&format!("prompts: [hi]\ntests: [{{ assert: [{assertion}] }}]\n"));
+        let refused = run(&suite, &plan(), &answers, &|_| ()).await.unwrap_err();
+        assert!(refused.contains(why), "{assertion}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn one_who_is_busy_is_asked_again() {
+    struct Busy(AtomicUsize);
+    impl Door for Busy {
+        fn post(&self, _: &'static str, _: Json) -> BoxFuture<'_, Result<Json, DoorError>> {
+            let tries = self.0.fetch_add(1, Ordering::SeqCst);
+            let busy =
+                DoorError::Busy { after: Some(Duration::from_millis(1)), why: "429: later".to_owned() };
+            async move { if tries % 8 < 3 { Err(busy) } else { Ok(says("a")) } }.boxed()
+        }
+    }
+    let suite = suite("prompts: [hi]\ntests: [{ assert: [{ type: contains, value: a }] }]\n");
+    let report = ran(&suite, &plan(), &Busy(AtomicUsize::new(0))).await;
+    assert_eq!(report.tally().passed, 1, "{}", told(&report));
+}
+
+#[tokio::test]
+async fn who_says_nothing_refuses() {
+    let suite = suite("prompts: [hi]\ntests: [{ assert: [{ type: not-is-refusal }] }]\n");
+    assert_eq!(ran(&suite, &plan(), &door(|_, _| Ok(says(" ")))).await.tally().failed, 1);
 }
 
 #[tokio::test]

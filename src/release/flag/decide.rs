@@ -1,7 +1,7 @@
 //! From a route and the flags over it to the version that a key gets.
 
 use super::gate::Flags;
-use super::traits::Traits;
+use super::traits::{Traits, Who};
 use crate::config::Otherwise;
 use crate::ids::VersionName;
 use crate::release::route::Route;
@@ -55,7 +55,8 @@ impl Flags {
         key: &StickyKey,
         traits: &Traits,
     ) -> bool {
-        self.closed_model(key, traits).is_none() && self.is_switched_on(version)
+        let is_open = traits.who == Who::Server || self.closed_model(key, traits).is_none();
+        is_open && self.is_switched_on(version)
     }
 
     /// Of the versions on the route that the key may get, the stable one, else the heaviest; where there is none, the

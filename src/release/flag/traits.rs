@@ -7,6 +7,8 @@ use std::sync::Arc;
 pub enum Who {
     /// It is a user's name: of the body, or of a header.
     Named,
+    /// Nobody: the server asks, to test a version. Flags over models are about users.
+    Server,
     /// It is an API key, or was made up for the connection; cohorts of users do not hold it.
     #[default]
     Nameless,
