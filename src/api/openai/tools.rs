@@ -76,7 +76,8 @@ fn function() -> String {
 pub struct ToolsBody {
     /// Up to 128 tools that the answer may call.
     pub tools: Option<Vec<ToolBody>>,
-    /// `auto` (if absent), `none`, `required`, or `{"type": "function", "function": {"name": ..}}`.
+    /// `auto` (if absent), `none`, `required`, `{"type": "function", "function": {"name": ..}}`, or of the type
+    /// `allowed_tools`.
     #[schema(value_type = Option<Object>)]
     pub tool_choice: Option<Json>,
     /// False leaves out all calls but the first; true if absent.
@@ -97,7 +98,8 @@ impl ToolsBody {
     pub(in crate::api) fn offer(self) -> Result<Option<Offer>, ApiError> {
         let tools = self.tools.unwrap_or_default();
         check_tools(&tools)?;
-        let Some(choice) = choice(self.tool_choice.as_ref(), &tools)? else { return Ok(None) };
+        let (tools, wanted) = allowed(tools, self.tool_choice)?;
+        let Some(choice) = choice(wanted.as_ref(), &tools)? else { return Ok(None) };
         if tools.is_empty() {
             return Ok(None);
         }
@@ -179,6 +181,40 @@ fn check_schema(schema: &Json, param: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Of a choice of the type `allowed_tools`, the tools that it names, and its mode as the choice among them; else all, and the
+/// choice as it is. The others are not offered: what a model does not read of, it does not call.
+fn allowed(tools: Vec<ToolBody>, given: Option<Json>) -> Result<(Vec<ToolBody>, Option<Json>), ApiError> {
+    let is_of_type = |choice: &Json| choice["type"] == "allowed_tools";
+    let Some(choice) = given.as_ref().filter(|choice| is_of_type(choice)) else { return Ok((tools, given)) };
+    // in chat it stands in an object of its own, in responses it does not
+    let (own, place) = match choice.get("allowed_tools") {
+        Some(own) => (own, "tool_choice.allowed_tools"),
+        None => (choice, "tool_choice"),
+    };
+    let refused = |param: String, message: String| Err(ApiError::parameter("invalid_value", param, message));
+    let Some(mode @ ("auto" | "required")) = own["mode"].as_str() else {
+        let message =
+            format!("`{place}.mode` is `auto` or `required`; found {}", shown(&own["mode"].to_string()));
+        return refused(format!("{place}.mode"), message);
+    };
+    let Some(named) = own["tools"].as_array().filter(|named| !named.is_empty()) else {
+        let message = format!("`{place}.tools` lists the tools that may be called, at least one");
+        return refused(format!("{place}.tools"), message);
+    };
+    let mut names = Vec::with_capacity(named.len());
+    for (i, tool) in named.iter().enumerate() {
+        let name = tool["function"].get("name").or_else(|| tool.get("name")).and_then(Json::as_str);
+        let known = name.filter(|name| tools.iter().any(|tool| tool.function.name == *name));
+        let Some(name) = known else {
+            let message = format!("{} names none of `tools`", shown(&tool.to_string()));
+            return refused(format!("{place}.tools[{i}]"), message);
+        };
+        names.push(name);
+    }
+    let may_be_called = |tool: &ToolBody| names.contains(&tool.function.name.as_str());
+    Ok((tools.into_iter().filter(may_be_called).collect(), Some(json!(mode))))
+}
+
 /// What the client wants of the tools; nothing if they are not to be called.
 fn choice(given: Option<&Json>, tools: &[ToolBody]) -> Result<Option<ToolChoice>, ApiError> {
     let refused = |code, param: &str, message: String| Err(ApiError::parameter(code, param, message));
@@ -201,7 +237,7 @@ fn choice(given: Option<&Json>, tools: &[ToolBody]) -> Result<Option<ToolChoice>
         }
         Some(other) => {
             let message = format!(
-                "`tool_choice` is `none`, `auto`, `required`, or an object of type `function` with its name; found {}",
+                "`tool_choice` is `none`, `auto`, `required`, or an object of type `function` with its name, or of type `allowed_tools`; found {}",
                 shown(&other.to_string())
             );
             return refused("invalid_value", "tool_choice", message);
@@ -274,6 +310,34 @@ mod tests {
         {
             let (offered, _) = offer(json!({"tools": [tool("f")], "tool_choice": named})).unwrap().unwrap();
             assert_eq!(offered.choice, ToolChoice::Named("f".into()));
+        }
+    }
+
+    #[test]
+    fn of_tools_those_that_are_allowed_are_offered() {
+        let of =
+            |choice: Json| offer(json!({"tools": [tool("f"), tool("g"), tool("h")], "tool_choice": choice}));
+        let names =
+            |offered: &ToolUse| offered.tools.iter().map(|tool| tool.name.clone()).collect::<Vec<_>>();
+        let chat = json!({"type": "allowed_tools", "allowed_tools": {
+            "mode": "required", "tools": [{"type": "function", "function": {"name": "h"}}, {"type": "function", "function": {"name": "f"}}],
+        }});
+        let (offered, written) = of(chat).unwrap().unwrap();
+        assert_eq!((names(&offered), &offered.choice), (vec!["f".into(), "h".into()], &ToolChoice::Required));
+        assert_eq!(written.as_array().unwrap().len(), 2);
+        let responses = |mode: &str, name: &str| json!({"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": name}]});
+        let (offered, _) = of(responses("auto", "g")).unwrap().unwrap();
+        assert_eq!((names(&offered), &offered.choice), (vec!["g".into()], &ToolChoice::Auto));
+        for (choice, param) in [
+            (responses("any", "g"), "tool_choice.mode"),
+            (responses("auto", "x"), "tool_choice.tools[0]"),
+            (
+                json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}),
+                "tool_choice.allowed_tools.tools",
+            ),
+        ] {
+            let error = format!("{:?}", of(choice).unwrap_err());
+            assert!(error.contains(param), "{error}");
         }
     }
 
