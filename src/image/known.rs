@@ -32,6 +32,8 @@ struct Stamp {
 
 #[derive(Serialize, Deserialize)]
 struct Record {
+    /// Whose it is.
+    path: PathBuf,
     stamp: Stamp,
     sha256: Digest,
 }
@@ -67,9 +69,23 @@ impl Known {
         let (sha256, bytes) = hash_file(path, step)?;
         // it is still what it was before it was read
         if self.stamp(path) == Some(stamp) {
-            self.keep(&record, &Record { stamp, sha256 });
+            self.keep(&record, &Record { path: path.canonicalize().unwrap_or_default(), stamp, sha256 });
         }
         Ok((sha256, bytes))
+    }
+
+    /// Removes the records of files that are others by now, or are gone.
+    pub(super) fn sweep(&self) {
+        for entry in self.folder.read_dir().into_iter().flatten().flatten() {
+            let record = entry.path();
+            let is_true = read(&record).is_some_and(|known| {
+                fs::metadata(&known.path).is_ok_and(|meta| stamp(&meta) == Some(known.stamp))
+            });
+            if !is_true {
+                // one that cannot be removed is of no use and does no harm
+                let _ = fs::remove_file(record);
+            }
+        }
     }
 
     /// What tells that a file is the same, if it is large and has been as it is for a while.
@@ -173,6 +189,22 @@ mod tests {
         fs::write(dir.path().join("other"), "333").unwrap();
         fs::rename(dir.path().join("other"), &path).unwrap();
         assert_eq!(known.hash(&path, &quiet).unwrap(), hash_file(&path, &quiet).unwrap());
+    }
+
+    #[test]
+    fn records_of_files_that_are_gone_are_swept_out() {
+        let (records, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let known = known(records.path());
+        for name in ["stays", "goes", "changes"] {
+            fs::write(dir.path().join(name), name).unwrap();
+            known.hash(&dir.path().join(name), &quiet).unwrap();
+        }
+        fs::write(records.path().join("broken.json"), "{").unwrap();
+        fs::remove_file(dir.path().join("goes")).unwrap();
+        fs::write(dir.path().join("changes"), "of another size").unwrap();
+        known.sweep();
+        assert_eq!(records.path().read_dir().unwrap().count(), 1);
+        assert!(is_taken_from_the_record(&known, &dir.path().join("stays")));
     }
 
     fn known_stamp(known: &Known, path: &Path) -> Option<Stamp> {

@@ -102,7 +102,7 @@ impl Store {
         let not_pulled = || ImageError::NotPulled { reference: image.to_string() };
         let (dir, pulled) = self.located(image)?.ok_or_else(not_pulled)?;
         let expected = expected.or(pulled);
-        let known = Known::in_folder(self.root.join("known"), self.root.join("tmp"));
+        let known = self.known();
         let found = manifest_by(&|path, step| known.hash(path, step), &dir, progress)?;
         let digest = found.digest();
         match expected {
@@ -362,6 +362,11 @@ impl Store {
 
     pub(super) fn scratch(&self) -> PathBuf {
         scratch(&self.root.join("tmp"))
+    }
+
+    /// Digests of large files.
+    pub(super) fn known(&self) -> Known {
+        Known::in_folder(self.root.join("known"), self.root.join("tmp"))
     }
 
     fn hub_record(&self, image: &HubImage) -> PathBuf {

@@ -121,6 +121,7 @@ impl Store {
     pub fn dedupe(&self) -> Result<DedupeReport, ImageError> {
         let _lock = self.lock()?;
         self.clear_tmp();
+        self.known().sweep();
         let mut report = DedupeReport::default();
         let mut needed = BTreeSet::new();
         for image in self.digests()? {
