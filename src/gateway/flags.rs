@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::command::Address;
 use super::{AdminError, Gateway};
+use crate::config::ModelConfig;
 use crate::ids::{ModelName, VersionName, VersionRef};
 use crate::release::{
     Change, DecidedBy, Evaluation, FlagChange, FlagsView, ReleaseError, StickyKey, Traits, Who,
@@ -52,7 +53,7 @@ impl fmt::Display for FlagKey {
 impl Gateway {
     /// All that can be asked of flags.
     pub fn flag_keys(&self) -> Vec<FlagKey> {
-        let of_model = |(model, config): (&ModelName, &crate::config::ModelConfig)| {
+        let of_model = |(model, config): (&ModelName, &ModelConfig)| {
             let version = |version: &VersionName| {
                 FlagKey::Version(VersionRef { model: model.clone(), version: version.clone() })
             };
@@ -86,6 +87,7 @@ impl Gateway {
             }
         }
     }
+
     /// The flags of a model and of its versions.
     pub fn flags(&self, model: &ModelName) -> Result<FlagsView, AdminError> {
         let flags = self.inner().releases.flags(model);

@@ -4,8 +4,9 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-/// Template instructions of one rendering.
-const FUEL: u64 = 200_000;
+/// Template instructions of one rendering. Each may nest a value once more, and to write it out, or to let it go, is recursive:
+/// more would be more than a thread's stack holds.
+const FUEL: u64 = 20_000;
 /// The largest text that comes of one.
 const LARGEST: usize = 1 << 20;
 
@@ -139,6 +140,20 @@ mod tests {
         let bomb = "{% set ns = namespace(x=['a']) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}\
                     {{ ns.x | dump }}";
         assert!(render(bomb, &Map::new()).is_err());
+    }
+
+    /// The deepest value that the fuel pays for, and one for which it does not suffice.
+    #[test]
+    fn a_value_that_is_nested_without_end_overflows_no_stack() {
+        let rendered = |times: usize, end: &str| {
+            let nest = format!("{{% for i in range({times}) %}}{{% set ns.x = [ns.x] %}}{{% endfor %}}");
+            render(&format!("{{% set ns = namespace(x='a') %}}{nest}{end}"), &Map::new())
+        };
+        for end in ["", "{{ ns.x }}", "{{ ns.x | dump }}", "{{ ns.x ~ '' }}", "{{ ns.x == ns.x }}"] {
+            let deepest = (1..40).rev().find(|hundreds| rendered(hundreds * 100, end).is_ok());
+            assert!(deepest.is_some_and(|hundreds| hundreds >= 10), "{end}: {deepest:?}");
+            assert!(rendered(100_000, end).is_err(), "{end}");
+        }
     }
 
     #[test]

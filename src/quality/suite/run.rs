@@ -30,7 +30,7 @@ pub struct Plan {
 /// What becomes of assertions that are not computed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Their cases are errors.
+    /// The suite is refused.
     Refuse,
     /// They are left out, and counted.
     LeaveOut,
