@@ -18,22 +18,16 @@ fn write_document(out: &mut String, evaluation: &Evaluation<'_>) -> std::fmt::Re
     let seconds: f64 = report.cases.iter().map(|case| case.latency.as_secs_f64()).sum();
     let name = suite.description.clone().unwrap_or_else(|| suite.file.display().to_string());
     writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
-    writeln!(
-        out,
-        r#"<testsuites name="{}" tests="{}" failures="{}" errors="{}" time="{seconds:.3}">"#,
-        escaped(&name),
-        tally.cases,
-        tally.failed,
-        tally.errors
-    )?;
-    writeln!(
-        out,
-        r#"  <testsuite name="{}" tests="{}" failures="{}" errors="{}" time="{seconds:.3}">"#,
-        escaped(&name),
-        tally.cases,
-        tally.failed,
-        tally.errors
-    )?;
+    for element in ["<testsuites", "  <testsuite"] {
+        writeln!(
+            out,
+            r#"{element} name="{}" tests="{}" failures="{}" errors="{}" time="{seconds:.3}">"#,
+            escaped(&name),
+            tally.cases,
+            tally.failed,
+            tally.errors
+        )?;
+    }
     for (i, case) in report.cases.iter().enumerate() {
         let change = baseline.as_ref().map(|(_, _, comparison)| comparison.changes[i]);
         write_case(out, suite.file.to_string_lossy().as_ref(), case, change)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::cases::{FILE, file_value};
+use super::cases::json_or_file;
 use super::{AssertionKind, AssertionSpec};
 use crate::config::checks::Expect;
 use crate::config::raw::{Node, Value};
@@ -160,11 +160,7 @@ fn kind(written: &str) -> Result<(AssertionKind, Expect), Problem> {
 
 /// `value`; of a `word-count`, `min` and `max` may stand beside it, too.
 fn value(r: &mut Reader, s: &Section<'_>, kind: &AssertionKind, base: &Path) -> Json {
-    let value = r.field(s, "value", |value| match value {
-        Value::Text(name) if name.starts_with(FILE) => file_value(name, base),
-        value => json(value),
-    });
-    let value = value.unwrap_or(Json::Null);
+    let value = r.field(s, "value", |value| json_or_file(value, base)).unwrap_or(Json::Null);
     let bounds = ["min", "max"].map(|key| Some((key, r.field(s, key, json)?)));
     if bounds.iter().all(Option::is_none) {
         return value;

@@ -212,10 +212,7 @@ fn read_vars(r: &mut Reader, case: &Section<'_>, base: &Path) -> Map<String, Jso
     let s = r.map(node, case.path_of("vars"));
     let mut vars = Map::new();
     for (key, _) in s.entries.clone() {
-        let value = r.field(&s, &key.name, |value| match value {
-            Value::Text(name) if name.starts_with(FILE) => file_value(name, base),
-            value => json(value),
-        });
+        let value = r.field(&s, &key.name, |value| json_or_file(value, base));
         vars.insert(key.name.clone(), value.unwrap_or(Json::Null));
     }
     vars
@@ -278,8 +275,16 @@ pub(super) fn file_text(name: &str, base: &Path) -> Result<String, Problem> {
     std::fs::read_to_string(&file).map_err(|e| unread(e.to_string()))
 }
 
+/// A value as JSON, or that of the file that it names.
+pub(super) fn json_or_file(value: &Value, base: &Path) -> Result<Json, Problem> {
+    match value {
+        Value::Text(name) if name.starts_with(FILE) => file_value(name, base),
+        value => json(value),
+    }
+}
+
 /// The value in a file: what JSON or YAML says, else its text.
-pub(super) fn file_value(name: &str, base: &Path) -> Result<Json, Problem> {
+fn file_value(name: &str, base: &Path) -> Result<Json, Problem> {
     let content = file_text(name, base)?;
     let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     match ending {

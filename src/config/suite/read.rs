@@ -146,15 +146,19 @@ fn suite(r: &mut Reader, root: &Node, file: &Path) -> Suite {
     Suite { file: file.to_owned(), description, prompts, providers, cases, concurrency }
 }
 
-/// `prompts`: texts, `file://` names, or mappings with `label` and `raw` or `id`.
-fn read_prompts(r: &mut Reader, node: &Node, base: &Path) -> Vec<SuitePrompt> {
-    let items = match &node.value {
-        Value::Null => return Vec::new(),
+/// The items of a list; what is none is the only one.
+fn items_of(node: &Node) -> Vec<&Node> {
+    match &node.value {
+        Value::Null => Vec::new(),
         Value::List(items) => items.iter().collect(),
         _ => vec![node],
-    };
+    }
+}
+
+/// `prompts`: texts, `file://` names, or mappings with `label` and `raw` or `id`.
+fn read_prompts(r: &mut Reader, node: &Node, base: &Path) -> Vec<SuitePrompt> {
     let mut prompts = Vec::new();
-    for (i, item) in items.into_iter().enumerate() {
+    for (i, item) in items_of(node).into_iter().enumerate() {
         let path = format!("prompts[{i}]");
         let (label, template) = match &item.value {
             Value::Map(_) => {
@@ -195,13 +199,8 @@ fn read_prompts(r: &mut Reader, node: &Node, base: &Path) -> Vec<SuitePrompt> {
 
 /// `providers`: ids, or mappings with `id`, `label` and `config`.
 fn read_providers(r: &mut Reader, node: &Node, path: &str) -> Vec<SuiteProvider> {
-    let items = match &node.value {
-        Value::Null => return Vec::new(),
-        Value::List(items) => items.iter().collect(),
-        _ => vec![node],
-    };
     let mut providers = Vec::new();
-    for (i, item) in items.into_iter().enumerate() {
+    for (i, item) in items_of(node).into_iter().enumerate() {
         let path = format!("{path}[{i}]");
         if let Value::Text(id) = &item.value {
             providers.push(SuiteProvider { id: id.clone(), label: id.clone(), parameters: Map::new() });
