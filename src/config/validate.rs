@@ -54,8 +54,18 @@ const ENGINE: &[&str] = &[
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
 
-const MODEL: &[&str] =
-    &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy", "suite"];
+const MODEL: &[&str] = &[
+    "sticky_header",
+    "flag",
+    "versions",
+    "route",
+    "engine",
+    "checks",
+    "check_sample",
+    "policy",
+    "suite",
+    "keep_answers",
+];
 
 /// A quarter: enough to judge a canary on, and little to pay for it.
 const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
@@ -308,6 +318,9 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
     engine
 }
 
+/// The most answers that a model keeps.
+const MOST_KEPT: usize = 10_000;
+
 fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<'_>) -> ModelConfig {
     let Given { base, engine, policies, .. } = *given;
     let s = r.section(node, path.to_owned(), MODEL);
@@ -344,7 +357,19 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     let check_sample = read_check_sample(r, &s);
     let policy = read_policy_name(r, &s, policies);
     let suite = read_suite_gate(r, &s, base);
-    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy, suite }
+    let keep_answers = r.field(&s, "keep_answers", count(MOST_KEPT));
+    ModelConfig {
+        sticky_header,
+        flag,
+        versions,
+        route,
+        engine,
+        checks,
+        check_sample,
+        policy,
+        suite,
+        keep_answers,
+    }
 }
 
 fn read_route(

@@ -32,6 +32,12 @@ pub enum AdminError {
         "`{0}` has no checks, so nothing of its answers is measured; give it some, such as `checks: [refusal]`"
     )]
     NothingToCompare(ModelName),
+    /// No answer of this id is kept.
+    #[error("no such answer is kept: {why}")]
+    NoAnswer {
+        /// Why, as far as that is known.
+        why: &'static str,
+    },
     /// The route was not changed.
     #[error(transparent)]
     Release(#[from] ReleaseError),

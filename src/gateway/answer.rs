@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 use super::GatewayError;
 use super::backend::Backend;
 use super::checked::CheckedAnswer;
+use super::kept::Keeping;
 use super::speech::{Reading, call_id};
 use crate::dialect::{Piece, Pieces};
 use crate::engine::{Event, Failure, FinishReason, Generation, TokenLogprob, Usage};
@@ -160,10 +161,15 @@ struct Record {
     outcome: Outcome,
     /// None where nothing is to be checked: then no text is gathered.
     checked: Option<CheckedAnswer>,
+    /// None where the model keeps none of its answers.
+    kept: Option<Keeping>,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            kept.over();
+        }
         if let Some(checked) = &mut self.checked {
             checked.over(self.outcome);
         }
@@ -197,6 +203,7 @@ pub(super) struct Admission {
     pub(super) allowed: Duration,
     pub(super) metrics: Metrics,
     pub(super) watch: Option<Watch>,
+    pub(super) kept: Option<Keeping>,
 }
 
 impl AnswerStream {
@@ -234,6 +241,7 @@ impl AnswerStream {
                 generated_tokens: 0,
                 outcome: Outcome::Cancelled,
                 checked,
+                kept: admission.kept,
             },
             ended: false,
             _backend: backend,
@@ -298,6 +306,9 @@ impl AnswerStream {
                     FinishReason::Stop if self.called[choice] > 0 => Ending::ToolCalls,
                     FinishReason::Stop => Ending::Stop,
                 };
+                if let Some(kept) = &mut self.record.kept {
+                    kept.finished(choice, reason);
+                }
                 self.ready.push_back(Delta::Finished { choice, reason });
             }
             Event::Failed(why) => return Err(self.fail(why.into())),
@@ -310,6 +321,9 @@ impl AnswerStream {
         for piece in pieces {
             if let Some(checked) = &mut self.record.checked {
                 checked.piece(choice, &piece);
+            }
+            if let Some(kept) = &mut self.record.kept {
+                kept.piece(choice, &piece);
             }
             let delta = match piece {
                 Piece::Text(text) => Delta::Text { choice, text, logprob: logprob.take() },

@@ -79,6 +79,7 @@ impl Gateway {
                     let watch = self.watch(&backend, work, way, at);
                     self.mirror(&backend, work, way, seed, at);
                     let id = ResponseId::new(random_u128());
+                    let kept = self.keep(id, &backend, work, generations.len(), at);
                     self.remember(id, &backend, work.address(), way);
                     return Ok(Answer {
                         id,
@@ -102,6 +103,7 @@ impl Gateway {
                             allowed: self.inner().request_timeout,
                             metrics: self.inner().metrics.clone(),
                             watch,
+                            kept,
                         }),
                     });
                 }

@@ -88,6 +88,15 @@ impl Texts {
         Self { fuel, threads: Threads::new(stack, LONGEST) }
     }
 
+    /// The names that a text reads and that are neither its own nor the environment's, in order. Blocks.
+    pub fn unknown_names(&self, env: Environment<'static>, text: &str) -> Result<Vec<String>, Failure> {
+        let text = text.to_owned();
+        on_a_stack_for(text.len(), move || {
+            let template = env.template_from_str(&text).map_err(|e| Failure::of(&e))?;
+            Ok(unknown(&env, &template))
+        })
+    }
+
     /// Puts variables into a text. Blocks.
     pub fn render_blocking(
         &self,

@@ -32,6 +32,11 @@ pub(super) fn render(text: &str, vars: &Map<String, Json>) -> Result<String, Str
     Ok(rendered)
 }
 
+/// The names that a text reads and that are no function's. Blocks.
+pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
+    TEXTS.unknown_names(environment(), text).map_err(|failure| failure.told("does too much"))
+}
+
 /// What promptfoo's templates know.
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
