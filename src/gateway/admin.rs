@@ -170,7 +170,7 @@ impl Gateway {
 
     /// The version that a sticky key has on a model's route, where flags know nothing of the request but the key.
     pub fn version_of(&self, model: &ModelName, key: &StickyKey) -> Option<VersionName> {
-        self.inner().routes.resolve(model, key, &Traits::default())?.version
+        self.inner().routes.resolve(model, key, &Traits::default())?.version().cloned()
     }
 
     /// A model's route.

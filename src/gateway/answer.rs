@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 
 use super::GatewayError;
 use super::backend::Backend;
+use super::canned::AnsweredBy;
 use super::checked::CheckedAnswer;
 use super::kept::Keeping;
 use super::speech::{Reading, call_id};
@@ -27,7 +28,7 @@ pub struct Answer {
     /// Names it.
     pub id: ResponseId,
     /// Who answers.
-    pub version: VersionRef,
+    pub by: AnsweredBy,
     /// Names what decides the answer.
     pub fingerprint: String,
     /// Of each prompt, its text if it is to be repeated.
@@ -125,7 +126,27 @@ pub struct Totals {
 }
 
 /// The deltas of an answer. Ends after [`Delta::Done`] or after an error.
-pub struct AnswerStream {
+#[derive(Debug)]
+pub enum AnswerStream {
+    /// A version gives it.
+    Version(Box<VersionStream>),
+    /// A flag does: these are all.
+    Canned(VecDeque<Delta>),
+}
+
+impl Stream for AnswerStream {
+    type Item = Result<Delta, GatewayError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Version(stream) => stream.poll_next_unpin(cx),
+            Self::Canned(deltas) => Poll::Ready(deltas.pop_front().map(Ok)),
+        }
+    }
+}
+
+/// The deltas that a version's engine gives.
+pub struct VersionStream {
     running: SelectAll<BoxStream<'static, (usize, Option<Event>)>>,
     /// Which choices have not ended.
     open: Vec<bool>,
@@ -206,7 +227,7 @@ pub(super) struct Admission {
     pub(super) kept: Option<Keeping>,
 }
 
-impl AnswerStream {
+impl VersionStream {
     pub(super) fn new(admission: Admission) -> Self {
         let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, .. } =
             admission;
@@ -355,7 +376,7 @@ impl AnswerStream {
     }
 }
 
-impl Stream for AnswerStream {
+impl Stream for VersionStream {
     type Item = Result<Delta, GatewayError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -395,9 +416,9 @@ impl Stream for AnswerStream {
     }
 }
 
-impl std::fmt::Debug for AnswerStream {
+impl std::fmt::Debug for VersionStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnswerStream")
+        f.debug_struct("VersionStream")
             .field("version", &self.record.version)
             .field("open", &self.open)
             .finish_non_exhaustive()

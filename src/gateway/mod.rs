@@ -14,6 +14,7 @@ mod admin;
 mod answer;
 mod backend;
 mod body;
+mod canned;
 mod checked;
 mod command;
 mod device;
@@ -53,8 +54,9 @@ mod work;
 mod testing;
 
 pub use admin::{AdapterStatus, AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
-pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals};
+pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals, VersionStream};
 pub use backend::{Backend, Prepared, Warm};
+pub use canned::AnsweredBy;
 pub use command::{
     Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, MostCalls, PromptInput,
     StopText, Target, ToolChoice, ToolUse,

@@ -32,11 +32,11 @@ pub use changes::{Begin, Change, Declared, Entry, OnConflict, Presence, Readines
 pub use desk::FINISHED;
 pub use error::ReleaseError;
 pub use feedback::{Answered, FeedbackCheck, FeedbackError, REMEMBERED, Rated};
-pub use flag::{ChosenBy, DecidedBy, Evaluation, Traits, Who};
+pub use flag::{Canned, ChosenBy, DecidedBy, Evaluation, Traits, Who};
 pub use flags::{FlagChange, FlagsView};
 pub use route::Route;
 pub use running::Running;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of, user_number};
-pub use table::{Resolution, RouteTable, Routes};
+pub use table::{Destination, Resolution, RouteTable, Routes};
 pub use view::{AuditAction, AuditEntry, RolloutLine, RouteView};
 pub use watcher::{Message, Request, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};
