@@ -71,6 +71,15 @@ struct Shelf {
     bytes: usize,
 }
 
+impl Shelf {
+    fn trim(&mut self, most: usize) {
+        while self.answers.len() > most || self.bytes > MOST_BYTES {
+            let Some((_, bytes)) = self.answers.pop_front() else { break };
+            self.bytes -= bytes;
+        }
+    }
+}
+
 impl Shelves {
     fn put(&self, answer: KeptAnswer, most: usize) {
         let bytes = bytes(&answer);
@@ -78,16 +87,20 @@ impl Shelves {
         let shelf = shelves.entry(answer.version.model.clone()).or_default();
         shelf.answers.push_back((Arc::new(answer), bytes));
         shelf.bytes += bytes;
-        while shelf.answers.len() > most || shelf.bytes > MOST_BYTES {
-            let Some((_, bytes)) = shelf.answers.pop_front() else { break };
-            shelf.bytes -= bytes;
-        }
+        shelf.trim(most);
     }
 
-    /// The answer of this id. What models hold that keep none any more is thrown away.
-    fn get(&self, id: ResponseId, keeps: impl Fn(&ModelName) -> bool) -> Option<Arc<KeptAnswer>> {
-        let mut shelves = self.shelves.lock();
-        shelves.retain(|model, _| keeps(model));
+    /// Throws away what models hold that keep none any more, and of the others what is too much.
+    fn trim(&self, most: impl Fn(&ModelName) -> usize) {
+        self.shelves.lock().retain(|model, shelf| {
+            shelf.trim(most(model));
+            !shelf.answers.is_empty()
+        });
+    }
+
+    /// The answer of this id.
+    fn get(&self, id: ResponseId) -> Option<Arc<KeptAnswer>> {
+        let shelves = self.shelves.lock();
         let mut answers = shelves.values().flat_map(|shelf| &shelf.answers);
         answers.find(|(answer, _)| answer.id == id).map(|(answer, _)| Arc::clone(answer))
     }
@@ -228,14 +241,21 @@ impl Gateway {
     }
 
     fn keeps(&self, model: &ModelName) -> Option<usize> {
-        self.inner().models.get(model).and_then(|model: &ModelConfig| model.keep_answers).map(Into::into)
+        let settings = self.inner().settings.load();
+        settings.models.get(model).and_then(|model: &ModelConfig| model.keep_answers).map(Into::into)
+    }
+
+    /// Lets go of what the configuration in force does not keep any more.
+    pub(super) fn forget(&self) {
+        self.inner().kept.trim(|model| self.keeps(model).unwrap_or(0));
     }
 
     /// A kept answer, for an operator to read. That he does is in the audit log before he has it.
     pub async fn read_answer(&self, id: ResponseId, change: Change) -> Result<Arc<KeptAnswer>, AdminError> {
-        let found = self.inner().kept.get(id, |model| self.keeps(model).is_some());
+        let found = self.inner().kept.get(id);
         let answer = found.ok_or_else(|| {
-            let is_kept = self.inner().models.values().any(|model| model.keep_answers.is_some());
+            let settings = self.inner().settings.load();
+            let is_kept = settings.models.values().any(|model| model.keep_answers.is_some());
             AdminError::NoAnswer {
                 why: if is_kept {
                     "it is older than the `keep_answers` last ones of its model, came before the server started, or is of a model that keeps none"
@@ -272,7 +292,7 @@ mod tests {
     #[test]
     fn the_last_are_kept_and_no_more_than_there_is_room_for() {
         let shelves = Shelves::default();
-        let found = |number: u128| shelves.get(ResponseId::new(number), |_| true).is_some();
+        let found = |number: u128| shelves.get(ResponseId::new(number)).is_some();
         for number in 0..5 {
             shelves.put(answer(number, "hi"), 3);
         }
@@ -292,10 +312,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_holds_that_keeps_none_any_more_is_thrown_away() {
+    fn what_the_configuration_does_not_keep_any_more_is_thrown_away() {
         let shelves = Shelves::default();
-        shelves.put(answer(1, "hi"), 3);
-        assert!(shelves.get(ResponseId::new(1), |_| false).is_none());
-        assert!(shelves.get(ResponseId::new(1), |_| true).is_none());
+        for number in 0..3 {
+            shelves.put(answer(number, "hi"), 3);
+        }
+        let found = |number: u128| shelves.get(ResponseId::new(number)).is_some();
+        shelves.trim(|_| 1);
+        assert_eq!([0, 1, 2].map(found), [false, false, true]);
+        shelves.trim(|_| 0);
+        assert!(!found(2) && shelves.shelves.lock().is_empty());
     }
 }

@@ -35,11 +35,13 @@ mod kept;
 mod kv;
 mod mirror;
 mod rehearsal;
+mod reload;
 mod requests;
 mod rerank;
 mod residency;
 mod resolve;
 mod rollouts;
+mod settings;
 mod shutdown;
 mod speech;
 mod start;
@@ -48,6 +50,7 @@ mod structured;
 mod tokens;
 mod watching;
 mod webhooks;
+mod wishes;
 mod work;
 
 #[cfg(test)]
@@ -67,12 +70,14 @@ pub use error::GatewayError;
 pub use flags::{FlagKey, FlagValue};
 pub use kept::{KeptAnswer, KeptChoice};
 pub use rehearsal::Rehearsal;
+pub use reload::{ConfigPlan, ConfigStatus, RefusedConfig, ReloadError};
 pub use rerank::{RerankCommand, Reranked};
 pub use residency::{LoadTo, Residency, UnloadTo};
 pub use start::{Gateway, Pace, StartError, random_u64};
 pub use state::{Progress, ResidencyError, State};
 pub use structured::{Shape, Structure, depth as schema_depth};
 pub use tokens::TokenizeInput;
+pub use wishes::{Wish, WishState};
 
 pub use crate::engine::{TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};

@@ -17,6 +17,7 @@ mod outbox;
 mod read;
 mod rollouts;
 mod routes;
+mod wanted;
 
 pub use audit::{AuditRow, NewAudit};
 pub use error::StoreError;

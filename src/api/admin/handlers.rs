@@ -18,7 +18,7 @@ use super::types::{
     AuditAnswer, AuditLine, ChangeBody, LoadBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody,
     UnloadAnswer, UnloadBody, VersionAnswer,
 };
-use super::{experiments, flags, responses, rollouts, webhooks};
+use super::{config, experiments, flags, responses, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
@@ -63,6 +63,8 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         )
         .route("/admin/models/{model}/experiment/history", get(experiments::experiment_history))
         .route("/admin/models/{model}/experiment/stop", post(experiments::stop_experiment))
+        .route("/admin/config", get(config::get_config))
+        .route("/admin/config/plan", post(config::plan_config))
         .route("/admin/responses/{id}", get(responses::get_response))
         .route("/admin/audit", get(audit))
         .route("/admin/webhooks", get(webhooks::get_webhooks))

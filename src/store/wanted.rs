@@ -1,0 +1,38 @@
+//! The version that the configuration wants for each model, as far as the server has acted on it. So a wish is acted on
+//! once, however often the server restarts.
+
+use super::audit::{self, NewAudit};
+use super::error::StoreError;
+use super::open::Store;
+use super::read::name;
+use crate::ids::{ModelName, VersionName};
+
+impl Store {
+    /// What was acted on last; nothing of a model whose configuration never named a version.
+    pub async fn wanted(&self, model: &ModelName) -> Result<Option<VersionName>, StoreError> {
+        let select = sqlx::query("SELECT version FROM wanted_versions WHERE model = $1").bind(model.as_str());
+        let row = select.fetch_optional(&self.pool).await?;
+        row.map(|row| name(&row, "version")).transpose()
+    }
+
+    /// Writes down that a wish was acted on, with its audit line, both or neither.
+    pub async fn set_wanted(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        line: &NewAudit,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(
+            "INSERT INTO wanted_versions (model, version, at) VALUES ($1, $2, $3) \
+             ON CONFLICT (model) DO UPDATE SET version = excluded.version, at = excluded.at",
+        )
+        .bind(model.as_str())
+        .bind(version.as_str())
+        .bind(line.at.to_string())
+        .execute(&mut *transaction)
+        .await?;
+        audit::insert(&mut transaction, line).await?;
+        Ok(transaction.commit().await?)
+    }
+}
