@@ -153,11 +153,11 @@ async fn a_text_is_counted_as_one_and_is_evidence_for_nothing() {
     let (status, _) = server.admin(Method::GET, &format!("/admin/responses/{id}"), None).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "it is no version's answer");
 
-    // the route goes on to what the version's flag says
+    // a flag leads one hop, and no further: not to what the flag of the other version says
     set(&server, "/admin/models/desk/flag", json!({})).await;
     set(&server, "/admin/models/desk/versions/v1/flag", json!({"enabled": false, "otherwise": "v2"})).await;
-    let (who, _) = said(&server, CHAT, &chat()).await;
-    assert_eq!(who, "desk@v2", "a flag leads to a version only if that lets in, or else to the rest");
+    assert_eq!(server.post(CHAT, &chat()).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(server.counted("switchback_responses_checked_total").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -253,6 +253,8 @@ impl Gateway {
     /// A kept answer, for an operator to read. That he does is in the audit log before he has it.
     pub async fn read_answer(&self, id: ResponseId, change: Change) -> Result<Arc<KeptAnswer>, AdminError> {
         let found = self.inner().kept.get(id);
+        // one that ended after the configuration had changed
+        let found = found.filter(|answer| self.keeps(&answer.version.model).is_some());
         let answer = found.ok_or_else(|| {
             let settings = self.inner().settings.load();
             let is_kept = settings.models.values().any(|model| model.keep_answers.is_some());

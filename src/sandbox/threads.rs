@@ -180,13 +180,17 @@ fn work(shared: &Arc<Shared>, stack: usize) {
                 Err(_) => (After::Leave, None),
             };
             if after == After::Stay {
-                parking_lot::MutexGuard::unlocked(&mut state, || tell.into_iter().for_each(|tell| tell()));
+                if let Some(tell) = tell {
+                    parking_lot::MutexGuard::unlocked(&mut state, tell);
+                }
                 continue;
             }
             let replaced = !state.waiting.is_empty();
             state.alive -= usize::from(!replaced);
             drop(state);
-            tell.into_iter().for_each(|tell| tell());
+            if let Some(tell) = tell {
+                tell();
+            }
             if replaced && let Err(failure) = begin_one(shared, stack) {
                 tracing::error!(?failure, "a thread for templates");
             }

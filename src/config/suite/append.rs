@@ -166,7 +166,7 @@ mod tests {
     const LINES: &str = "- description: \"from chatcmpl-1: \\\"x\\\" # no\"\n  metadata: {\"tags\":[\"late\"]}\n  vars: {\"message\":\"Hi\"}\n  assert:\n    - {\"type\":\"not-equals\",\"value\":\"a: b\\n- c\"}\n";
 
     fn set_in(by: &str) -> String {
-        LINES.lines().map(|line| format!("{by}{line}\n")).collect()
+        LINES.lines().flat_map(|line| [by, line, "\n"]).collect()
     }
 
     #[test]
