@@ -15,6 +15,15 @@ impl Store {
         row.map(|row| name(&row, "version")).transpose()
     }
 
+    /// Writes down that the configuration wants no version any more, with its audit line, both or neither.
+    pub async fn forget_wanted(&self, model: &ModelName, line: &NewAudit) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let forget = sqlx::query("DELETE FROM wanted_versions WHERE model = $1").bind(model.as_str());
+        forget.execute(&mut *transaction).await?;
+        audit::insert(&mut transaction, line).await?;
+        Ok(transaction.commit().await?)
+    }
+
     /// Writes down that a wish was acted on, with its audit line, both or neither.
     pub async fn set_wanted(
         &self,
