@@ -167,6 +167,7 @@ fn of_model(model: &ModelName, old: &ModelConfig, new: &ModelConfig, all: &mut V
         check_sample,
         policy,
         suite,
+        keep_answers,
     } = old;
     let checks = |config: &ModelConfig| {
         let anywhere = |check: &CheckSpec| CheckSpec { line: 0, ..check.clone() };
@@ -184,6 +185,7 @@ fn of_model(model: &ModelName, old: &ModelConfig, new: &ModelConfig, all: &mut V
         ("flag", *flag != new.flag),
         ("policy", *policy != new.policy),
         ("suite", *suite != new.suite),
+        ("keep_answers", *keep_answers != new.keep_answers),
     ] {
         all.extend(changed.then(|| Difference::setting(model, key)));
     }

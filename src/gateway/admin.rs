@@ -32,6 +32,12 @@ pub enum AdminError {
         "`{0}` has no checks, so nothing of its answers is measured; give it some, such as `checks: [refusal]`"
     )]
     NothingToCompare(ModelName),
+    /// No answer of this id is kept.
+    #[error("no such answer is kept: {why}")]
+    NoAnswer {
+        /// Why, as far as that is known.
+        why: &'static str,
+    },
     /// The route was not changed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -165,7 +171,7 @@ impl Gateway {
 
     /// The version that a sticky key has on a model's route, where flags know nothing of the request but the key.
     pub fn version_of(&self, model: &ModelName, key: &StickyKey) -> Option<VersionName> {
-        self.inner().routes.resolve(model, key, &Traits::default())?.version
+        self.inner().routes.resolve(model, key, &Traits::default())?.version().cloned()
     }
 
     /// A model's route.

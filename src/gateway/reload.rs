@@ -95,6 +95,7 @@ impl Gateway {
             }
             inner.residency.declare(blueprints(&new));
             self.put_in_force(new.clone());
+            self.forget();
             for difference in &differences {
                 self.settle(difference, &new, &by);
             }

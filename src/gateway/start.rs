@@ -17,6 +17,7 @@ use super::draft::DraftPlan;
 use super::embedding::embedder;
 use super::first_loads::wanted_hot;
 use super::interleave::interleave;
+use super::kept::Shelves;
 use super::kv::KvPlan;
 use super::mirror::{Mirror, Shadow};
 use super::residency::{Blueprint, Residency};
@@ -116,6 +117,8 @@ pub(super) struct Inner {
     pub(super) metrics: Metrics,
     pub(super) checks: CheckQueue,
     pub(super) mirror: Mirror,
+    /// Answers that models keep for operators.
+    pub(super) kept: Arc<Shelves>,
     /// The way to what drives the rollouts.
     pub(super) watcher: mpsc::Sender<Message>,
     /// The time that rollouts go by.
@@ -204,6 +207,7 @@ impl Gateway {
             metrics,
             checks,
             mirror,
+            kept: Arc::default(),
             watcher: to_watcher,
             clock,
             turns,
