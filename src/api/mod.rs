@@ -35,10 +35,10 @@ mod dead_canary_tests;
 pub use admin::{
     AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentExperiment, CurrentRollout, DeliveryAnswer,
     ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference, ExperimentHistory,
-    ExperimentResult, FlagAnswer, FlagBody, FlagsAnswer, LoadBody, LoadTarget, ModelAnswer, ModelsAnswer,
-    ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition,
-    RouteAnswer, RouteBody, UnloadAnswer, UnloadBody, UnloadTarget, VersionAnswer, WebhookAnswer,
-    WebhooksAnswer, admin_router,
+    ExperimentResult, FlagAnswer, FlagBody, FlagsAnswer, LeaderAnswer, LoadBody, LoadTarget, ModelAnswer,
+    ModelsAnswer, ReplicaAnswer, ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory,
+    RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer, UnloadBody, UnloadTarget, VersionAnswer,
+    WebhookAnswer, WebhooksAnswer, admin_router,
 };
 pub use anthropic::{AnthropicError, AnthropicErrorDetail, MessagesBody, TokenCount};
 pub use app::{App, AppError, RunningApp};

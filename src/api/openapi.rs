@@ -59,6 +59,7 @@ pub(super) struct PublicApi;
         admin::stop_experiment,
         admin::experiment_history,
         admin::audit,
+        admin::get_replica,
         admin::get_webhooks,
     )
 )]

@@ -33,6 +33,7 @@ mod interleave;
 mod kv;
 mod mirror;
 mod rehearsal;
+mod replicas;
 mod requests;
 mod rerank;
 mod residency;
@@ -63,6 +64,7 @@ pub use embed::{EmbedCommand, EmbedInput, Embeddings, LongText};
 pub use error::GatewayError;
 pub use flags::{FlagKey, FlagValue};
 pub use rehearsal::Rehearsal;
+pub use replicas::ReplicaStatus;
 pub use rerank::{RerankCommand, Reranked};
 pub use residency::{LoadTo, Residency, UnloadTo};
 pub use start::{Gateway, Pace, StartError, random_u64};
@@ -82,4 +84,4 @@ pub use crate::release::{
     AuditEntry, Change, DecidedBy, Evaluation, FeedbackError, FlagChange, FlagsView, OnConflict, Rated,
     ReleaseError, RolloutLine, RouteView, StickyKey, Traits, Who,
 };
-pub use crate::store::DeliveryRow;
+pub use crate::store::{DeliveryRow, Reach, StoreError};

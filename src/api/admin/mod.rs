@@ -4,6 +4,7 @@ mod experiments;
 mod flags;
 mod guard;
 mod handlers;
+mod replicas;
 mod rollouts;
 mod types;
 mod webhooks;
@@ -24,6 +25,8 @@ pub(super) use rollouts::{
     __path_begin_rollout, __path_command_rollout, __path_get_rollout, __path_rollout_history,
 };
 
+pub(super) use replicas::__path_get_replica;
+
 pub(super) use webhooks::__path_get_webhooks;
 
 pub use experiments::{
@@ -32,6 +35,7 @@ pub use experiments::{
 };
 pub use flags::{FlagAnswer, FlagBody, FlagsAnswer};
 pub use handlers::admin_router;
+pub use replicas::{LeaderAnswer, ReplicaAnswer};
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{
     AuditAnswer, AuditLine, ChangeBody, LoadBody, LoadTarget, ModelAnswer, ModelsAnswer, ResidencyAnswer,
