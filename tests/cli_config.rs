@@ -122,3 +122,31 @@ fn the_configuration_that_ships_holds() {
     let Output { status, stderr, .. } = run(&check);
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
 }
+
+#[test]
+fn a_plan_beside_another_file_says_what_a_server_could_take() {
+    let folder = folder("");
+    let before = folder.path().join("before.yaml");
+    let now = std::fs::read_to_string(folder.path().join("switchback.yaml")).unwrap();
+    let plan = |text: &str| {
+        // it may lie anywhere: paths in it are those of the other's folder
+        std::fs::write(&before, text).unwrap();
+        told(&folder, &["plan", "--from", &before.display().to_string()])
+    };
+    assert_eq!(plan(&now), (0, "nothing would change\n".to_owned(), String::new()));
+    let (status, out, _) =
+        plan(&now.replace("residency: cold", "residency: warm").replace("prompt: v1.md", "prompt: v2.md"));
+    assert_eq!((status, out.as_str()), (0, "desk@v1: prompt changed under the same name\ndesk@v2: cold\n"));
+    let (status, out, complaint) = plan(&now.replace("mode: dev", "mode: dev, drain_deadline: 1s"));
+    assert_eq!((status, out.as_str()), (1, "server: changed, which takes a restart\n"));
+    assert_eq!(
+        complaint,
+        "error: nothing of it can be put in force now:\n  server: changed, which takes a restart\n"
+    );
+    let (status, _, complaint) = plan("models: {}\n");
+    assert_eq!(status, 1);
+    assert!(
+        complaint.contains("before.yaml does not hold:") && complaint.contains("no model is declared"),
+        "{complaint}"
+    );
+}

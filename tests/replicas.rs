@@ -216,6 +216,33 @@ async fn a_lost_database_stops_changes_and_no_answer_and_its_return_ends_that() 
     replicas.rollout_until(1, |rollout| rollout["phase"] == "promoted").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_word_about_an_answer_is_heard_by_any_replica_and_only_once() {
+    let Some(replicas) = Replicas::start().await else { return };
+    let leader = replicas.leader().await;
+    let body = json!({"canary": "v2", "policy": "even"});
+    let (status, rollout) = replicas.admin(leader, Method::POST, "rollout", body).await;
+    assert_eq!(status, 200, "{rollout}");
+    let asked_at = (leader + 1) % 3;
+    let body = json!({"model": "desk", "user": "anna", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]});
+    let url = format!("{}/v1/chat/completions", replicas.all[asked_at].public);
+    let answer: Value = replicas.client.post(url).json(&body).send().await.unwrap().json().await.unwrap();
+    let said_at = (leader + 2) % 3;
+    let say = async |at: usize| {
+        let url = format!("{}/v1/feedback", replicas.all[at].public);
+        let body = json!({"response_id": answer["id"], "score": 1});
+        replicas.client.post(url).json(&body).send().await.unwrap().status().as_u16()
+    };
+    let began = Instant::now();
+    while say(said_at).await != 200 {
+        assert!(began.elapsed() < SOON, "it is never heard");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for at in 0..3 {
+        assert_eq!(say(at).await, 409, "replica {at}");
+    }
+}
+
 impl Replicas {
     async fn metric_until(&self, at: usize, name: &str, value: &str) {
         let began = Instant::now();

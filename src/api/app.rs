@@ -7,11 +7,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::follow::follow;
 use super::listener::{self, Limits};
 use super::public::PublicState;
 use super::suites::{WithinDoor, check_suites, run_suites};
 use super::{admin_router, public_router};
-use crate::config::Config;
+use crate::config::{Config, Source, Stamp};
 use crate::gateway::{Gateway, Pace, StartError};
 use crate::telemetry::Metrics;
 
@@ -91,6 +92,13 @@ impl App {
 }
 
 impl RunningApp {
+    /// Puts in force what a configuration's file holds, whenever that is something else. `read` is what the system said of it
+    /// before the configuration of this server was read.
+    pub fn follow(&mut self, source: Source, read: Stamp) {
+        let follower = follow(self.gateway.clone(), source, read, self.stop.clone());
+        self.servers.push(tokio::spawn(follower));
+    }
+
     /// Waits until the first loads are over, well or badly.
     pub async fn loaded(&mut self) {
         if let Err(error) = (&mut self.loading).await {

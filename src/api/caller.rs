@@ -134,7 +134,7 @@ impl Caller {
         end_user: Option<&str>,
     ) -> Result<Address, ApiError> {
         let target: Target = model.parse()?;
-        let configured = gateway.sticky_header(target.model()).and_then(|name| self.header(name));
+        let configured = gateway.sticky_header(target.model()).and_then(|name| self.header(&name));
         let (sticky, who) = if self.within.is_some() {
             (StickyKey::from_api_key(""), Who::Server)
         } else if let Some(user) = end_user {

@@ -19,6 +19,7 @@ mod error;
 mod extract;
 mod feedback;
 mod fields;
+mod follow;
 mod listener;
 mod metadata;
 mod ofrep;
@@ -33,12 +34,12 @@ mod suites;
 mod dead_canary_tests;
 
 pub use admin::{
-    AuditAnswer, AuditLine, ChangeBody, Conflict, CurrentExperiment, CurrentRollout, DeliveryAnswer,
-    ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference, ExperimentHistory,
+    AuditAnswer, AuditLine, ChangeBody, ConfigAnswer, Conflict, CurrentExperiment, CurrentRollout,
+    DeliveryAnswer, ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference, ExperimentHistory,
     ExperimentResult, FlagAnswer, FlagBody, FlagsAnswer, LeaderAnswer, LoadBody, LoadTarget, ModelAnswer,
-    ModelsAnswer, ReplicaAnswer, ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory,
-    RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer, UnloadBody, UnloadTarget, VersionAnswer,
-    WebhookAnswer, WebhooksAnswer, admin_router,
+    ModelsAnswer, PlanAnswer, PlanBody, RefusedAnswer, ReplicaAnswer, ResidencyAnswer, RollbackTarget,
+    RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer,
+    UnloadBody, UnloadTarget, VersionAnswer, WebhookAnswer, WebhooksAnswer, WishAnswer, admin_router,
 };
 pub use anthropic::{AnthropicError, AnthropicErrorDetail, MessagesBody, TokenCount};
 pub use app::{App, AppError, RunningApp};

@@ -58,6 +58,8 @@ pub(super) struct PublicApi;
         admin::begin_experiment,
         admin::stop_experiment,
         admin::experiment_history,
+        admin::get_config,
+        admin::plan_config,
         admin::audit,
         admin::get_replica,
         admin::get_webhooks,

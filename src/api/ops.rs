@@ -1,12 +1,13 @@
 //! Endpoints for operators and their tools: health, readiness, metrics, the API's description.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 
+use super::admin::ConfigAnswer;
 use super::error::{ApiError, ErrorBody};
 use super::openapi::PublicApi;
 use super::public::PublicState;
@@ -27,6 +28,9 @@ pub struct ReadyAnswer {
     pub ready: bool,
     /// If not, why.
     pub reasons: Vec<String>,
+    /// Which configuration is in force; where `verbose` is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigAnswer>,
 }
 
 /// 200 while every hot version's engine lives.
@@ -45,14 +49,21 @@ pub(super) async fn health(State(state): State<PublicState>) -> Response {
 }
 
 /// 200 once the first loads are over, while the stable version of every model is hot, until shutdown begins.
-#[utoipa::path(get, path = "/ready", tag = "operations", responses(
+#[utoipa::path(get, path = "/ready", tag = "operations",
+    params(("verbose" = Option<bool>, Query, description = "Tell of the configuration, too; `?verbose` will do")),
+    responses(
     (status = 200, description = "Send requests", body = ReadyAnswer),
     (status = 503, description = "Do not yet, or no more", body = ReadyAnswer),
 ))]
-pub(super) async fn ready(State(state): State<PublicState>) -> Response {
+pub(super) async fn ready(State(state): State<PublicState>, RawQuery(query): RawQuery) -> Response {
     let reasons = state.gateway.not_ready();
+    let is_verbose = query
+        .iter()
+        .flat_map(|query| query.split('&'))
+        .any(|word| matches!(word, "verbose" | "verbose=true" | "verbose=1"));
+    let config = is_verbose.then(|| ConfigAnswer::of(&state.gateway));
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(ReadyAnswer { ready: reasons.is_empty(), reasons })).into_response()
+    (status, Json(ReadyAnswer { ready: reasons.is_empty(), reasons, config })).into_response()
 }
 
 /// Metrics in Prometheus' text format.

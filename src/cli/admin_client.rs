@@ -84,6 +84,11 @@ impl Target {
         self.send(Ask { method: Method::GET, path, body: None, actor: None, patience }).await
     }
 
+    /// Asks a question that takes a body.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, CliError> {
+        self.send(Ask { method, path, body: Some(body), actor: None, patience: Patience::Short }).await
+    }
+
     /// Sends a change; its `reason` joins the body, its `actor` travels as a header.
     pub(super) async fn change(
         &self,

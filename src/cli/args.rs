@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use super::error::CliError;
 use super::{
-    bench, check, diff, doctor, eval, experiment, flag, images, models, prompt, pull, residency, rollback,
-    rollout, route, serve, simulate,
+    bench, check, diff, doctor, eval, experiment, flag, images, models, plan, prompt, pull, residency,
+    rollback, rollout, route, serve, simulate,
 };
 
 /// An LLM inference server with versions, weights and instant rollback built in.
@@ -51,6 +51,8 @@ enum Command {
     Simulate(simulate::Args),
     /// Check a configuration, its prompts and its suites without a server
     Check(check::Args),
+    /// Show what a change of the configuration would do to a server that runs
+    Plan(plan::Args),
     /// Show what tells two versions of a configuration apart
     Diff(diff::Args),
     /// Show what this machine has, what of it is used, and whether the configuration fits
@@ -90,6 +92,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Plan(args) => plan::run(args).await,
         Command::Models(args) => models::run(args).await,
         Command::Route(args) => route::run(args).await,
         Command::Flag(args) => flag::run(args).await,

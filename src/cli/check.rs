@@ -43,6 +43,7 @@ struct Seen {
     versions: usize,
     prompts: usize,
     images: usize,
+    suites: usize,
     cases: usize,
     /// What is wrong.
     faults: Vec<String>,
@@ -65,6 +66,10 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             let (file, overlay) = (config.file.clone(), config.overlay.clone());
             seen.faults.push(ConfigErrors { file, overlay, errors }.to_string());
         }
+        if let Some(Ok(suite)) = settings.suite.as_ref().map(|gate| read_suite(&gate.file)) {
+            seen.suites += 1;
+            seen.cases += suite.cases.len();
+        }
         for (name, version) in &settings.versions {
             let place = place(&format!("versions.{name}"));
             check_version(version, &place, args, &mut seen);
@@ -73,6 +78,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     for suite in &args.suites {
         match read_suite(suite) {
             Ok(suite) => {
+                seen.suites += 1;
                 seen.cases += suite.cases.len();
                 let fault = check_suite(&suite, Some(WHOEVER), Some(WHOEVER)).err();
                 seen.faults.extend(fault.map(|why| format!("{}: {why}", suite.file.display())));
@@ -126,7 +132,7 @@ fn tell(args: &Args, config: &Config, seen: &Seen) {
             seen.versions,
             seen.prompts,
             seen.cases,
-            args.suites.len()
+            seen.suites
         );
     }
 }

@@ -17,6 +17,7 @@ mod experiment;
 mod flag;
 mod images;
 mod models;
+mod plan;
 mod prompt;
 mod pull;
 mod residency;

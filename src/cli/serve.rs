@@ -10,10 +10,10 @@ use super::error::CliError;
 use super::models::short_name;
 use super::table::{Table, bytes};
 use crate::api::{App, RunningApp};
-use crate::config::{Config, EnvName, ModelConfig};
+use crate::config::{Config, EnvName, ModelConfig, Source};
 use crate::gateway::{Gateway, Prepared};
 use crate::ids::{Digest, ModelName, VersionName, VersionRef};
-use crate::{config, telemetry};
+use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,7 +33,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     telemetry::init_logging(args.log, &args.log_filter).map_err(|e| CliError::Usage(e.to_string()))?;
-    let config = config::load_for(&args.config, args.env.as_ref())?;
+    let source = Source { file: args.config, env: args.env };
+    // first: what is written while it is read is read again
+    let stamp = source.stamp();
+    let config = source.load()?;
     let unpinned = unpinned(&config);
     if let Some(threads) = config.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
@@ -41,6 +44,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     }
     let stop = stop_signal()?;
     let mut app = App::start(config).await.map_err(|e| CliError::Server(e.to_string()))?;
+    app.follow(source, stamp);
     let stopped_early = tokio::select! {
         () = watched_loads(&mut app) => false,
         () = stop.wait() => true,

@@ -13,6 +13,7 @@
 //! `prompt`'s.
 
 mod checks;
+mod differences;
 mod error;
 mod flag;
 mod guardrails;
@@ -29,10 +30,12 @@ mod read_flag;
 mod read_guardrails;
 mod read_policy;
 mod read_prompt;
+mod read_route;
 mod read_version;
 mod read_webhooks;
 mod reader;
 pub mod sampling;
+mod source;
 mod store_at;
 pub mod suite;
 mod suite_gate;
@@ -44,6 +47,8 @@ mod webhook;
 
 #[cfg(test)]
 mod check_tests;
+#[cfg(test)]
+mod differences_tests;
 #[cfg(test)]
 mod draft_tests;
 #[cfg(test)]
@@ -63,11 +68,12 @@ pub use checks::{
     Case, CheckKind, CheckSpec, Clock, Cosine, EqualTo, Expect, FinishReason, Judges, LengthUnit, Needed,
     PhraseList, TextRule,
 };
+pub use differences::{Difference, differences};
 pub use error::{ConfigError, ConfigErrors};
 pub use flag::{Cohort, Flag, FlagFault, FlagOf, HeaderIs, Otherwise, UserPrefix, Users};
 pub use guardrails::{Guardrails, Ratio, RelativeChange, TimeLimit, Timing};
 pub use image_ref::{Commit, HubFile, HubImage, HubRepo, ImageRef, ImageRefError};
-pub use overlay::EnvName;
+pub use overlay::{EnvName, file_of as overlay_of};
 pub use phase::Phase;
 pub use policy::{
     Approval, Chance, EarlyPromote, OnInconclusive, Pause, PercentagePoints, Policy, ReadyMade, Step,
@@ -75,6 +81,7 @@ pub use policy::{
 };
 pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
+pub use source::{Source, Stamp};
 pub use store_at::{PostgresUrl, StoreAt};
 pub use suite_gate::{SuiteGate, SuiteTerms};
 pub use units::duration;
@@ -83,5 +90,5 @@ pub use valid::{
     ModelConfig, Pinning, PromptRef, ReasoningParser, Residency, SchedulingPolicy, ServerConfig, ToolParser,
     VersionConfig,
 };
-pub use validate::{load, load_for, parse};
+pub use validate::{load, load_for, parse, parse_over};
 pub use webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};

@@ -33,7 +33,7 @@ impl fmt::Display for EnvName {
 }
 
 /// Where the overlay of an environment is.
-pub(super) fn file_of(config: &Path, env: &EnvName) -> PathBuf {
+pub fn file_of(config: &Path, env: &EnvName) -> PathBuf {
     config.with_file_name("env").join(format!("{env}.yaml"))
 }
 

@@ -24,6 +24,8 @@ pub struct Config {
     pub file: PathBuf,
     /// What was laid over it, if something was.
     pub overlay: Option<PathBuf>,
+    /// The sha256 of the text, and of what was laid over it.
+    pub digest: Digest,
     /// How the process listens, stores and stops.
     pub server: ServerConfig,
     /// Compute threads of the process; `None`: as many as the machine has cores.
@@ -133,6 +135,8 @@ pub struct ModelConfig {
     pub flag: Option<Flag>,
     /// The versions; never empty.
     pub versions: BTreeMap<VersionName, VersionConfig>,
+    /// The version that is to have all traffic, if the file says so. A server rolls it out.
+    pub version: Option<VersionName>,
     /// The first route; sums to 100 % over hot versions.
     pub route: BTreeMap<VersionName, Weight>,
     /// The engine of each version of this model.

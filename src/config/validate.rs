@@ -7,6 +7,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use super::error::{ConfigError, ConfigErrors};
 use super::overlay::{self, EnvName};
 use super::raw::{self, Node, Value};
@@ -15,17 +17,17 @@ use super::read_draft::check_drafts;
 use super::read_embedding::read_embedding;
 use super::read_flag::read_flag;
 use super::read_policy::{read_policies, read_policy_name};
+use super::read_route::{read_route, read_wanted};
 use super::read_version::{Given, less_than_a_block, read_version};
 use super::read_webhooks::read_webhooks;
-use super::reader::{Problem, Reader, Section, boolean, count, nearest, up_to};
+use super::reader::{Problem, Reader, Section, boolean, count, up_to};
 use super::store_at::{StoreAt, store_at};
 use super::suite_gate::read_suite_gate;
 use super::valid::{
-    ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, Residency, SchedulingPolicy, ServerConfig,
-    VersionConfig,
+    ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, SchedulingPolicy, ServerConfig,
 };
 use super::values::{address, duration, folder, header_name, kv_tokens, parsed, percentage, size, word};
-use crate::ids::{ModelName, VersionName, Weight};
+use crate::ids::{Digest, ModelName, VersionName, Weight};
 
 const TOP: &[&str] = &["server", "engine", "models", "embedding", "policies", "webhooks"];
 
@@ -55,8 +57,18 @@ const ENGINE: &[&str] = &[
 /// Keys of `engine` that are the whole process's, not a model's.
 const PROCESS: [&str; 2] = ["threads", "device"];
 
-const MODEL: &[&str] =
-    &["sticky_header", "flag", "versions", "route", "engine", "checks", "check_sample", "policy", "suite"];
+const MODEL: &[&str] = &[
+    "sticky_header",
+    "flag",
+    "versions",
+    "version",
+    "route",
+    "engine",
+    "checks",
+    "check_sample",
+    "policy",
+    "suite",
+];
 
 /// A quarter: enough to judge a canary on, and little to pay for it.
 const MIRROR_CAPACITY: Weight = match Weight::from_basis_points(2500) {
@@ -97,7 +109,7 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> R
 }
 
 /// The same with the text of an overlay, and its file.
-fn parse_over(
+pub fn parse_over(
     text: &str,
     file: &Path,
     overlay: Option<(&str, &Path)>,
@@ -109,13 +121,24 @@ fn parse_over(
     if let Some((text, file)) = overlay {
         root = overlay::lay(root, tree(text, file)?);
     }
+    let digest = digest_of(text, overlay.map(|(text, _)| text));
     let overlay = overlay.map(|(_, file)| file.to_owned());
     let mut reader = Reader::default();
     let config = config(&mut reader, &root, file, env);
     if reader.errors.is_empty() {
-        return Ok(Config { overlay, ..config });
+        return Ok(Config { overlay, digest, ..config });
     }
     Err(ConfigErrors { overlay, ..ConfigErrors::new(file.to_owned(), reader.errors) })
+}
+
+/// That of the file as `sha256sum` has it, where nothing is laid over it.
+fn digest_of(text: &str, overlay: Option<&str>) -> Digest {
+    let mut hash = Sha256::new_with_prefix(text);
+    if let Some(overlay) = overlay {
+        hash.update([0]);
+        hash.update(overlay);
+    }
+    Digest::from_bytes(hash.finalize().into())
 }
 
 fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Config {
@@ -165,6 +188,7 @@ fn config(r: &mut Reader, root: &Node, file: &Path, env: &dyn Fn(&str) -> Option
     Config {
         file: file.to_owned(),
         overlay: None,
+        digest: digest_of("", None),
         server,
         threads,
         device,
@@ -340,72 +364,13 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
             versions.insert(name, version);
         }
     }
-    let route = read_route(r, &s, line, &declared, &versions);
+    let version = read_wanted(r, &s, &declared, &versions);
+    let route = read_route(r, &s, line, &declared, &versions, version.as_ref());
     let checks = read_checks(r, &s, base);
     let check_sample = read_check_sample(r, &s);
     let policy = read_policy_name(r, &s, policies);
     let suite = read_suite_gate(r, &s, base);
-    ModelConfig { sticky_header, flag, versions, route, engine, checks, check_sample, policy, suite }
-}
-
-fn read_route(
-    r: &mut Reader,
-    model: &Section<'_>,
-    line: u64,
-    declared: &[&str],
-    versions: &BTreeMap<VersionName, VersionConfig>,
-) -> BTreeMap<VersionName, Weight> {
-    let path = model.path_of("route");
-    let Some(node) = model.get("route").filter(|n| !matches!(n.value, Value::Null)) else {
-        // One version leaves no choice to write down.
-        let only =
-            versions.first_key_value().filter(|(_, v)| declared.len() == 1 && v.residency == Residency::Hot);
-        if let Some((name, _)) = only {
-            return BTreeMap::from([(name.clone(), Weight::FULL)]);
-        }
-        // A lone version that is itself wrong has been reported.
-        if declared.len() > 1 || versions.len() == 1 {
-            r.push(line, path, Problem::new("missing", format!("write `route: {{ {}: 100 }}`", declared[0])));
-        }
-        return BTreeMap::new();
-    };
-    let s = r.map(node, path);
-    let before = r.errors.len();
-    let mut route = BTreeMap::new();
-    for (key, node) in &s.entries {
-        let path = s.path_of(&key.name);
-        if !declared.contains(&key.name.as_str()) {
-            let fix = match nearest(&key.name, declared) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("declared: {}", declared.join(", ")),
-            };
-            r.push(key.line, path, Problem::new("the model has no such version", fix));
-            continue;
-        }
-        let weight = match percentage(&node.value) {
-            Ok(weight) => weight,
-            Err(problem) => {
-                r.push(node.line, path, problem);
-                continue;
-            }
-        };
-        // A wrong name was reported where the version is declared.
-        let Ok(name) = VersionName::from_str(&key.name) else { continue };
-        if weight > Weight::ZERO && versions.get(&name).is_some_and(|v| v.residency != Residency::Hot) {
-            let problem =
-                Problem::new("only a hot version can take traffic", "set its residency to hot, or give it 0");
-            r.push(node.line, path, problem);
-        }
-        route.insert(name, weight);
-    }
-    // With a weight missing the sum would only repeat that mistake.
-    let sum: u32 = route.values().map(|w| u32::from(w.basis_points())).sum();
-    if r.errors.len() == before && sum != u32::from(Weight::FULL.basis_points()) {
-        let problem =
-            Problem::new(format!("the weights sum to {}", f64::from(sum) / 100.0), "make them sum to 100");
-        r.push(node.line, s.path.clone(), problem);
-    }
-    route
+    ModelConfig { sticky_header, flag, versions, version, route, engine, checks, check_sample, policy, suite }
 }
 
 pub(super) fn name<T: FromStr<Err = crate::ids::IdError>>(

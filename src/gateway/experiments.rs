@@ -8,9 +8,9 @@ use crate::release::experiment::{Experiment, ExperimentEvent, ExperimentReport, 
 impl Gateway {
     /// Begins an experiment; its route is in force when this returns.
     pub async fn begin_experiment(&self, new: NewExperiment, by: Change) -> Result<Experiment, AdminError> {
-        let settings = self.inner().models.get(&new.model);
-        let settings = settings.ok_or_else(|| AdminError::UnknownModel(new.model.clone()))?;
-        if settings.checks.is_empty() {
+        let is_checked =
+            self.inner().settings.load().models.get(&new.model).map(|model| !model.checks.is_empty());
+        if !is_checked.ok_or_else(|| AdminError::UnknownModel(new.model.clone()))? {
             return Err(AdminError::NothingToCompare(new.model));
         }
         Ok(self.inner().releases.begin_experiment(new, by).await?)

@@ -14,16 +14,17 @@ impl Gateway {
     /// failed load leaves the others serving.
     pub async fn load_initial(&self) {
         let inner = self.inner();
-        for (model, config) in &inner.models {
+        let settings = inner.settings.load_full();
+        for (model, config) in &settings.models {
             for version in config.unpinned() {
                 tracing::warn!(%model, %version, "unpinned: serves whatever its files hold; add `digest`, and `prompt_digest` if it has a prompt");
             }
         }
-        for version in wanted_hot(&inner.models, &inner.releases) {
+        for version in wanted_hot(&settings.models, &inner.releases) {
             inner.residency.first_load(&version, LoadTo::Hot).await;
         }
         inner.settled.send_replace(true);
-        for version in wanted_warm(&inner.models) {
+        for version in wanted_warm(&settings.models) {
             // one that a route or a rollout needs is hot by now, and stays so
             inner.residency.first_load(&version, LoadTo::Warm).await;
         }

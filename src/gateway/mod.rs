@@ -33,12 +33,14 @@ mod interleave;
 mod kv;
 mod mirror;
 mod rehearsal;
+mod reload;
 mod replicas;
 mod requests;
 mod rerank;
 mod residency;
 mod resolve;
 mod rollouts;
+mod settings;
 mod shutdown;
 mod speech;
 mod start;
@@ -47,6 +49,7 @@ mod structured;
 mod tokens;
 mod watching;
 mod webhooks;
+mod wishes;
 mod work;
 
 #[cfg(test)]
@@ -64,6 +67,7 @@ pub use embed::{EmbedCommand, EmbedInput, Embeddings, LongText};
 pub use error::GatewayError;
 pub use flags::{FlagKey, FlagValue};
 pub use rehearsal::Rehearsal;
+pub use reload::{ConfigPlan, ConfigStatus, RefusedConfig, ReloadError};
 pub use replicas::ReplicaStatus;
 pub use rerank::{RerankCommand, Reranked};
 pub use residency::{LoadTo, Residency, UnloadTo};
@@ -71,6 +75,7 @@ pub use start::{Gateway, Pace, StartError, random_u64};
 pub use state::{Progress, ResidencyError, State};
 pub use structured::{Shape, Structure, depth as schema_depth};
 pub use tokens::TokenizeInput;
+pub use wishes::{Wish, WishState};
 
 pub use crate::engine::{TokenLogprob, Usage};
 pub use crate::model::{SpecialText, SpecialTokens};

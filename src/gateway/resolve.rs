@@ -28,7 +28,8 @@ impl Gateway {
         let Address { target, sticky, traits } = address;
         match target {
             Target::Pinned(version) => {
-                let model = inner.models.get(&version.model);
+                let settings = inner.settings.load();
+                let model = settings.models.get(&version.model);
                 let model = model.ok_or_else(|| GatewayError::unknown_model(version.model.as_str()))?;
                 if !model.versions.contains_key(&version.version) {
                     return Err(GatewayError::UnknownVersion { version: version.clone() });

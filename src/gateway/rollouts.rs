@@ -19,23 +19,36 @@ impl Gateway {
         conflict: OnConflict,
         change: Change,
     ) -> Result<Rollout, AdminError> {
-        let settings = self.inner().models.get(model);
-        let settings = settings.ok_or_else(|| AdminError::UnknownModel(model.clone()))?;
-        let basis = if settings.checks.is_empty() { Basis::Nothing } else { Basis::Checks };
-        let policy = match policy {
-            Some(name) => Policy::named(name, &self.inner().policies)?,
-            None => settings.policy.clone().unwrap_or_else(|| self.usual_policy(model, &canary)),
-        };
-        let entry = if settings.suite.is_some() { Entry::Suite } else { Entry::FirstStep };
-        let new = Begin { model: model.clone(), canary, policy, basis, conflict, entry };
+        let new = self.rollout_of(model, canary, policy, conflict)?;
         let begun = self.inner().releases.begin_rollout(new, change).await?;
         self.inner().suite_wanted.notify_one();
         Ok(begun)
     }
 
+    /// The rollout of a version as the configuration has it, by a policy of this name, else by the model's own.
+    pub(super) fn rollout_of(
+        &self,
+        model: &ModelName,
+        canary: VersionName,
+        policy: Option<&str>,
+        conflict: OnConflict,
+    ) -> Result<Begin, AdminError> {
+        let settings = self.inner().settings.load();
+        let policies = &settings.policies;
+        let settings = settings.models.get(model);
+        let settings = settings.ok_or_else(|| AdminError::UnknownModel(model.clone()))?;
+        let basis = if settings.checks.is_empty() { Basis::Nothing } else { Basis::Checks };
+        let policy = match policy {
+            Some(name) => Policy::named(name, policies)?,
+            None => settings.policy.clone().unwrap_or_else(|| self.usual_policy(model, &canary)),
+        };
+        let entry = if settings.suite.is_some() { Entry::Suite } else { Entry::FirstStep };
+        Ok(Begin { model: model.clone(), canary, policy, basis, conflict, entry })
+    }
+
     /// The suite that versions of a model must pass before a rollout gives them traffic.
     pub fn suite_of(&self, model: &ModelName) -> Option<SuiteGate> {
-        self.inner().models.get(model)?.suite.clone()
+        self.inner().settings.load().models.get(model)?.suite.clone()
     }
 
     /// The rollouts that wait for the end of a suite that this replica is to run.

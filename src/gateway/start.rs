@@ -19,12 +19,15 @@ use super::first_loads::wanted_hot;
 use super::interleave::interleave;
 use super::kv::KvPlan;
 use super::mirror::{Mirror, Shadow};
+use super::reload::ConfigBoard;
 use super::replicas;
 use super::residency::{Blueprint, Residency};
+use super::settings::InForce;
 use super::state::State;
 use super::watching::{SEEN, sink, watched};
+use super::wishes::Wishes;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, ConfigError, ConfigErrors, EngineSettings, KvTokens, ModelConfig, Policy};
+use crate::config::{self, Config, ConfigError, ConfigErrors, EngineSettings, KvTokens, ModelConfig};
 use crate::engine::{EngineConfig, PrefixCache, SchedulingPolicy, Turns};
 use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 use crate::image;
@@ -106,7 +109,12 @@ impl std::fmt::Debug for Pace {
 pub struct Gateway(Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) models: BTreeMap<ModelName, ModelConfig>,
+    pub(super) settings: InForce,
+    /// Who reloads has it: the whole configuration that is in force.
+    pub(super) config: tokio::sync::Mutex<Config>,
+    pub(super) config_status: ConfigBoard,
+    /// What the configuration wants of traffic, as far as that waits.
+    pub(super) wishes: Wishes,
     pub(super) routes: Routes,
     pub(super) releases: Releases,
     pub(super) residency: Residency,
@@ -125,8 +133,6 @@ pub(super) struct Inner {
     pub(super) settled: watch::Sender<bool>,
     /// Told when a rollout may wait for its suite.
     pub(super) suite_wanted: Notify,
-    /// Policies of the configuration, beside the ready-made ones.
-    pub(super) policies: BTreeMap<String, Policy>,
     /// What all engines compute on.
     turns: Turns,
     /// Who is told what rollouts do.
@@ -196,8 +202,11 @@ impl Gateway {
         });
         tasks.spawn(replicas::deliver(courier, store.role(), stop.clone()));
         replicas::keep_up(store, &tasks, &stop);
-        Ok(Self(Arc::new(Inner {
-            models: config.models.clone(),
+        let gateway = Self(Arc::new(Inner {
+            settings: InForce::new(config),
+            config_status: ConfigBoard::new(config),
+            wishes: Wishes::default(),
+            config: tokio::sync::Mutex::new(config.clone()),
             routes: releases.routes(),
             releases,
             residency,
@@ -210,7 +219,6 @@ impl Gateway {
             request_timeout: config.server.request_timeout,
             drain_deadline: config.server.drain_deadline,
             suite_wanted: Notify::new(),
-            policies: config.policies.clone(),
             webhooks,
             closed: AtomicBool::new(false),
             settled,
@@ -218,7 +226,9 @@ impl Gateway {
             end,
             tasks,
             started: SystemTime::now(),
-        })))
+        }));
+        gateway.inner().tasks.spawn(gateway.clone().follow_wishes());
+        Ok(gateway)
     }
 
     pub(super) fn inner(&self) -> &Inner {
@@ -231,8 +241,8 @@ impl Gateway {
     }
 
     /// The header that keeps this model's users on one version, if one is configured.
-    pub fn sticky_header(&self, model: &ModelName) -> Option<&str> {
-        self.0.models.get(model)?.sticky_header.as_deref()
+    pub fn sticky_header(&self, model: &ModelName) -> Option<String> {
+        self.0.settings.load().models.get(model)?.sticky_header.clone()
     }
 
     /// The routes as requests read them.
@@ -241,9 +251,10 @@ impl Gateway {
     }
 
     /// The one model, where there is one.
-    pub fn only_model(&self) -> Option<&ModelName> {
-        let mut names = self.0.models.keys();
-        names.next().filter(|_| names.next().is_none())
+    pub fn only_model(&self) -> Option<ModelName> {
+        let settings = self.0.settings.load();
+        let mut names = settings.models.keys();
+        names.next().filter(|_| names.next().is_none()).cloned()
     }
 
     /// Unix time in seconds at which the gateway came up.
@@ -266,8 +277,8 @@ impl Gateway {
         if !*self.0.settled.borrow() {
             return vec!["the first loads are not over".into()];
         }
-        let routes = self.0.routes.snapshot();
-        let stable = self.0.models.keys().filter_map(|model| {
+        let (routes, settings) = (self.0.routes.snapshot(), self.0.settings.load());
+        let stable = settings.models.keys().filter_map(|model| {
             let version = routes.get(model)?.stable().clone();
             Some(VersionRef { model: model.clone(), version })
         });
@@ -312,7 +323,8 @@ impl Gateway {
                 });
             }
         }
-        let routes: Vec<_> = self.0.models.keys().flat_map(|model| self.route_samples(model)).collect();
+        let settings = self.0.settings.load();
+        let routes: Vec<_> = settings.models.keys().flat_map(|model| self.route_samples(model)).collect();
         self.show_replica();
         self.0.metrics.render(&engines, &residency, &routes, self.0.turns.background_time())
     }
@@ -335,7 +347,7 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
+pub(super) fn blueprints(config: &Config) -> BTreeMap<VersionRef, Blueprint> {
     let mut all = BTreeMap::new();
     for (model, settings) in &config.models {
         for (name, version) in &settings.versions {
@@ -392,7 +404,7 @@ fn config_error(model: &ModelName, fault: CompileError) -> ConfigError {
     ConfigError { line, path: format!("models.{model}.checks[{index}].{field}"), found, fix }
 }
 
-fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {
+pub(super) fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {
     let flags = |settings: &ModelConfig| {
         let versions = settings.versions.iter();
         let versions =

@@ -50,6 +50,11 @@ impl State {
         }
     }
 
+    /// Whether nothing of it serves or is on its way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self, Self::Cold | Self::Warm(_) | Self::Failed { .. })
+    }
+
     /// Bytes read and bytes to read, while it is being loaded.
     pub fn progress(&self) -> Option<(u64, u64)> {
         match self {

@@ -2,12 +2,13 @@
 //!
 //! A caller that goes away does not undo a change that the owner has taken up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::declared::{Declarations, Declared, Redeclare};
 use super::error::ReleaseError;
 use super::experiment::{BeginExperiment, Experiment, ExperimentEvent, Experiments};
 use super::flags::{self, FlagChange, FlagsView};
@@ -17,8 +18,9 @@ use super::running::Running;
 use super::shared::as_written;
 use super::table::{RouteTable, Routes};
 use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
+use super::wanted::Followed;
 use crate::clock::Clock;
-use crate::config::{Flag, Policy};
+use crate::config::Policy;
 use crate::ids::{ExperimentId, ModelName, VersionName, VersionRef, Weight};
 use crate::store::Store;
 
@@ -44,18 +46,6 @@ pub trait Readiness: Send + Sync {
     }
 }
 
-/// A model as the configuration has it.
-#[derive(Debug, Clone)]
-pub struct Declared {
-    /// All its versions.
-    pub versions: BTreeSet<VersionName>,
-    /// Its first route, used where the store has none yet.
-    pub first_route: BTreeMap<VersionName, Weight>,
-    /// Its flag (under `None`) and those of its versions, used until an operator sets others. What is not here lets
-    /// everybody in.
-    pub flags: BTreeMap<Option<VersionName>, Flag>,
-}
-
 /// Who wants a change, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -68,6 +58,8 @@ pub struct Change {
 pub(super) enum Kind {
     SetWeights(BTreeMap<VersionName, Weight>),
     Rollback,
+    /// To a version that had all traffic before, however long ago.
+    RollbackTo(VersionName),
 }
 
 pub(super) enum Command {
@@ -88,6 +80,10 @@ pub(super) enum Command {
         by: Change,
         reply: oneshot::Sender<Result<FlagsView, ReleaseError>>,
     },
+    /// The configuration wants a version for a model: the canary of `begin`.
+    Follow { begin: Begin, by: Change, reply: oneshot::Sender<Result<Followed, ReleaseError>> },
+    /// Another configuration.
+    Redeclare { new: Redeclare, reply: oneshot::Sender<Result<(), ReleaseError>> },
     /// An experiment begins.
     BeginExperiment { begin: BeginExperiment, reply: oneshot::Sender<Result<Experiment, ReleaseError>> },
     /// Something happened to an experiment.
@@ -171,8 +167,7 @@ pub struct Releases {
     rollouts: Running,
     pub(super) experiments: Experiments,
     store: Store,
-    /// The versions of each model.
-    declared: Arc<BTreeMap<ModelName, BTreeSet<VersionName>>>,
+    declared: Declarations,
 }
 
 impl Releases {
@@ -203,22 +198,21 @@ impl Releases {
         routes.publish(table);
         let rollouts = Running::restored(&store, &declared).await?;
         let experiments = Experiments::restored(&store, &declared).await?;
-        let versions = declared.iter().map(|(model, declared)| (model.clone(), declared.versions.clone()));
-        let versions = Arc::new(versions.collect());
+        let declared = Declarations::new(declared);
         let (commands, inbox) = mpsc::channel::<Command>(QUEUE);
         let owner = Owner {
             store: store.clone(),
             routes: routes.clone(),
             rollouts: rollouts.clone(),
             experiments: experiments.clone(),
-            declared,
+            declared: declared.clone(),
             readiness,
             clock,
             known: AtomicI64::new(turn.changes_made()),
         };
         turn.give_back().await;
         tokio::spawn(owner.run(inbox));
-        Ok(Self { commands, routes, rollouts, experiments, store, declared: versions })
+        Ok(Self { commands, routes, rollouts, experiments, store, declared })
     }
 
     /// The table that requests read.
@@ -251,8 +245,8 @@ impl Releases {
     /// The flags of a model, and of each of its versions.
     pub fn flags(&self, model: &ModelName) -> Option<FlagsView> {
         let table = self.routes.snapshot();
-        let declared = self.declared.get(model)?.iter().cloned();
-        Some(FlagsView::of(table.flags(model)?, declared))
+        let declared = self.declared.get(model)?;
+        Some(FlagsView::of(table.flags(model)?, declared.versions.iter().cloned()))
     }
 
     /// Changes the flag of a model (`None`) or of a version of it; what is not named stays.
@@ -269,6 +263,29 @@ impl Releases {
     /// Begins a rollout: written down, and its first step taken, when this returns.
     pub async fn begin_rollout(&self, new: Begin, by: Change) -> Result<Rollout, ReleaseError> {
         self.ask(|reply| Command::Begin { new, by, reply }).await
+    }
+
+    /// Acts on the configuration's wish for a version, the canary of `begin`, unless it was acted on before: rolls it out, or
+    /// gives it back the traffic that it had.
+    pub async fn follow(&self, begin: Begin, by: Change) -> Result<Followed, ReleaseError> {
+        self.ask(|reply| Command::Follow { begin, by, reply }).await
+    }
+
+    /// The version that the configuration wanted for a model when it was acted on last.
+    pub async fn followed(&self, model: &ModelName) -> Result<Option<VersionName>, ReleaseError> {
+        Ok(self.store.wanted(model).await?)
+    }
+
+    /// Takes another configuration of the same models: its versions, and its flags where no operator has set others. `news`
+    /// goes to the audit log. Refused where a version is missing that a route, a rollout or an experiment needs.
+    pub async fn redeclare(
+        &self,
+        declared: BTreeMap<ModelName, Declared>,
+        news: BTreeMap<ModelName, String>,
+        by: Change,
+    ) -> Result<(), ReleaseError> {
+        let new = Redeclare { declared, news, by };
+        self.ask(|reply| Command::Redeclare { new, reply }).await
     }
 
     /// Tells a rollout what has happened. It is refused if another rollout of the model runs by now.

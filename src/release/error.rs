@@ -34,6 +34,14 @@ pub enum ReleaseError {
         /// Its weight.
         weight: Weight,
     },
+    /// What compares a version with another must end before the version leaves.
+    #[error("{version} is needed by {what}; let it end before the version leaves the configuration")]
+    NeededBy {
+        /// The version.
+        version: VersionRef,
+        /// By what, with its number.
+        what: String,
+    },
     /// A flag that cannot work.
     #[error(transparent)]
     Flag(FlagFault),

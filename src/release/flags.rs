@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::changes::{Change, Declared};
+use super::changes::Change;
+use super::declared::Declared;
 use super::error::ReleaseError;
 use super::flag::Flags;
 use super::owner::{Owner, audit_line};

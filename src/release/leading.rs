@@ -34,7 +34,9 @@ impl Watcher {
             self.take_up().await;
             // what this replica saw while it followed
             for (model, items) in self.sending.take_all() {
-                items.into_iter().for_each(|item| self.take_item(&model, item));
+                for item in items {
+                    self.take_item(&model, item);
+                }
             }
         }
     }

@@ -10,12 +10,14 @@
 
 pub mod analysis;
 mod changes;
+mod declared;
 mod desk;
 mod error;
 pub mod experiment;
 mod feedback;
 mod flag;
 mod flags;
+mod hearing;
 mod history;
 mod leading;
 mod moves;
@@ -28,10 +30,13 @@ mod shared;
 pub mod simulation;
 mod sticky;
 mod table;
+mod telling;
 mod view;
+mod wanted;
 mod watcher;
 
-pub use changes::{Begin, Change, Declared, Entry, OnConflict, Presence, Readiness, Releases, Withdrawn};
+pub use changes::{Begin, Change, Entry, OnConflict, Presence, Readiness, Releases, Withdrawn};
+pub use declared::Declared;
 pub use desk::FINISHED;
 pub use error::ReleaseError;
 pub use feedback::{Answered, FeedbackCheck, FeedbackError, REMEMBERED, Rated};
@@ -42,4 +47,5 @@ pub use running::Running;
 pub use sticky::{BUCKETS, Bucket, StickyKey, bucket_of, user_number};
 pub use table::{Resolution, RouteTable, Routes};
 pub use view::{AuditAction, AuditEntry, RolloutLine, RouteView};
+pub use wanted::{Followed, Intent, intent};
 pub use watcher::{Message, Request, Seen, SeenAnswer, Watched, WatchedCheck, Watcher};

@@ -2,13 +2,13 @@
 //!
 //! A change is written first, then published to readers, then answered.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
 
-use super::changes::{Change, Command, Declared, Kind, Readiness, Withdrawn};
+use super::changes::{Change, Command, Kind, Readiness, Withdrawn};
+use super::declared::{Declarations, Declared};
 use super::error::ReleaseError;
 use super::experiment::Experiments;
 use super::route::{Route, whole};
@@ -24,7 +24,7 @@ pub(super) struct Owner {
     pub(super) routes: Routes,
     pub(super) rollouts: Running,
     pub(super) experiments: Experiments,
-    pub(super) declared: BTreeMap<ModelName, Declared>,
+    pub(super) declared: Declarations,
     pub(super) readiness: Arc<dyn Readiness>,
     pub(super) clock: Arc<dyn Clock>,
     /// How many changes there had been when what is shown to readers was read; see `shared`.
@@ -46,6 +46,12 @@ impl Owner {
             }
             Command::Rollout { model, id, event, reply } => {
                 let _ = reply.send(self.move_rollout(&model, id, event).await);
+            }
+            Command::Follow { begin, by, reply } => {
+                let _ = reply.send(self.follow(begin, &by).await);
+            }
+            Command::Redeclare { new, reply } => {
+                let _ = reply.send(self.redeclare(new).await);
             }
             Command::BeginExperiment { begin, reply } => {
                 let _ = reply.send(self.begin_experiment(begin).await);
@@ -82,7 +88,12 @@ impl Owner {
         Ok(())
     }
 
-    async fn apply(&self, model: &ModelName, kind: Kind, change: &Change) -> Result<RouteView, ReleaseError> {
+    pub(super) async fn apply(
+        &self,
+        model: &ModelName,
+        kind: Kind,
+        change: &Change,
+    ) -> Result<RouteView, ReleaseError> {
         let table = self.routes.snapshot();
         let unknown = || ReleaseError::UnknownModel { model: model.clone() };
         let current = table.get(model).ok_or_else(unknown)?;
@@ -99,6 +110,10 @@ impl Owner {
             Kind::Rollback => {
                 let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
                 (AuditAction::Rollback, current.rolled_back().ok_or_else(nothing)?)
+            }
+            Kind::RollbackTo(version) => {
+                let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
+                (AuditAction::Rollback, current.rolled_back_to(&version).ok_or_else(nothing)?)
             }
         };
         self.can_take(model, current, &next)?;

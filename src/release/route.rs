@@ -1,6 +1,6 @@
 //! A model's route: weights, and which version owns which bucket. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::ReleaseError;
@@ -52,11 +52,23 @@ impl Route {
 
     /// The next revision, back on the last stable route; `None` where there is none to go back to.
     pub fn rolled_back(&self) -> Option<Self> {
-        let target = self.rollback_points.last()?;
-        let weights = BTreeMap::from([(target.version.clone(), Weight::FULL)]);
-        let owners = vec![target.version.clone(); BUCKETS.into()].into();
-        let rollback_points = super::history::points_behind(&self.rollback_points, &target.version);
+        self.rolled_back_to(&self.rollback_points.last()?.version)
+    }
+
+    /// The next revision, back on the last stable route of a version; `None` where it had none.
+    pub fn rolled_back_to(&self, version: &VersionName) -> Option<Self> {
+        let at = self.rollback_points.iter().rposition(|point| point.version == *version)?;
+        let weights = BTreeMap::from([(version.clone(), Weight::FULL)]);
+        let owners = vec![version.clone(); BUCKETS.into()].into();
+        let rollback_points = super::history::points_behind(&self.rollback_points[..=at], version);
         Some(Self { revision: self.revision + 1, weights, owners, rollback_points })
+    }
+
+    /// The same revision, without what a rollback could go to and that is none of these.
+    pub(super) fn leading_back_to(&self, versions: &BTreeSet<VersionName>) -> Self {
+        let mut route = self.clone();
+        route.rollback_points.retain(|point| versions.contains(&point.version));
+        route
     }
 
     /// Rebuilds a stored route.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::changes::Declared;
+use super::declared::Declared;
 use super::error::ReleaseError;
 use super::rollout::Rollout;
 use crate::ids::ModelName;

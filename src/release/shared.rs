@@ -72,7 +72,7 @@ impl Owner {
     /// Reads all that readers see, and shows it.
     async fn read_anew(&self) -> Result<(), ReleaseError> {
         let before = self.routes.snapshot();
-        let declared = &self.declared;
+        let declared = &self.declared.all();
         let mut table = RouteTable::clone(&before);
         for row in
             self.store.latest_routes().await?.into_iter().filter(|row| declared.contains_key(&row.model))
@@ -103,7 +103,8 @@ impl Command {
             Self::BeginExperiment { reply, .. } | Self::Experiment { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
-            Self::Withdraw { reply, .. } => drop(reply.send(Err(error))),
+            Self::Follow { reply, .. } => drop(reply.send(Err(error))),
+            Self::Withdraw { reply, .. } | Self::Redeclare { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

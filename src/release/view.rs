@@ -55,6 +55,8 @@ pub enum AuditAction {
     Rollout,
     /// An experiment began or ended.
     Experiment,
+    /// The configuration is another, or what it wants was acted on.
+    Configure,
     /// A version was loaded.
     Load,
     /// A version could not be loaded.
@@ -75,6 +77,7 @@ impl AuditAction {
             Self::Flag => "flag",
             Self::Rollout => "rollout",
             Self::Experiment => "experiment",
+            Self::Configure => "configure",
             Self::Load => "load",
             Self::LoadFailed => "load_failed",
             Self::Unload => "unload",

@@ -18,12 +18,13 @@ use super::error::ReleaseError;
 use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
 use super::leading::arm_of;
-use super::parcels::{Item, Sending};
+use super::parcels::Sending;
 use super::rollout::{Event, Phase, Rollout, RolloutId};
+use super::telling::Telling;
 use crate::clock::Clock;
 use crate::config::Judges;
 use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionName, VersionRef};
-use crate::store::{ObservationRow, Role, StoreError};
+use crate::store::{AnswerRow, ObservationRow, Role, StoreError};
 use crate::telemetry::Metrics;
 
 /// How often it is told that a rollout cannot move. It is tried at each look.
@@ -81,6 +82,15 @@ pub enum Message {
     Seen(Seen),
     /// An answer was given that its reader may have a word about.
     Answered(Answered),
+    /// A reader has a word about one that all replicas know.
+    Rated {
+        /// The answer; this is its first word.
+        answer: AnswerRow,
+        /// What it is worth.
+        score: Score,
+        /// Gets what it was counted as.
+        reply: oneshot::Sender<Result<Rated, FeedbackError>>,
+    },
     /// A reader has a word about one.
     Feedback {
         /// Which answer.
@@ -124,11 +134,13 @@ pub struct Watcher {
     /// When it was last told of a model's rollout that it cannot move.
     grumbled: BTreeMap<ModelName, jiff::Timestamp>,
     pub(super) experiments: experiment::Desks,
-    memory: Memory,
+    pub(super) memory: Memory,
     /// What it was when it looked last.
     pub(super) role: Role,
     /// What it saw that another is to judge, while it follows.
     pub(super) sending: Sending,
+    /// Answers that other replicas are to know.
+    pub(super) answers: Telling,
     /// How far it has taken in what others sent of each model, while it leads.
     pub(super) taken: BTreeMap<ModelName, i64>,
     /// Looks while it followed.
@@ -166,6 +178,7 @@ impl Watcher {
             memory: Memory::default(),
             role,
             sending: Sending::default(),
+            answers: Telling::default(),
             taken: BTreeMap::new(),
             looks: 0,
         }
@@ -209,6 +222,7 @@ impl Watcher {
 
     async fn look(&mut self) {
         self.take_role().await;
+        self.answers.tell(&self.releases, self.role).await;
         if self.leads() {
             self.take_parcels().await;
             self.look_at_all().await;
@@ -261,12 +275,23 @@ impl Watcher {
         match message {
             Message::Seen(seen) if self.leads() => self.observe(&seen),
             Message::Seen(seen) => self.sending.saw(&self.releases, seen, self.clock.now()),
-            Message::Answered(answered) => self.memory.remember(answered, self.clock.now()),
+            Message::Answered(answered) => {
+                let now = self.clock.now();
+                if self.releases.store().is_shared() {
+                    self.answers.remember(&answered, now);
+                }
+                self.memory.remember(answered, now);
+            }
             Message::Feedback { response, score, reply } => {
                 // Who no longer waits was told to try again, so that his word must not count yet.
                 if !reply.is_closed() {
                     let _ = reply.send(self.feedback(response, score));
                 }
+            }
+            Message::Rated { answer, score, reply } => {
+                let AnswerRow { response, version, user, at } = answer;
+                self.memory.forget(response);
+                let _ = reply.send(self.counted(Remembered { version, user, at }, score));
             }
         }
     }
@@ -280,29 +305,6 @@ impl Watcher {
         if seen.admitted >= desk.since {
             desk.take(&rollout, arm, seen);
         }
-    }
-
-    /// A word counts for a rollout if the answer was given since it began: so both arms' answers are of one time.
-    fn feedback(&mut self, response: ResponseId, score: Score) -> Result<Rated, FeedbackError> {
-        let Remembered { version, user, at } = self.memory.rate(response)?;
-        let check = self.models.get(&version.model).and_then(|watched| watched.feedback.clone());
-        let FeedbackCheck { threshold, .. } = check.ok_or(FeedbackError::Unknown)?;
-        let passed = score >= threshold;
-        let VersionRef { model, version: answered } = &version;
-        if let Some(user) = user
-            && let Some(rollout) = self.releases.rollouts().get(model)
-            && arm_of(&rollout, answered).is_some()
-            && at >= rollout.started_at
-        {
-            if self.leads() {
-                self.take_word(model, rollout.id, answered, user, passed);
-            } else {
-                let version = answered.clone();
-                let word = Item::Word { rollout: rollout.id, version, user, passed };
-                self.sending.keep(model.clone(), word);
-            }
-        }
-        Ok(Rated { version, passed })
     }
 
     /// The analysis that a version's answers count for, and on which side.

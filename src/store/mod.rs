@@ -20,6 +20,7 @@ mod read;
 mod rollouts;
 mod routes;
 mod shared;
+mod wanted;
 
 pub use audit::{AuditRow, NewAudit};
 pub use error::StoreError;
@@ -31,4 +32,4 @@ pub use open::Store;
 pub use outbox::{Attempt, DeliveryCounts, DeliveryRow, DeliveryState, KEPT, Subscription};
 pub use rollouts::{NewTransition, RolloutRow, TransitionRow};
 pub use routes::{BucketRun, RouteRow, StableRoute};
-pub use shared::{LeaderRow, Parcel, ParcelRow, Reach, Role, Taken, Turn};
+pub use shared::{AnswerFound, AnswerRow, LeaderRow, Parcel, ParcelRow, Reach, Role, Taken, Turn};

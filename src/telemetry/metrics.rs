@@ -89,6 +89,15 @@ impl WebhookOutcome {
     }
 }
 
+/// Whether a configuration that was taken or refused is told of for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigNews {
+    /// It is another than the one before.
+    Another,
+    /// It is the same, looked at again.
+    Known,
+}
+
 /// What is known of one generation when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestSample {
@@ -126,6 +135,8 @@ struct Inner {
     mirrored: IntCounterVec,
     webhooks: IntCounterVec,
     webhooks_dead: IntCounterVec,
+    reloads: IntCounterVec,
+    config_in_force: IntGauge,
     in_flight: IntGauge,
     leader: IntGauge,
     store_reachable: IntGauge,
@@ -208,6 +219,17 @@ impl Metrics {
             "Deliveries to webhooks that were given up.",
             &["receiver"],
         )?;
+        let reloads = counters(
+            "config_reloads_total",
+            "Configurations that the file has held since the start, by what became of each: applied or refused.",
+            &["result"],
+        )?;
+        let config_in_force = IntGauge::new(
+            "config_in_force",
+            "1 while the configuration that the file holds is the one that serves, 0 while it is refused.",
+        )?;
+        registry.register(Box::new(config_in_force.clone()))?;
+        config_in_force.set(1);
         let in_flight = IntGauge::new("requests_in_flight", "Requests that are being answered.")?;
         registry.register(Box::new(in_flight.clone()))?;
         let leader =
@@ -232,6 +254,8 @@ impl Metrics {
             mirrored,
             webhooks,
             webhooks_dead,
+            reloads,
+            config_in_force,
             in_flight,
             leader,
             store_reachable,
@@ -331,6 +355,22 @@ impl Metrics {
         self.0.webhooks_dead.with_label_values(&[receiver]).inc();
     }
 
+    /// The file's configuration was put in force. It may have been in force before, with others refused in between.
+    pub fn config_applied(&self, news: ConfigNews) {
+        self.0.config_in_force.set(1);
+        if news == ConfigNews::Another {
+            self.0.reloads.with_label_values(&["applied"]).inc();
+        }
+    }
+
+    /// The file's configuration cannot be taken.
+    pub fn config_refused(&self, news: ConfigNews) {
+        self.0.config_in_force.set(0);
+        if news == ConfigNews::Another {
+            self.0.reloads.with_label_values(&["refused"]).inc();
+        }
+    }
+
     fn count(&self, model: &str, version: &str, outcome: Outcome) {
         self.0.requests.with_label_values(&[model, version, outcome.label()]).inc();
     }
@@ -389,6 +429,7 @@ mod tests {
         metrics.fell_back(&v1);
         metrics.webhook_attempted("slack-1", WebhookOutcome::Delivered);
         metrics.webhook_given_up("slack-1");
+        metrics.config_applied(ConfigNews::Another);
         let residency =
             [ResidencySample { version: v1.clone(), state: "hot", weight_bytes: 10, shared_bytes: 4 }];
         let routes = [RouteSample { version: v1.clone(), percent: 2.5, revision: 3 }];

@@ -11,5 +11,5 @@ mod metrics;
 mod samples;
 
 pub use logging::{LogFormat, LoggingError, init as init_logging};
-pub use metrics::{Metrics, MirrorOutcome, Outcome, RequestSample, WebhookOutcome};
+pub use metrics::{ConfigNews, Metrics, MirrorOutcome, Outcome, RequestSample, WebhookOutcome};
 pub use samples::{EngineSample, ResidencySample, RouteSample};

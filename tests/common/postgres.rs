@@ -75,8 +75,9 @@ impl Postgres {
     pub fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             let pid = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid"));
-            let pid = pid.unwrap_or_default().lines().next().and_then(|line| line.trim().parse().ok());
-            pid.into_iter().for_each(|pid| kill(&["-QUIT"], pid));
+            if let Some(Ok(pid)) = pid.unwrap_or_default().lines().next().map(|line| line.trim().parse()) {
+                kill(&["-QUIT"], pid);
+            }
             server.wait().unwrap();
         }
     }

@@ -35,7 +35,10 @@ impl Replicas {
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
         let text = std::fs::read_to_string(&path).unwrap();
         let text = text.replace("store: state.db", &format!("store: '{}'", database.url()));
-        let v3 = format!("      v3: {{ image: {}/v3 }}\n    checks: [is-json]\n    route:", models.display());
+        let v3 = format!(
+            "      v3: {{ image: {}/v3 }}\n    checks: [is-json, feedback]\n    route:",
+            models.display()
+        );
         std::fs::write(&path, text.replace("    route:", &v3) + POLICIES).unwrap();
         let all = std::thread::scope(|scope| {
             let starting: Vec<_> = (0..3).map(|_| scope.spawn(|| Process::serve(&path))).collect();

@@ -18,7 +18,7 @@ use super::types::{
     AuditAnswer, AuditLine, ChangeBody, LoadBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody,
     UnloadAnswer, UnloadBody, VersionAnswer,
 };
-use super::{experiments, flags, replicas, rollouts, webhooks};
+use super::{config, experiments, flags, replicas, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
@@ -65,6 +65,8 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         )
         .route("/admin/models/{model}/experiment/history", get(experiments::experiment_history))
         .route("/admin/models/{model}/experiment/stop", post(experiments::stop_experiment))
+        .route("/admin/config", get(config::get_config))
+        .route("/admin/config/plan", post(config::plan_config))
         .route("/admin/audit", get(audit))
         .route("/admin/replica", get(replicas::get_replica))
         .route("/admin/webhooks", get(webhooks::get_webhooks))

@@ -1,5 +1,6 @@
 //! The operators' listener: versions, routes, rollback, and who changed what.
 
+mod config;
 mod experiments;
 mod flags;
 mod guard;
@@ -9,6 +10,7 @@ mod rollouts;
 mod types;
 mod webhooks;
 
+pub(super) use config::{__path_get_config, __path_plan_config};
 pub(super) use experiments::{
     __path_begin_experiment, __path_experiment_history, __path_get_experiment, __path_stop_experiment,
 };
@@ -29,6 +31,7 @@ pub(super) use replicas::__path_get_replica;
 
 pub(super) use webhooks::__path_get_webhooks;
 
+pub use config::{ConfigAnswer, PlanAnswer, PlanBody, RefusedAnswer, WishAnswer};
 pub use experiments::{
     CurrentExperiment, ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference,
     ExperimentHistory, ExperimentResult,

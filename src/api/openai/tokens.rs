@@ -70,7 +70,7 @@ pub struct Detokenized {
 }
 
 fn model_of(gateway: &Gateway, given: Option<String>) -> Result<String, ApiError> {
-    given.or_else(|| gateway.only_model().map(ToString::to_string)).ok_or_else(|| {
+    given.or_else(|| gateway.only_model().map(|model| model.to_string())).ok_or_else(|| {
         let message = "`model` is required: this server has several models; GET /v1/models lists them";
         ApiError::parameter("missing_required_parameter", "model", message)
     })

@@ -21,10 +21,10 @@ impl Residency {
         decoder: &Decoder,
         plan: &Blueprint,
     ) -> Option<Engine> {
-        let table = self.0.table.load();
+        let (table, blueprints) = (self.0.table.load(), self.0.blueprints.load());
         let is_sibling = |backend: &&Arc<Backend>| {
             let sibling = &backend.prepared;
-            let its = self.0.blueprints.get(&sibling.version);
+            let its = blueprints.get(&sibling.version);
             // a device that guesses nothing has no use for a draft
             let draft = |plan: &Blueprint| plan.draft.clone().filter(|_| self.0.pool.device().is_host());
             let settings = |plan: &Blueprint| (plan.engine.clone(), plan.kv, draft(plan));
@@ -78,7 +78,7 @@ impl Residency {
     /// can be found and read.
     fn later(&self, version: &VersionRef) -> Vec<Later> {
         let Inner { blueprints, images, awaited, table, .. } = &*self.0;
-        let (awaited, table) = (awaited.load(), table.load());
+        let (awaited, table, blueprints) = (awaited.load(), table.load(), blueprints.load());
         let on_device = |other: &VersionRef| table.get(other).is_some_and(|state| state.backend().is_some());
         let there = blueprints.iter().filter(|(other, _)| *other == version || on_device(other));
         let mut engines: Vec<_> =

@@ -69,7 +69,8 @@ pub struct Residency(Arc<Inner>);
 
 struct Inner {
     table: ArcSwap<Table>,
-    blueprints: BTreeMap<VersionRef, Blueprint>,
+    /// Of all versions that are declared.
+    blueprints: ArcSwap<BTreeMap<VersionRef, Blueprint>>,
     images: Arc<image::Store>,
     /// What all engines compute on.
     turns: Turns,
@@ -111,7 +112,7 @@ impl Residency {
         let table = blueprints.keys().map(|version| (version.clone(), State::Cold)).collect::<Table>();
         Self(Arc::new(Inner {
             table: ArcSwap::from_pointee(table),
-            blueprints,
+            blueprints: ArcSwap::from_pointee(blueprints),
             images: Arc::new(images),
             turns,
             pool: WeightPool::of(device),
@@ -135,6 +136,30 @@ impl Residency {
     /// The version's backend, if it can take a request. Takes no lock.
     pub fn hot(&self, version: &VersionRef) -> Option<Arc<Backend>> {
         self.0.table.load().get(version).and_then(State::serving).cloned()
+    }
+
+    /// Takes the versions of another configuration. What is new is cold; what is no longer declared, and serves or is on its
+    /// way, stays until it is withdrawn and drained. What is loaded stays as it was loaded.
+    pub(in crate::gateway) fn declare(&self, blueprints: BTreeMap<VersionRef, Blueprint>) {
+        let declared: BTreeSet<VersionRef> = blueprints.keys().cloned().collect();
+        self.0.blueprints.store(Arc::new(blueprints));
+        self.0.table.rcu(|table| {
+            let mut table = Table::clone(table);
+            table.retain(|version, state| declared.contains(version) || !state.is_at_rest());
+            for version in &declared {
+                table.entry(version.clone()).or_insert(State::Cold);
+            }
+            Arc::new(table)
+        });
+    }
+
+    /// Says that the first load of a version is to come.
+    pub(in crate::gateway) fn await_first_load(&self, version: &VersionRef) {
+        self.0.awaited.rcu(|awaited| {
+            let mut awaited = BTreeSet::clone(awaited);
+            awaited.insert(version.clone());
+            awaited
+        });
     }
 
     /// Says which versions are to be loaded first. They count as coming until [`Residency::first_load`] is over.
@@ -213,7 +238,8 @@ impl Residency {
 
     fn load_blocking(&self, load: &Load) -> Result<State, String> {
         let Load { version, was_warm, to, progress } = load;
-        let plan = self.0.blueprints.get(version).ok_or("it is not in the configuration")?;
+        let blueprints = self.0.blueprints.load_full();
+        let plan = blueprints.get(version).ok_or("it is not in the configuration")?;
         tracing::info!(%version, "loading");
         let prepared = match was_warm {
             Some(warm) => Arc::clone(&warm.prepared),
@@ -388,18 +414,28 @@ impl Residency {
         self.0.table.rcu(|table| match table.get(drained.version()) {
             Some(State::Draining(backend)) if Arc::ptr_eq(backend, drained) => {
                 let mut table = Table::clone(table);
-                table.insert(drained.version().clone(), state.clone());
+                if self.0.blueprints.load().contains_key(drained.version()) {
+                    table.insert(drained.version().clone(), state.clone());
+                } else {
+                    table.remove(drained.version());
+                }
                 Arc::new(table)
             }
             _ => Arc::clone(table),
         });
     }
 
-    /// Ends a load that this caller began: from `Loading` nothing else leads away.
+    /// Ends a load that this caller began: from `Loading` nothing else leads away. Of a version that has left the
+    /// configuration meanwhile, nothing is kept.
     pub(in crate::gateway) fn put(&self, version: &VersionRef, state: &State) {
+        let is_declared = self.0.blueprints.load().contains_key(version);
         self.0.table.rcu(|table| {
             let mut table = Table::clone(table);
-            table.insert(version.clone(), state.clone());
+            if is_declared {
+                table.insert(version.clone(), state.clone());
+            } else {
+                table.remove(version);
+            }
             Arc::new(table)
         });
     }

@@ -108,9 +108,10 @@ impl Desks {
         for experiment in &running {
             if !self.by_model.contains_key(&experiment.model) {
                 // another replica may have led when it began
-                let desk = match self.releases.store().is_shared() {
-                    true => self.resumed(experiment).await,
-                    false => Some(self.desk_of(experiment)),
+                let desk = if self.releases.store().is_shared() {
+                    self.resumed(experiment).await
+                } else {
+                    Some(self.desk_of(experiment))
                 };
                 if let Some(desk) = desk {
                     self.by_model.insert(experiment.model.clone(), desk);

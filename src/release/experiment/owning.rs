@@ -181,7 +181,7 @@ impl Owner {
 
 impl Releases {
     /// The experiments that run.
-    pub(super) fn experiments(&self) -> &Experiments {
+    pub(in crate::release) fn experiments(&self) -> &Experiments {
         &self.experiments
     }
 

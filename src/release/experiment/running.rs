@@ -12,7 +12,7 @@ use super::state::Experiment;
 use crate::ids::{ExperimentId, ModelName};
 use crate::release::ReleaseError;
 use crate::release::analysis::Difference;
-use crate::release::changes::Declared;
+use crate::release::declared::Declared;
 use crate::store::Store;
 
 /// The shared, swappable tables. Reading them takes no lock.

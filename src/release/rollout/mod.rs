@@ -21,4 +21,5 @@ mod tests;
 pub use crate::config::Phase;
 pub use crate::ids::RolloutId;
 pub use event::{Action, Command, Event, Exposure, Next, Refusal, Transition};
+pub use state::shown;
 pub use state::{AbortedFor, Basis, Judged, NewRollout, PromotedOn, Rollout, SameVersion, State, WaitsFor};

@@ -363,7 +363,7 @@ fn later(from: Timestamp, time: Duration) -> Timestamp {
 }
 
 /// A time as people write it: `20m`, `1h 30m`.
-pub(super) fn shown(time: Duration) -> String {
+pub fn shown(time: Duration) -> String {
     // what is below a second is of no interest to people, but for pauses that are that short
     let time = if time.as_secs() > 0 { Duration::from_secs(time.as_secs()) } else { time };
     SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), |time| format!("{time:#}"))

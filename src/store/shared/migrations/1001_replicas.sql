@@ -29,3 +29,17 @@ CREATE TABLE parcels (
 );
 
 CREATE INDEX parcels_by_model ON parcels (model, id);
+
+-- the last answers of models whose users may have a word about them
+CREATE TABLE answers (
+    response TEXT NOT NULL PRIMARY KEY,
+    -- counts up
+    number BIGINT GENERATED ALWAYS AS IDENTITY UNIQUE,
+    model TEXT NOT NULL,
+    version TEXT NOT NULL,
+    -- a hash of the sticky key; NULL where the answer says nothing of the route
+    user_key BIGINT,
+    at TEXT NOT NULL,
+    -- one answer, one word
+    rated BOOLEAN NOT NULL
+);
