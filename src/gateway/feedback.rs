@@ -15,7 +15,10 @@ impl Gateway {
     /// Counts what a user thinks of an answer.
     pub async fn feedback(&self, response: ResponseId, score: Score) -> Result<Rated, FeedbackError> {
         let (reply, counted) = oneshot::channel();
-        let message = Message::Feedback { response, score, reply };
+        let message = match self.inner().releases.rate_answer(response).await? {
+            Some(answer) => Message::Rated { answer, score, reply },
+            None => Message::Feedback { response, score, reply },
+        };
         let ask = async {
             self.inner().watcher.send(message).await.ok()?;
             counted.await.ok()

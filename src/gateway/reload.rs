@@ -94,6 +94,11 @@ impl Gateway {
                 Err(error) => return Err(error.into()),
             }
             inner.residency.declare(blueprints(&new));
+            for difference in &differences {
+                if let Difference::Wanted { model, .. } = difference {
+                    inner.wishes.turned(model);
+                }
+            }
             self.put_in_force(new.clone());
             self.forget();
             for difference in &differences {

@@ -51,8 +51,11 @@ impl Gateway {
         self.inner().settings.load().config.models.get(model)?.suite.clone()
     }
 
-    /// The rollouts that wait for the end of a suite.
+    /// The rollouts that wait for the end of a suite that this replica is to run.
     pub fn rollouts_in_suite(&self) -> Vec<Arc<Rollout>> {
+        if !self.leads() {
+            return Vec::new();
+        }
         let running = self.inner().releases.rollouts().all();
         running.into_iter().filter(|rollout| rollout.phase() == Phase::Suite).collect()
     }

@@ -20,6 +20,7 @@ use super::interleave::interleave;
 use super::kept::Shelves;
 use super::kv::KvPlan;
 use super::mirror::{Mirror, Shadow};
+use super::replicas;
 use super::residency::{Blueprint, Residency};
 use super::settings::InForce;
 use super::state::State;
@@ -163,20 +164,21 @@ impl Gateway {
         let device = choose(config.device)?;
         tracing::info!(%device, "engines compute on it");
         let residency = Residency::new(blueprints(config), images, device, turns.clone(), metrics.clone());
-        let store = store::Store::open(&config.server.store).await?;
+        let store = replicas::open(&config.server.store).await?;
         let time = Arc::new(SystemClock);
         let (courier, webhooks) =
             Courier::subscribe(&config.webhooks, &store, time, metrics.clone(), Terms::default()).await?;
         let ready: Arc<dyn Readiness> = Arc::new(residency.clone());
         let releases =
-            Releases::start(store, declared(config), Arc::clone(&ready), Arc::clone(&clock)).await?;
+            Releases::start(store.clone(), declared(config), Arc::clone(&ready), Arc::clone(&clock)).await?;
         let mut watcher = Watcher::new(
             releases.clone(),
             ready,
             Arc::clone(&clock),
             config.server.request_timeout,
             watched(config),
-        );
+        )
+        .counting_by(metrics.clone());
         let (settled, stop, tasks) =
             (watch::Sender::new(false), CancellationToken::new(), TaskTracker::new());
         let (mirror, copies) = Mirror::new(metrics.clone());
@@ -197,7 +199,8 @@ impl Gateway {
             watcher.take_up_experiments().await;
             watcher.run(inbox, look_every, stopping, ending).await;
         });
-        tasks.spawn(courier.run(stop.clone()));
+        tasks.spawn(replicas::deliver(courier, store.role(), stop.clone()));
+        replicas::keep_up(store, &tasks, &stop);
         let gateway = Self(Arc::new(Inner {
             settings: InForce::new(config.clone()),
             wishes: Wishes::default(),
@@ -321,6 +324,7 @@ impl Gateway {
         let settings = self.0.settings.load();
         let routes: Vec<_> =
             settings.config.models.keys().flat_map(|model| self.route_samples(model)).collect();
+        self.show_replica();
         self.0.metrics.render(&engines, &residency, &routes, self.0.turns.background_time())
     }
 

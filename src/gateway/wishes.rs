@@ -55,6 +55,9 @@ pub enum WishState {
 pub(super) struct Wishes {
     /// What was wanted when it was last tried, and what that waits for, if it does.
     tried: ArcSwap<BTreeMap<ModelName, Tried>>,
+    /// How often the configuration's wish for a model was another than before. A wish is tried until it was followed, and then
+    /// no more: where replicas share the store, one whose file is younger may have followed another meanwhile.
+    turned: Mutex<BTreeMap<ModelName, u64>>,
     /// Versions that could not be loaded. Nobody on the way of a request looks.
     failures: Mutex<BTreeMap<VersionRef, Failure>>,
     changed: Notify,
@@ -63,6 +66,7 @@ pub(super) struct Wishes {
 #[derive(Clone, PartialEq, Eq)]
 struct Tried {
     version: VersionName,
+    turned: u64,
     waits: Option<String>,
 }
 
@@ -77,6 +81,11 @@ impl Wishes {
     /// Says that a wish may be new, or may be followed now.
     pub(super) fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// Says that the configuration wants another version for a model than before.
+    pub(super) fn turned(&self, model: &ModelName) {
+        *self.turned.lock().entry(model.clone()).or_default() += 1;
     }
 
     /// What a version could not be loaded for, while it is left alone.
@@ -152,8 +161,14 @@ impl Gateway {
         let mut tried = BTreeMap::new();
         for (model, config) in &settings.config.models {
             let Some(version) = config.version.clone() else { continue };
-            let waits = self.follow_one(&settings.config, model, &version).await.err();
-            let now = Tried { version, waits };
+            let turned = self.inner().wishes.turned.lock().get(model).copied().unwrap_or_default();
+            let done = Tried { version, turned, waits: None };
+            if before.get(model) == Some(&done) {
+                tried.insert(model.clone(), done);
+                continue;
+            }
+            let waits = self.follow_one(&settings.config, model, &done.version).await.err();
+            let now = Tried { waits, ..done };
             if let Some(why) = now.waits.as_ref().filter(|_| before.get(model) != Some(&now)) {
                 tracing::info!(%model, version = %now.version, %why, "the configuration's version has to wait");
             }

@@ -50,6 +50,11 @@ impl Declarations {
         Self(Arc::new(ArcSwap::from_pointee(shared(declared))))
     }
 
+    pub(super) fn all(&self) -> BTreeMap<ModelName, Declared> {
+        let declared = self.0.load_full();
+        declared.iter().map(|(model, declared)| (model.clone(), Declared::clone(declared))).collect()
+    }
+
     pub(super) fn get(&self, model: &ModelName) -> Option<Arc<Declared>> {
         self.0.load().get(model).cloned()
     }

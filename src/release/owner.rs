@@ -3,6 +3,7 @@
 //! A change is written first, then published to readers, then answered.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use jiff::Timestamp;
 
@@ -26,6 +27,8 @@ pub(super) struct Owner {
     pub(super) declared: Declarations,
     pub(super) readiness: Arc<dyn Readiness>,
     pub(super) clock: Arc<dyn Clock>,
+    /// How many changes there had been when what is shown to readers was read; see `shared`.
+    pub(super) known: AtomicI64,
 }
 
 impl Owner {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::config::{EarlyPromote, Guardrails, Pause, Policy, ReadyMade, Step};
-use crate::ids::VersionName;
+use crate::ids::{VersionName, Weight};
 use crate::release::rollout::{AbortedFor, Basis, Command, State};
 use crate::release::{Begin, Change, Declared, Entry, OnConflict, Presence};
 use crate::store::Store;
