@@ -1,4 +1,4 @@
-//! Rebuilds when a migration is added, as `sqlx::migrate!` reads the folder while compiling; and, with the feature
+//! Rebuilds when a migration is added, as `sqlx::migrate!` reads the folders while compiling; and, with the feature
 //! `cuda`, compiles `kernels/*.cu` into one image for all GPUs that we name.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ const TARGETS: [&str; 4] = [
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/store/migrations");
+    println!("cargo:rerun-if-changed=src/store/shared/migrations");
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         compile_kernels();
     }

@@ -122,7 +122,7 @@ name!(
 );
 
 /// One version of one model, written `model@version`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VersionRef {
     /// The model.
     pub model: ModelName,

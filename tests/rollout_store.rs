@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use common::stores::Place;
 use jiff::Timestamp;
 use switchback::config::ReadyMade;
 use switchback::ids::{ModelName, RolloutId, VersionName, Weight};
@@ -57,10 +60,6 @@ fn route(transition: &Transition, revision: u64) -> Option<RouteRow> {
     })
 }
 
-async fn open(folder: &Path) -> Store {
-    Store::open(&folder.join("state.db")).await.unwrap()
-}
-
 /// Writes what follows from an event.
 async fn tell(store: &Store, rollout: &Rollout, event: Event, at: Timestamp, revision: u64) -> Rollout {
     let Next::Moved(transition) = rollout.apply(event, at).unwrap() else { panic!("no transition") };
@@ -77,107 +76,117 @@ async fn grown(store: &Store) -> Rollout {
 
 #[tokio::test]
 async fn a_restart_finds_a_rollout_where_it_was_and_the_weights_that_it_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
-    let rollout = grown(&store).await;
-    let by = anna();
-    let rollout = tell(&store, &rollout, Event::Operator { command: Command::Pause, by }, minute(6), 0).await;
-    drop(store);
+    for place in Place::all().await {
+        let store = place.open().await;
+        let rollout = grown(&store).await;
+        let by = anna();
+        let rollout =
+            tell(&store, &rollout, Event::Operator { command: Command::Pause, by }, minute(6), 0).await;
+        drop(store);
 
-    let store = open(folder.path()).await;
-    let running = store.running_rollouts().await.unwrap();
-    assert_eq!(running.len(), 1);
-    assert_eq!((&*running[0].actor, running[0].updated_at), ("anna", minute(6)));
-    assert_eq!(store.latest_routes().await.unwrap()[0].weights, rollout.weights());
-    let again = Rollout::try_from(running[0].clone()).unwrap();
-    assert_eq!(again, rollout);
-    let resumed =
-        tell(&store, &again, Event::Operator { command: Command::Resume, by: anna() }, minute(100), 0).await;
-    assert_eq!(resumed.waits_for(), WaitsFor::Until(minute(115)));
+        let store = place.open().await;
+        let running = store.running_rollouts().await.unwrap();
+        assert_eq!(running.len(), 1);
+        assert_eq!((&*running[0].actor, running[0].updated_at), ("anna", minute(6)));
+        assert_eq!(store.latest_routes().await.unwrap()[0].weights, rollout.weights());
+        let again = Rollout::try_from(running[0].clone()).unwrap();
+        assert_eq!(again, rollout);
+        let resumed =
+            tell(&store, &again, Event::Operator { command: Command::Resume, by: anna() }, minute(100), 0)
+                .await;
+        assert_eq!(resumed.waits_for(), WaitsFor::Until(minute(115)));
 
-    let exposure = Exposure {
-        weight: resumed.weight,
-        lasted: Duration::ZERO,
-        answers: 0,
-        longest_answer: Duration::ZERO,
-    };
-    let verdict =
-        Event::Judged { verdict: Verdict::Abort, finding: "abort: the numbers".to_owned(), exposure };
-    let aborted = tell(&store, &resumed, verdict, minute(101), 2).await;
-    assert!(store.running_rollouts().await.unwrap().is_empty());
-    let ended = store.rollouts(&model(), 10).await.unwrap();
-    assert_eq!(ended[0].ended_at, Some(minute(101)));
-    assert_eq!(Rollout::try_from(ended[0].clone()).unwrap(), aborted);
+        let exposure = Exposure {
+            weight: resumed.weight,
+            lasted: Duration::ZERO,
+            answers: 0,
+            longest_answer: Duration::ZERO,
+        };
+        let verdict =
+            Event::Judged { verdict: Verdict::Abort, finding: "abort: the numbers".to_owned(), exposure };
+        let aborted = tell(&store, &resumed, verdict, minute(101), 2).await;
+        assert!(store.running_rollouts().await.unwrap().is_empty());
+        let ended = store.rollouts(&model(), 10).await.unwrap();
+        assert_eq!(ended[0].ended_at, Some(minute(101)));
+        assert_eq!(Rollout::try_from(ended[0].clone()).unwrap(), aborted);
 
-    let history = store.rollout_history(&model(), 10).await.unwrap();
-    let told: Vec<_> = history
-        .iter()
-        .rev()
-        .map(|line| {
-            let from = line.from.as_deref().unwrap_or("-");
-            format!("{} {from} > {} {} {}", line.seq, line.to, line.to_weight, line.actor)
-        })
-        .collect();
-    let expected = [
-        "1 - > pending 0 anna",
-        "2 pending > step 2 5 switchback",
-        "3 step 2 > paused 2 5 anna",
-        "4 paused 2 > step 2 5 anna",
-        "5 step 2 > aborted 0 switchback",
-    ];
-    assert_eq!(told, expected);
-    assert_eq!(history[0].reason, "the analysis says abort: the numbers");
-    assert_eq!(store.rollout_history(&model(), 2).await.unwrap(), history[..2]);
-    let audit = store.audit(10, Some("desk")).await.unwrap();
-    assert_eq!(audit.len(), history.len(), "each transition has its line in the audit log");
-    assert_eq!(audit[0].line.detail.as_deref(), Some("rollout 1: step 2 -> aborted, v2=0"));
+        let history = store.rollout_history(&model(), 10).await.unwrap();
+        let told: Vec<_> = history
+            .iter()
+            .rev()
+            .map(|line| {
+                let from = line.from.as_deref().unwrap_or("-");
+                format!("{} {from} > {} {} {}", line.seq, line.to, line.to_weight, line.actor)
+            })
+            .collect();
+        let expected = [
+            "1 - > pending 0 anna",
+            "2 pending > step 2 5 switchback",
+            "3 step 2 > paused 2 5 anna",
+            "4 paused 2 > step 2 5 anna",
+            "5 step 2 > aborted 0 switchback",
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(history[0].reason, "the analysis says abort: the numbers");
+        assert_eq!(store.rollout_history(&model(), 2).await.unwrap(), history[..2]);
+        let audit = store.audit(10, Some("desk")).await.unwrap();
+        assert_eq!(audit.len(), history.len(), "each transition has its line in the audit log");
+        assert_eq!(audit[0].line.detail.as_deref(), Some("rollout 1: step 2 -> aborted, v2=0"));
+    }
 }
 
 #[tokio::test]
 async fn a_model_has_one_rollout_at_a_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
-    let first = grown(&store).await;
-    let second = begin(store.next_rollout_id().await.unwrap(), model(), "v3");
-    let error = store.append_transition(&second.to_store(None)).await.unwrap_err();
-    assert!(matches!(error, StoreError::RolloutRuns { id, .. } if id == first.id), "{error:?}");
-    assert!(error.to_string().contains("rollout 1 of desk still runs"), "{error}");
-    let other = begin(second.rollout.id, "other".parse().unwrap(), "v3");
-    store.append_transition(&other.to_store(None)).await.unwrap();
+    for place in Place::all().await {
+        let store = place.open().await;
+        let first = grown(&store).await;
+        let second = begin(store.next_rollout_id().await.unwrap(), model(), "v3");
+        let error = store.append_transition(&second.to_store(None)).await.unwrap_err();
+        assert!(matches!(error, StoreError::RolloutRuns { id, .. } if id == first.id), "{error:?}");
+        assert!(error.to_string().contains("rollout 1 of desk still runs"), "{error}");
+        let other = begin(second.rollout.id, "other".parse().unwrap(), "v3");
+        store.append_transition(&other.to_store(None)).await.unwrap();
 
-    let id = store.next_rollout_id().await.unwrap();
-    let newer = begin(id, model(), "v3");
-    let superseded = Event::Superseded { by: id, actor: "anna".to_owned() };
-    let Next::Moved(over) = first.apply(superseded, minute(2)).unwrap() else { panic!("no transition") };
-    assert_eq!(over.rollout.phase(), Phase::Superseded);
-    let both = [over.to_store(route(&over, 2)), newer.to_store(None)];
-    store.append_transitions(&both).await.unwrap();
-    let running: Vec<_> = store.running_rollouts().await.unwrap().into_iter().map(|row| row.id).collect();
-    assert_eq!(running, [other.rollout.id, id]);
-    assert_eq!(store.latest_routes().await.unwrap()[0].weights, over.rollout.weights());
+        let id = store.next_rollout_id().await.unwrap();
+        let newer = begin(id, model(), "v3");
+        let superseded = Event::Superseded { by: id, actor: "anna".to_owned() };
+        let Next::Moved(over) = first.apply(superseded, minute(2)).unwrap() else { panic!("no transition") };
+        assert_eq!(over.rollout.phase(), Phase::Superseded);
+        let both = [over.to_store(route(&over, 2)), newer.to_store(None)];
+        store.append_transitions(&both).await.unwrap();
+        let running: Vec<_> = store.running_rollouts().await.unwrap().into_iter().map(|row| row.id).collect();
+        assert_eq!(running, [other.rollout.id, id]);
+        assert_eq!(store.latest_routes().await.unwrap()[0].weights, over.rollout.weights());
+    }
 }
 
 #[tokio::test]
 async fn a_transition_is_written_whole_or_not_at_all() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
-    let rollout = grown(&store).await;
-    let Next::Moved(transition) = rollout.apply(Event::Tick, minute(21)).unwrap() else { panic!("no step") };
-    let taken = route(&transition, 1);
-    assert!(matches!(store.append_transition(&transition.to_store(taken)).await, Err(StoreError::Query(_))));
-    let running = store.running_rollouts().await.unwrap().remove(0);
-    assert_eq!(Rollout::try_from(running).unwrap(), rollout);
-    assert_eq!(store.latest_routes().await.unwrap()[0].weights, rollout.weights());
-    assert_eq!(store.rollout_history(&model(), 10).await.unwrap().len(), 2);
-    assert_eq!(store.audit(10, None).await.unwrap().len(), 2);
+    for place in Place::all().await {
+        let store = place.open().await;
+        let rollout = grown(&store).await;
+        let Next::Moved(transition) = rollout.apply(Event::Tick, minute(21)).unwrap() else {
+            panic!("no step")
+        };
+        let taken = route(&transition, 1);
+        assert!(matches!(
+            store.append_transition(&transition.to_store(taken)).await,
+            Err(StoreError::Query(_))
+        ));
+        let running = store.running_rollouts().await.unwrap().remove(0);
+        assert_eq!(Rollout::try_from(running).unwrap(), rollout);
+        assert_eq!(store.latest_routes().await.unwrap()[0].weights, rollout.weights());
+        assert_eq!(store.rollout_history(&model(), 10).await.unwrap().len(), 2);
+        assert_eq!(store.audit(10, None).await.unwrap().len(), 2);
 
-    // several together, too: the second of these comes too late
-    let end = Event::CanaryDied { why: "a fault".to_owned() };
-    let Next::Moved(died) = rollout.apply(end, minute(22)).unwrap() else { panic!("no transition") };
-    let late = [died.to_store(route(&died, 2)), transition.to_store(route(&transition, 3))];
-    let error = store.append_transitions(&late).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoSuchRollout { .. }), "{error:?}");
-    assert_eq!(store.running_rollouts().await.unwrap().len(), 1);
+        // several together, too: the second of these comes too late
+        let end = Event::CanaryDied { why: "a fault".to_owned() };
+        let Next::Moved(died) = rollout.apply(end, minute(22)).unwrap() else { panic!("no transition") };
+        let late = [died.to_store(route(&died, 2)), transition.to_store(route(&transition, 3))];
+        let error = store.append_transitions(&late).await.unwrap_err();
+        assert!(matches!(error, StoreError::NoSuchRollout { .. }), "{error:?}");
+        assert_eq!(store.running_rollouts().await.unwrap().len(), 1);
+    }
 }
 
 fn seen(rollout: RolloutId, check: &str, at: u32, answers: u32) -> ObservationRow {
@@ -194,25 +203,26 @@ fn seen(rollout: RolloutId, check: &str, at: u32, answers: u32) -> ObservationRo
 
 #[tokio::test]
 async fn observations_go_on_from_the_newest_minute_of_each_check() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
-    let rollout = grown(&store).await.id;
-    assert!(store.load_observations(rollout).await.unwrap().is_empty());
-    store
-        .save_observations(&[seen(rollout, "is-json", 1, 10), seen(rollout, "refusal", 1, 10)])
-        .await
-        .unwrap();
-    store.save_observations(&[seen(rollout, "is-json", 2, 20)]).await.unwrap();
-    store.save_observations(&[seen(rollout, "is-json", 2, 25)]).await.unwrap();
-    drop(store);
-    let store = open(folder.path()).await;
-    // `refusal` is a check no more: an analysis of other checks does not go on from it
-    let gone = ObservationRow { snapshot: None, ..seen(rollout, "refusal", 1, 10) };
-    let newest = [seen(rollout, "is-json", 2, 25), gone];
-    assert_eq!(store.load_observations(rollout).await.unwrap(), newest);
-    let nobody = seen(RolloutId::new(99), "is-json", 1, 1);
-    assert!(store.save_observations(&[seen(rollout, "is-json", 3, 30), nobody]).await.is_err());
-    assert_eq!(store.load_observations(rollout).await.unwrap(), newest, "all or none");
+    for place in Place::all().await {
+        let store = place.open().await;
+        let rollout = grown(&store).await.id;
+        assert!(store.load_observations(rollout).await.unwrap().is_empty());
+        store
+            .save_observations(&[seen(rollout, "is-json", 1, 10), seen(rollout, "refusal", 1, 10)], None)
+            .await
+            .unwrap();
+        store.save_observations(&[seen(rollout, "is-json", 2, 20)], None).await.unwrap();
+        store.save_observations(&[seen(rollout, "is-json", 2, 25)], None).await.unwrap();
+        drop(store);
+        let store = place.open().await;
+        // `refusal` is a check no more: an analysis of other checks does not go on from it
+        let gone = ObservationRow { snapshot: None, ..seen(rollout, "refusal", 1, 10) };
+        let newest = [seen(rollout, "is-json", 2, 25), gone];
+        assert_eq!(store.load_observations(rollout).await.unwrap(), newest);
+        let nobody = seen(RolloutId::new(99), "is-json", 1, 1);
+        assert!(store.save_observations(&[seen(rollout, "is-json", 3, 30), nobody], None).await.is_err());
+        assert_eq!(store.load_observations(rollout).await.unwrap(), newest, "all or none");
+    }
 }
 
 #[tokio::test]
@@ -231,7 +241,7 @@ async fn a_store_of_the_first_release_migrates_and_keeps_its_routes() {
     sqlx::query(insert).execute(&pool).await.unwrap();
     pool.close().await;
 
-    let store = open(folder.path()).await;
+    let store = Store::open(&path).await.unwrap();
     let routes = store.latest_routes().await.unwrap();
     assert_eq!((routes[0].revision, &*routes[0].reason), (4, "before"));
     let begun = begin(store.next_rollout_id().await.unwrap(), model(), "v2");

@@ -62,6 +62,7 @@ pub(super) struct PublicApi;
         admin::plan_config,
         admin::audit,
         admin::get_response,
+        admin::get_replica,
         admin::get_webhooks,
     )
 )]

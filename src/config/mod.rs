@@ -1,6 +1,6 @@
 //! What the operator wrote, as a type that cannot be wrong.
 //!
-//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys` and `{env: NAME}` in `webhooks`); the
+//! In: a YAML file and the environment (only for `${NAME}` in `server.api_keys` and `{env: NAME}` in `server.store` and `webhooks`); the
 //! text of a prompt file.
 //! Out: [`Config`] or [`PromptSpec`], or [`ConfigErrors`]: every mistake at once, each with its line and its fix.
 //! May import: `ids`.
@@ -36,6 +36,7 @@ mod read_webhooks;
 mod reader;
 pub mod sampling;
 mod source;
+mod store_at;
 pub mod suite;
 mod suite_gate;
 mod units;
@@ -56,6 +57,8 @@ mod flag_tests;
 mod overlay_tests;
 #[cfg(test)]
 mod prompt_tests;
+#[cfg(test)]
+mod store_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -79,6 +82,7 @@ pub use policy::{
 pub use prompt::{Example, PromptSampling, PromptSpec, Variable, VariableKind};
 pub use read_prompt::parse_prompt;
 pub use source::{Source, Stamp};
+pub use store_at::{PostgresUrl, StoreAt};
 pub use suite_gate::{SuiteGate, SuiteTerms};
 pub use units::duration;
 pub use valid::{

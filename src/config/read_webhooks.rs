@@ -8,7 +8,7 @@ use super::reader::{Problem, Reader, Section, nearest, text};
 use super::values::word;
 use super::webhook::{Webhook, WebhookFormat, WebhookSecret, WebhookUrl};
 
-type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 /// More than this is a mistake: each is told every event.
 const MOST: usize = 32;
@@ -79,7 +79,7 @@ fn url(value: &Value, env: Environment<'_>) -> Result<WebhookUrl, Problem> {
 }
 
 /// `{env: NAME}`.
-fn from_environment(value: &Value, env: Environment<'_>) -> Result<String, Problem> {
+pub(super) fn from_environment(value: &Value, env: Environment<'_>) -> Result<String, Problem> {
     let malformed = || Problem::new("not {env: NAME}", "name one environment variable: {env: NAME}");
     let Value::Map(entries) = value else { return Err(malformed()) };
     let [(key, node)] = &entries[..] else { return Err(malformed()) };

@@ -36,7 +36,7 @@ fn a_full_config_is_read_with_defaults_and_overrides() {
     let config = read(GOOD).unwrap();
     assert_eq!(config.server.body_limit, 1 << 20);
     assert_eq!(config.server.request_timeout.as_secs(), 90);
-    assert_eq!(config.server.store, Path::new("/etc/.switchback/state.db"));
+    assert_eq!(config.server.store, StoreAt::File("/etc/.switchback/state.db".into()));
     assert_eq!(config.server.api_keys[0].expose(), "secret-1");
     assert!(!format!("{config:?}").contains("secret-1"));
     assert_eq!(config.threads.map(std::num::NonZero::get), Some(2));

@@ -12,6 +12,7 @@ use super::checks::{CheckSpec, Judges};
 use super::flag::Flag;
 use super::image_ref::ImageRef;
 use super::policy::Policy;
+use super::store_at::StoreAt;
 use super::suite_gate::SuiteGate;
 use super::webhook::Webhook;
 use crate::ids::{CheckName, Digest, ModelName, Quantize, VersionName, VersionRef, Weight};
@@ -51,7 +52,7 @@ pub struct ServerConfig {
     /// Where operators connect; never the same as `listen`.
     pub admin: SocketAddr,
     /// The database of releases and audit.
-    pub store: PathBuf,
+    pub store: StoreAt,
     /// The folder of the image store.
     pub images: PathBuf,
     /// The largest request body in bytes.

@@ -21,6 +21,7 @@ use super::read_route::{read_route, read_wanted};
 use super::read_version::{Given, less_than_a_block, read_version};
 use super::read_webhooks::read_webhooks;
 use super::reader::{Problem, Reader, Section, boolean, count, up_to};
+use super::store_at::{StoreAt, store_at};
 use super::suite_gate::read_suite_gate;
 use super::valid::{
     ApiKey, Config, EngineSettings, KvTokens, Mode, ModelConfig, SchedulingPolicy, ServerConfig,
@@ -214,9 +215,9 @@ fn read_server(
         );
         r.push(s.line_of("admin"), s.path_of("admin"), problem);
     }
-    let mut path = |key, default: &str| base.join(r.field(s, key, folder).unwrap_or(default.into()));
-    let store = path("store", ".switchback/state.db");
-    let images = path("images", ".switchback/images");
+    let store = r.field(s, "store", |value| store_at(value, base, env));
+    let store = store.unwrap_or_else(|| StoreAt::File(base.join(".switchback/state.db")));
+    let images = base.join(r.field(s, "images", folder).unwrap_or(".switchback/images".into()));
     let mode = r.field(s, "mode", |v| word(v, &[("production", Mode::Production), ("dev", Mode::Dev)]));
     ServerConfig {
         mode: mode.unwrap_or(Mode::Production),

@@ -132,13 +132,13 @@ impl VersionStatus {
 impl Gateway {
     /// All models.
     pub fn models(&self) -> Vec<ModelStatus> {
-        self.inner().settings.load().models.keys().filter_map(|model| self.model(model)).collect()
+        self.inner().settings.load().config.models.keys().filter_map(|model| self.model(model)).collect()
     }
 
     /// One model.
     pub fn model(&self, model: &ModelName) -> Option<ModelStatus> {
         let settings = self.inner().settings.load();
-        let config = settings.models.get(model)?;
+        let config = settings.config.models.get(model)?;
         let (table, weights) = (self.inner().residency.table(), self.weights(model));
         let versions = config.versions.iter().map(|(name, settings)| {
             let version = VersionRef { model: model.clone(), version: name.clone() };

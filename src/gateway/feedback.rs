@@ -15,7 +15,10 @@ impl Gateway {
     /// Counts what a user thinks of an answer.
     pub async fn feedback(&self, response: ResponseId, score: Score) -> Result<Rated, FeedbackError> {
         let (reply, counted) = oneshot::channel();
-        let message = Message::Feedback { response, score, reply };
+        let message = match self.inner().releases.rate_answer(response).await? {
+            Some(answer) => Message::Rated { answer, score, reply },
+            None => Message::Feedback { response, score, reply },
+        };
         let ask = async {
             self.inner().watcher.send(message).await.ok()?;
             counted.await.ok()
@@ -23,7 +26,7 @@ impl Gateway {
         let rated = tokio::time::timeout(PATIENCE, ask).await.ok().flatten();
         let rated = rated.unwrap_or(Err(FeedbackError::Busy))?;
         let settings = self.inner().settings.load();
-        let settings = settings.models.get(&rated.version.model);
+        let settings = settings.config.models.get(&rated.version.model);
         if let Some(check) = settings.and_then(|settings| settings.feedback_check()) {
             let result = if rated.passed { "passed" } else { "failed" };
             self.inner().metrics.check_judged(&rated.version, check.as_str(), result);

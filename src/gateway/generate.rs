@@ -151,7 +151,16 @@ impl Gateway {
     pub(super) fn remember(&self, response: ResponseId, backend: &Backend, address: &Address, way: Way) {
         let Address { target, sticky, .. } = address;
         let model = target.model();
-        if self.inner().settings.load().models.get(model).and_then(ModelConfig::feedback_check).is_none() {
+        if self
+            .inner()
+            .settings
+            .load()
+            .config
+            .models
+            .get(model)
+            .and_then(ModelConfig::feedback_check)
+            .is_none()
+        {
             return;
         }
         let user = (way == Way::Routed).then(|| user_number(sticky, model));
@@ -187,7 +196,7 @@ impl Gateway {
 
     pub(super) fn count_refusal(&self, address: &Address, error: &GatewayError) {
         let model = address.target.model();
-        let known = self.inner().settings.load().models.contains_key(model);
+        let known = self.inner().settings.load().config.models.contains_key(model);
         self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", error.outcome());
     }
 }

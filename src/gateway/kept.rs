@@ -242,7 +242,7 @@ impl Gateway {
 
     fn keeps(&self, model: &ModelName) -> Option<usize> {
         let settings = self.inner().settings.load();
-        settings.models.get(model).and_then(|model: &ModelConfig| model.keep_answers).map(Into::into)
+        settings.config.models.get(model).and_then(|model: &ModelConfig| model.keep_answers).map(Into::into)
     }
 
     /// Lets go of what the configuration in force does not keep any more.
@@ -257,7 +257,7 @@ impl Gateway {
         let found = found.filter(|answer| self.keeps(&answer.version.model).is_some());
         let answer = found.ok_or_else(|| {
             let settings = self.inner().settings.load();
-            let is_kept = settings.models.values().any(|model| model.keep_answers.is_some());
+            let is_kept = settings.config.models.values().any(|model| model.keep_answers.is_some());
             AdminError::NoAnswer {
                 why: if is_kept {
                     "it is older than the `keep_answers` last ones of its model, came before the server started, or is of a model that keeps none"

@@ -36,6 +36,7 @@ mod kv;
 mod mirror;
 mod rehearsal;
 mod reload;
+mod replicas;
 mod requests;
 mod rerank;
 mod residency;
@@ -70,9 +71,11 @@ pub use error::GatewayError;
 pub use flags::{FlagKey, FlagValue};
 pub use kept::{KeptAnswer, KeptChoice};
 pub use rehearsal::Rehearsal;
-pub use reload::{ConfigPlan, ConfigStatus, RefusedConfig, ReloadError};
+pub use reload::{ConfigPlan, ReloadError};
+pub use replicas::ReplicaStatus;
 pub use rerank::{RerankCommand, Reranked};
 pub use residency::{LoadTo, Residency, UnloadTo};
+pub use settings::{ConfigStatus, RefusedConfig};
 pub use start::{Gateway, Pace, StartError, random_u64};
 pub use state::{Progress, ResidencyError, State};
 pub use structured::{Shape, Structure, depth as schema_depth};
@@ -91,4 +94,4 @@ pub use crate::release::{
     AuditEntry, Change, DecidedBy, Evaluation, FeedbackError, FlagChange, FlagsView, OnConflict, Rated,
     ReleaseError, RolloutLine, RouteView, StickyKey, Traits, Who,
 };
-pub use crate::store::DeliveryRow;
+pub use crate::store::{DeliveryRow, Reach, StoreError};

@@ -45,7 +45,7 @@ impl Gateway {
         match target {
             Target::Pinned(version) => {
                 let settings = inner.settings.load();
-                let model = settings.models.get(&version.model);
+                let model = settings.config.models.get(&version.model);
                 let model = model.ok_or_else(|| GatewayError::unknown_model(version.model.as_str()))?;
                 if !model.versions.contains_key(&version.version) {
                     return Err(GatewayError::UnknownVersion { version: version.clone() });

@@ -83,7 +83,12 @@ impl Courier {
     /// Delivers until `stop`. An attempt that is under way then has a moment left; what is not delivered stays in the
     /// outbox.
     pub async fn run(self, stop: CancellationToken) {
-        join_all(self.lanes.iter().map(|lane| lane.run(&stop))).await;
+        self.run_until(&stop).await;
+    }
+
+    /// The same, and it can be run again.
+    pub async fn run_until(&self, stop: &CancellationToken) {
+        join_all(self.lanes.iter().map(|lane| lane.run(stop))).await;
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +15,7 @@ use super::flags::{self, FlagChange, FlagsView};
 use super::owner::{Owner, audit_line, first_route, restored};
 use super::rollout::{Basis, Event, Rollout, RolloutId};
 use super::running::Running;
+use super::shared::as_written;
 use super::table::{RouteTable, Routes};
 use super::view::{AuditAction, AuditEntry, RolloutLine, RouteView};
 use super::wanted::Followed;
@@ -176,11 +178,14 @@ impl Releases {
         readiness: Arc<dyn Readiness>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ReleaseError> {
+        // no other replica writes a first route meanwhile
+        let turn = store.take_turn().await?;
         let mut table = RouteTable::default();
         let rows = store.latest_routes().await?;
         let mut stored: BTreeMap<_, _> = rows.into_iter().map(|row| (row.model.clone(), row)).collect();
         for (model, declared) in &declared {
             let route = match stored.remove(model) {
+                Some(row) if store.is_shared() => as_written(row)?,
                 Some(row) => restored(row, declared)?,
                 None => first_route(&store, model, declared).await?,
             };
@@ -194,7 +199,7 @@ impl Releases {
         let rollouts = Running::restored(&store, &declared).await?;
         let experiments = Experiments::restored(&store, &declared).await?;
         let declared = Declarations::new(declared);
-        let (commands, mut inbox) = mpsc::channel::<Command>(QUEUE);
+        let (commands, inbox) = mpsc::channel::<Command>(QUEUE);
         let owner = Owner {
             store: store.clone(),
             routes: routes.clone(),
@@ -203,12 +208,10 @@ impl Releases {
             declared: declared.clone(),
             readiness,
             clock,
+            known: AtomicI64::new(turn.changes_made()),
         };
-        tokio::spawn(async move {
-            while let Some(command) = inbox.recv().await {
-                owner.obey(command).await;
-            }
-        });
+        turn.give_back().await;
+        tokio::spawn(owner.run(inbox));
         Ok(Self { commands, routes, rollouts, experiments, store, declared })
     }
 
@@ -335,7 +338,7 @@ impl Releases {
     }
 
     /// Where routes and rollouts are kept.
-    pub(super) fn store(&self) -> &Store {
+    pub fn store(&self) -> &Store {
         &self.store
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::analysis::{Counts, Guardrails, Judgement, Outcome, Panel, Terms};
+use super::analysis::{Arm, Counts, Guardrails, Judgement, Outcome, Panel, Terms, UserCell};
 use super::rollout::{Exposure, Rollout, RolloutId};
-use super::watcher::{SeenAnswer, WatchedCheck};
+use super::watcher::{Request, Seen, SeenAnswer, WatchedCheck};
 use crate::config::Judges;
 use crate::ids::Weight;
 use crate::store::ArmCounts;
@@ -51,6 +51,20 @@ impl Desk {
             originals: 0,
             saved: now,
         }
+    }
+
+    /// Takes in an answer of the exposure that it has.
+    pub(super) fn take(&mut self, rollout: &Rollout, arm: Arm, seen: &Seen) {
+        let (user, mirror) = (UserCell::of(seen.user), rollout.mirror());
+        if let Some(outcomes) = outcomes(&self.checks, &seen.answer, mirror) {
+            self.panel.observe(arm, user, &outcomes);
+            let original = arm == Arm::Canary && seen.request == Request::Original;
+            self.originals += u64::from(original);
+        }
+        // Copies wait for all others: neither arm is judged by its time meanwhile.
+        let untimed = mirror > Weight::ZERO || seen.request == Request::Copy;
+        let measured = if untimed { seen.measured.untimed() } else { seen.measured };
+        self.guardrails.observe(arm, user, &measured);
     }
 
     pub(super) fn look(&mut self) -> Judgement {

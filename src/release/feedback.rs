@@ -91,6 +91,13 @@ impl Memory {
         }
     }
 
+    /// Another replica, or this one, has had the word about an answer.
+    pub(super) fn forget(&mut self, response: ResponseId) {
+        if let Some(entry) = self.answers.get_mut(&response) {
+            *entry = Entry::Rated;
+        }
+    }
+
     /// The answer that a word is about; only the first word finds it.
     pub(super) fn rate(&mut self, response: ResponseId) -> Result<Remembered, FeedbackError> {
         let entry = self.answers.get_mut(&response).ok_or(FeedbackError::Unknown)?;

@@ -79,9 +79,13 @@ impl Owner {
 
     async fn advance(&self, rollout: &Rollout, event: Event) -> Result<Rollout, ReleaseError> {
         match rollout.apply(event, self.clock.now())? {
-            Next::Same(rollout) => {
-                self.rollouts.publish(&rollout);
-                Ok(rollout)
+            Next::Same(next) => {
+                // all replicas tell what the analysis says
+                if self.store.is_shared() && next != *rollout {
+                    self.store.note_rollout(next.id, &next.state_to_store()).await?;
+                }
+                self.rollouts.publish(&next);
+                Ok(next)
             }
             Next::Moved(transition) => {
                 let moved = transition.rollout.clone();

@@ -21,6 +21,17 @@ impl Running {
         store: &Store,
         declared: &BTreeMap<ModelName, Declared>,
     ) -> Result<Self, ReleaseError> {
+        let running = Self::default();
+        running.restore(store, declared).await?;
+        Ok(running)
+    }
+
+    /// Shows those that the store has, and no others.
+    pub(super) async fn restore(
+        &self,
+        store: &Store,
+        declared: &BTreeMap<ModelName, Declared>,
+    ) -> Result<(), ReleaseError> {
         let mut running = BTreeMap::new();
         for row in store.running_rollouts().await? {
             if declared.contains_key(&row.model) {
@@ -28,7 +39,8 @@ impl Running {
                 running.insert(rollout.model.clone(), Arc::new(rollout));
             }
         }
-        Ok(Self(Arc::new(ArcSwap::from_pointee(running))))
+        self.0.store(Arc::new(running));
+        Ok(())
     }
 
     /// A model's, if one runs.

@@ -7,20 +7,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::analysis::{Arm, Guardrails, Judgement, Measured, Outcome, Panel, Terms, UserCell, Verdict};
+use super::analysis::{Arm, Guardrails, Judgement, Measured, Outcome, Panel, Terms, Verdict};
 use super::changes::{Presence, Readiness, Releases};
-use super::desk::{Desk, Written, counts, outcomes};
+use super::desk::{Desk, Written, counts};
 use super::error::ReleaseError;
 use super::experiment;
 use super::feedback::{Answered, FeedbackCheck, FeedbackError, Memory, Rated, Remembered};
+use super::leading::arm_of;
+use super::parcels::Sending;
 use super::rollout::{Event, Phase, Rollout, RolloutId};
+use super::telling::Telling;
 use crate::clock::Clock;
 use crate::config::Judges;
-use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionName, VersionRef, Weight};
-use crate::store::ObservationRow;
+use crate::ids::{CheckName, ModelName, ResponseId, Score, VersionName, VersionRef};
+use crate::store::{AnswerRow, ObservationRow, Role, StoreError};
+use crate::telemetry::Metrics;
 
 /// How often it is told that a rollout cannot move. It is tried at each look.
 const GRUMBLE_EVERY: Duration = Duration::from_mins(1);
@@ -32,7 +37,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(10);
 const NOT_HOT: &str = "it is not hot any more; `switchback models` tells why";
 
 /// What was seen of one answer that the route had sent to a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Who answered.
     pub version: VersionRef,
@@ -49,7 +54,7 @@ pub struct Seen {
 }
 
 /// What was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// A client's own request.
     Original,
@@ -58,7 +63,7 @@ pub enum Request {
 }
 
 /// How an answer ended, as its checks saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeenAnswer {
     /// It came to its end; what each check said.
     Whole(Vec<(CheckName, Outcome)>),
@@ -77,6 +82,15 @@ pub enum Message {
     Seen(Seen),
     /// An answer was given that its reader may have a word about.
     Answered(Answered),
+    /// A reader has a word about one that all replicas know.
+    Rated {
+        /// The answer; this is its first word.
+        answer: AnswerRow,
+        /// What it is worth.
+        score: Score,
+        /// Gets what it was counted as.
+        reply: oneshot::Sender<Result<Rated, FeedbackError>>,
+    },
     /// A reader has a word about one.
     Feedback {
         /// Which answer.
@@ -108,19 +122,29 @@ pub struct WatchedCheck {
 
 /// The task that drives rollouts, and what it owns.
 pub struct Watcher {
-    releases: Releases,
+    pub(super) releases: Releases,
     readiness: Arc<dyn Readiness>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     /// How long an answer may take.
     longest_answer: Duration,
-    models: BTreeMap<ModelName, Watched>,
-    desks: BTreeMap<ModelName, Desk>,
-    /// Rollouts of an earlier process that wait for the first load of their versions.
-    earlier: BTreeMap<ModelName, RolloutId>,
+    pub(super) models: BTreeMap<ModelName, Watched>,
+    pub(super) desks: BTreeMap<ModelName, Desk>,
+    /// Rollouts of an earlier process, or leader, that wait for the first load of their versions.
+    pub(super) earlier: BTreeMap<ModelName, RolloutId>,
     /// When it was last told of a model's rollout that it cannot move.
     grumbled: BTreeMap<ModelName, jiff::Timestamp>,
-    experiments: experiment::Desks,
-    memory: Memory,
+    pub(super) experiments: experiment::Desks,
+    pub(super) memory: Memory,
+    /// What it was when it looked last.
+    pub(super) role: Role,
+    /// What it saw that another is to judge, while it follows.
+    pub(super) sending: Sending,
+    /// Answers that other replicas are to know.
+    pub(super) answers: Telling,
+    /// How far it has taken in what others sent of each model, while it leads.
+    pub(super) taken: BTreeMap<ModelName, i64>,
+    /// Looks while it followed.
+    pub(super) looks: u32,
 }
 
 impl Watcher {
@@ -139,6 +163,8 @@ impl Watcher {
             Arc::clone(&clock),
             models.clone(),
         );
+        // of a shared store, it leads only once it knows that it does
+        let role = if releases.store().is_shared() { Role::Follows } else { Role::Leads { term: 0 } };
         Self {
             releases,
             readiness,
@@ -150,6 +176,11 @@ impl Watcher {
             grumbled: BTreeMap::new(),
             experiments,
             memory: Memory::default(),
+            role,
+            sending: Sending::default(),
+            answers: Telling::default(),
+            taken: BTreeMap::new(),
+            looks: 0,
         }
     }
 
@@ -162,27 +193,50 @@ impl Watcher {
         stop: CancellationToken,
         end: CancellationToken,
     ) {
-        self.take_up().await;
+        if self.leads() {
+            self.take_up().await;
+        }
         let mut ticks = tokio::time::interval(look_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(message) = inbox.recv() => self.take(message),
-                _ = ticks.tick() => {
-                    self.look_at_all().await;
-                    self.experiments.look().await;
-                }
+                _ = ticks.tick() => self.look().await,
             }
         }
+        self.step_down().await;
         while let Some(Some(message)) = end.run_until_cancelled(inbox.recv()).await {
             self.take(message);
         }
         while let Ok(message) = inbox.try_recv() {
             self.take(message);
         }
-        self.save_all().await;
-        self.experiments.save_all().await;
+        if self.leads() {
+            self.save_all().await;
+            self.experiments.save_all(&self.taken).await;
+        } else {
+            self.sending.send(&self.releases).await;
+        }
+    }
+
+    async fn look(&mut self) {
+        self.take_role().await;
+        self.answers.tell(&self.releases, self.role).await;
+        if self.leads() {
+            self.take_parcels().await;
+            self.look_at_all().await;
+            self.experiments.look(&self.taken).await;
+        } else {
+            self.look_as_follower().await;
+        }
+    }
+
+    /// Counts what a replica that follows could not tell the one that leads.
+    #[must_use]
+    pub fn counting_by(mut self, metrics: Metrics) -> Self {
+        self.sending.count_by(metrics);
+        self
     }
 
     /// Goes on with the experiments of an earlier process; to be called first.
@@ -191,7 +245,7 @@ impl Watcher {
     }
 
     /// Goes on with the rollouts of an earlier process, each as soon as its own versions have been loaded.
-    async fn take_up(&mut self) {
+    pub(super) async fn take_up(&mut self) {
         for rollout in self.releases.rollouts().all() {
             self.earlier.insert(rollout.model.clone(), rollout.id);
             self.resume(&rollout).await;
@@ -205,8 +259,8 @@ impl Watcher {
         if [of(&rollout.stable), of(&rollout.canary)].contains(&Presence::Coming) {
             return;
         }
+        let Some(desk) = self.resumed(rollout).await else { return };
         self.earlier.remove(&rollout.model);
-        let desk = self.resumed(rollout).await;
         let event = Event::Restarted { last_seen: desk.saved };
         self.desks.insert(rollout.model.clone(), desk);
         self.tell(rollout, event).await;
@@ -219,13 +273,25 @@ impl Watcher {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Seen(seen) => self.observe(&seen),
-            Message::Answered(answered) => self.memory.remember(answered, self.clock.now()),
+            Message::Seen(seen) if self.leads() => self.observe(&seen),
+            Message::Seen(seen) => self.sending.saw(&self.releases, seen, self.clock.now()),
+            Message::Answered(answered) => {
+                let now = self.clock.now();
+                if self.releases.store().is_shared() {
+                    self.answers.remember(&answered, now);
+                }
+                self.memory.remember(answered, now);
+            }
             Message::Feedback { response, score, reply } => {
                 // Who no longer waits was told to try again, so that his word must not count yet.
                 if !reply.is_closed() {
                     let _ = reply.send(self.feedback(response, score));
                 }
+            }
+            Message::Rated { answer, score, reply } => {
+                let AnswerRow { response, version, user, at } = answer;
+                self.memory.forget(response);
+                let _ = reply.send(self.counted(Remembered { version, user, at }, score));
             }
         }
     }
@@ -236,46 +302,16 @@ impl Watcher {
         let Some((rollout, arm, desk)) = self.desk_of(&seen.version) else { return };
         // Weights may have changed since the last look.
         desk.follow(&rollout, now);
-        if seen.admitted < desk.since {
-            return;
+        if seen.admitted >= desk.since {
+            desk.take(&rollout, arm, seen);
         }
-        let (user, mirror) = (UserCell::of(seen.user), rollout.mirror());
-        if let Some(outcomes) = outcomes(&desk.checks, &seen.answer, mirror) {
-            desk.panel.observe(arm, user, &outcomes);
-            let original = arm == Arm::Canary && seen.request == Request::Original;
-            desk.originals += u64::from(original);
-        }
-        // Copies wait for all others: neither arm is judged by its time meanwhile.
-        let untimed = mirror > Weight::ZERO || seen.request == Request::Copy;
-        let measured = if untimed { seen.measured.untimed() } else { seen.measured };
-        desk.guardrails.observe(arm, user, &measured);
-    }
-
-    /// A word counts for a rollout if the answer was given since it began: so both arms' answers are of one time.
-    fn feedback(&mut self, response: ResponseId, score: Score) -> Result<Rated, FeedbackError> {
-        let Remembered { version, user, at } = self.memory.rate(response)?;
-        let check = self.models.get(&version.model).and_then(|watched| watched.feedback.clone());
-        let FeedbackCheck { name, threshold } = check.ok_or(FeedbackError::Unknown)?;
-        let passed = score >= threshold;
-        if let Some(user) = user
-            && let Some((rollout, arm, desk)) = self.desk_of(&version)
-            && at >= rollout.started_at
-        {
-            let outcome = if passed { Outcome::Passed } else { Outcome::Failed };
-            desk.panel.observe_check(arm, UserCell::of(user), name.as_str(), outcome);
-        }
-        Ok(Rated { version, passed })
     }
 
     /// The analysis that a version's answers count for, and on which side.
-    fn desk_of(&mut self, version: &VersionRef) -> Option<(Arc<Rollout>, Arm, &mut Desk)> {
+    pub(super) fn desk_of(&mut self, version: &VersionRef) -> Option<(Arc<Rollout>, Arm, &mut Desk)> {
         let VersionRef { model, version } = version;
         let rollout = self.releases.rollouts().get(model)?;
-        let arm = match version {
-            version if *version == rollout.canary => Arm::Canary,
-            version if *version == rollout.stable => Arm::Stable,
-            _ => return None,
-        };
+        let arm = arm_of(&rollout, version)?;
         let desk = self.desks.get_mut(model).filter(|desk| desk.rollout == rollout.id && !desk.suspended)?;
         Some((rollout, arm, desk))
     }
@@ -302,6 +338,16 @@ impl Watcher {
         let begun = self.desks.contains_key(&rollout.model);
         if !begun && [stable, canary].contains(&Presence::Coming) {
             return;
+        }
+        // another replica may have led when it began
+        if !begun && self.releases.store().is_shared() {
+            let Some(desk) = self.resumed(rollout).await else { return };
+            let last_seen = desk.saved;
+            self.desks.insert(rollout.model.clone(), desk);
+            if last_seen > rollout.started_at {
+                self.tell(rollout, Event::Restarted { last_seen }).await;
+                return;
+            }
         }
         let models = &self.models;
         let desk = self.desks.entry(rollout.model.clone());
@@ -352,8 +398,10 @@ impl Watcher {
                 None
             }
             Err(error) => {
-                // A version that is not hot may stay so for long.
-                if !matches!(error, ReleaseError::NotHot { .. }) || self.may_grumble(&rollout.model) {
+                // A version that is not hot may stay so for long, and so may a database that is lost.
+                let may_last = matches!(&error, ReleaseError::NotHot { .. })
+                    || matches!(&error, ReleaseError::Store(error) if error.is_passing());
+                if !may_last || self.may_grumble(&rollout.model) {
                     tracing::error!(model = %rollout.model, rollout = %rollout.id, %error, "a rollout could not be moved");
                 }
                 None
@@ -372,7 +420,7 @@ impl Watcher {
         may
     }
 
-    async fn save_all(&mut self) {
+    pub(super) async fn save_all(&mut self) {
         for rollout in self.releases.rollouts().all() {
             self.save(&rollout).await;
         }
@@ -389,21 +437,30 @@ impl Watcher {
             ObservationRow { rollout: rollout.id, check, minute, at: now, canary, stable, snapshot }
         };
         let rows: Vec<ObservationRow> = desk.written().into_iter().map(written).collect();
-        if let Err(error) = self.releases.store().save_observations(&rows).await {
+        let taken = self.taken_of(&rollout.model);
+        if let Err(error) = self
+            .releases
+            .store()
+            .save_observations(&rows, taken.as_ref())
+            .await
+            .or_else(StoreError::unless_passing)
+        {
             tracing::error!(model = %rollout.model, %error, "the evidence of a rollout could not be written");
         }
     }
 
-    /// The analysis as it was last written, or a new one where the checks are others by now.
-    async fn resumed(&self, rollout: &Rollout) -> Desk {
+    /// The analysis as it was last written, or a new one where the checks are others by now; nothing while a database that
+    /// replicas share is lost, as what it has must not be written over.
+    async fn resumed(&self, rollout: &Rollout) -> Option<Desk> {
         let checks = checks_of(&self.models, &rollout.model);
         let mut desk = Desk::new(rollout, checks, self.clock.now());
         desk.saved = rollout.started_at;
         let rows = match self.releases.store().load_observations(rollout.id).await {
             Ok(rows) => rows,
+            Err(error) if error.is_passing() => return None,
             Err(error) => {
                 tracing::error!(model = %rollout.model, %error, "the evidence of a rollout could not be read");
-                return desk;
+                return Some(desk);
             }
         };
         desk.saved = rows.iter().map(|row| row.at).max().unwrap_or(rollout.started_at);
@@ -420,7 +477,7 @@ impl Watcher {
         // Nobody watched in between.
         desk.cut();
         desk.since = desk.saved.min(self.clock.now());
-        desk
+        Some(desk)
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::config::{EarlyPromote, Guardrails, Pause, Policy, ReadyMade, Step};
-use crate::ids::VersionName;
+use crate::ids::{VersionName, Weight};
 use crate::release::rollout::{AbortedFor, Basis, Command, State};
 use crate::release::{Begin, Change, Declared, Entry, OnConflict, Presence};
 use crate::store::Store;
@@ -59,6 +59,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("state.db")).await.unwrap();
         let declared = Declared {
+            wanted: None,
             versions: ["v1", "v2", "v3"].map(name).into(),
             first_route: BTreeMap::from([(name("v1"), Weight::FULL)]),
             flags: BTreeMap::new(),

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::error::StoreError;
-use super::open::Store;
+use super::open::{Store, Transaction};
 use super::read::timestamp;
+use super::shared::Writes;
 
 /// A line to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,24 +38,27 @@ pub struct AuditRow {
 impl Store {
     /// The newest `limit` lines, of one model where one is named; the newest first.
     pub async fn audit(&self, limit: u32, model: Option<&str>) -> Result<Vec<AuditRow>, StoreError> {
-        let select = "SELECT id, at, actor, action, model, detail, reason FROM audit \
+        self.within(async {
+            let select = "SELECT id, at, actor, action, model, detail, reason FROM audit \
                       WHERE ($1 IS NULL OR model = $1) ORDER BY id DESC LIMIT $2";
-        let rows = sqlx::query(select).bind(model).bind(i64::from(limit)).fetch_all(&self.pool).await?;
-        rows.iter().map(audit_row).collect()
+            let rows = sqlx::query(select).bind(model).bind(i64::from(limit)).fetch_all(&self.pool).await?;
+            rows.iter().map(audit_row).collect()
+        })
+        .await
     }
 
     /// Adds a line that goes with no route change.
     pub async fn record(&self, line: &NewAudit) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        insert(&mut transaction, line).await?;
-        Ok(transaction.commit().await?)
+        self.within(async {
+            let mut writing = self.writing(Writes::Lines).await?;
+            insert(&mut writing, line).await?;
+            writing.commit().await
+        })
+        .await
     }
 }
 
-pub(super) async fn insert(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    line: &NewAudit,
-) -> Result<(), StoreError> {
+pub(super) async fn insert(transaction: &mut Transaction<'_>, line: &NewAudit) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO audit (id, at, actor, action, model, detail, reason) \
          SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5, $6 FROM audit",
@@ -70,7 +74,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-fn audit_row(row: &SqliteRow) -> Result<AuditRow, StoreError> {
+fn audit_row(row: &AnyRow) -> Result<AuditRow, StoreError> {
     let line = NewAudit {
         at: timestamp(row, "at")?,
         actor: row.try_get("actor")?,

@@ -45,6 +45,57 @@ pub enum StoreError {
         /// Why.
         source: Box<sqlx::migrate::MigrateError>,
     },
+    /// The address of the database that replicas share makes no sense.
+    #[error("`server.store` is no address of a PostgreSQL database: {source}")]
+    Address {
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The database that replicas share cannot be opened.
+    #[error("cannot open the store {place}: {source}")]
+    Connect {
+        /// Where it is.
+        place: String,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The database was written by another release of the program.
+    #[error("the store {place} was written by another release: {source}; use that release, or a newer one")]
+    SharedSchema {
+        /// Where it is.
+        place: String,
+        /// Why.
+        source: Box<sqlx::migrate::MigrateError>,
+    },
+    /// The database that replicas share is not there.
+    #[error(
+        "the store cannot be reached, so nothing was changed: {why}; this replica serves its last routes, try again when \
+         the database is back"
+    )]
+    Lost {
+        /// Why.
+        why: String,
+    },
+    /// The database went away in the middle of a change.
+    #[error(
+        "the store did not say whether it made the change: {why}; look whether it did before you try again"
+    )]
+    InDoubt {
+        /// Why.
+        why: String,
+    },
+    /// Another replica changes something, and does not come to an end.
+    #[error("another replica is changing something, so nothing was changed; try again")]
+    Busy,
+    /// Another replica leads by now.
+    #[error("another replica leads by now, and goes on with what this one has written")]
+    NotLeading,
+    /// Nobody takes what replicas have seen.
+    #[error("{waiting} parcels of what replicas saw of answers wait for a leader; no more are taken")]
+    ParcelsWait {
+        /// How many.
+        waiting: i64,
+    },
     /// A model has one rollout at a time.
     #[error("rollout {id} of {model} still runs; abort it, or let the new one take its place")]
     RolloutRuns {
@@ -72,4 +123,17 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl StoreError {
+    /// Whether it is about a database that replicas share, and over when that is back, or another replica has had its
+    /// turn.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::InDoubt { .. } | Self::Busy | Self::NotLeading)
+    }
+
+    /// All is well where it is passing: it is tried again anyway, and whoever lost the database has said so.
+    pub(crate) fn unless_passing(self) -> Result<(), Self> {
+        if self.is_passing() { Ok(()) } else { Err(self) }
+    }
 }

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::audit::{self, NewAudit};
 use super::error::StoreError;
 use super::open::Store;
 use super::read::{name, number, timestamp};
 use super::routes::{self, RouteRow};
+use super::shared::{Taken, Writes, forget_parcels};
 use crate::ids::{ExperimentId, ModelName, VersionName};
 
 /// An experiment as it is now.
@@ -52,13 +53,18 @@ pub struct ExperimentChange {
 impl Store {
     /// The number of the next experiment. It is taken only when the experiment is written.
     pub async fn next_experiment_id(&self) -> Result<ExperimentId, StoreError> {
-        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) + 1 AS id FROM experiments").fetch_one(&self.pool);
-        number(&row.await?, "id").map(ExperimentId::new)
+        self.within(async {
+            let row =
+                sqlx::query("SELECT COALESCE(MAX(id), 0) + 1 AS id FROM experiments").fetch_one(&self.pool);
+            number(&row.await?, "id").map(ExperimentId::new)
+        })
+        .await
     }
 
     /// Writes the beginning or the end of an experiment, the route that goes with it and the audit line, all or none.
     pub async fn append_experiment(&self, change: &ExperimentChange) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        self.within(async {
+        let mut writing = self.writing(Writes::Change).await?;
         let row = &change.experiment;
         sqlx::query(
             "INSERT INTO experiments (id, model, control, treatment, terms, started_at, actor, reason, ended_at, \
@@ -77,65 +83,84 @@ impl Store {
         .bind(row.ended_at.map(|at| at.to_string()))
         .bind(&row.ending)
         .bind(&row.findings)
-        .execute(&mut *transaction)
+        .execute(&mut **writing)
         .await?;
         if row.ended_at.is_some() {
             let forget = sqlx::query("DELETE FROM experiment_evidence WHERE experiment_id = $1");
-            forget.bind(i64::from(row.id.number())).execute(&mut *transaction).await?;
+            forget.bind(i64::from(row.id.number())).execute(&mut **writing).await?;
         }
         if let Some(route) = &change.route {
-            routes::insert(&mut transaction, route).await?;
+            routes::insert(&mut writing, route).await?;
         }
-        audit::insert(&mut transaction, &change.audit).await?;
-        Ok(transaction.commit().await?)
+        audit::insert(&mut writing, &change.audit).await?;
+        writing.commit().await
+        })
+        .await
     }
 
     /// The experiments that have not ended, by number.
     pub async fn running_experiments(&self) -> Result<Vec<ExperimentRow>, StoreError> {
-        let select = "SELECT * FROM experiments WHERE ended_at IS NULL ORDER BY id";
-        sqlx::query(select).fetch_all(&self.pool).await?.iter().map(experiment_row).collect()
+        self.within(async {
+            let select = "SELECT * FROM experiments WHERE ended_at IS NULL ORDER BY id";
+            sqlx::query(select).fetch_all(&self.pool).await?.iter().map(experiment_row).collect()
+        })
+        .await
     }
 
     /// The newest `limit` experiments of a model, the newest first.
     pub async fn experiments(&self, model: &ModelName, limit: u32) -> Result<Vec<ExperimentRow>, StoreError> {
-        let select = "SELECT * FROM experiments WHERE model = $1 ORDER BY id DESC LIMIT $2";
-        let query = sqlx::query(select).bind(model.as_str()).bind(i64::from(limit));
-        query.fetch_all(&self.pool).await?.iter().map(experiment_row).collect()
+        self.within(async {
+            let select = "SELECT * FROM experiments WHERE model = $1 ORDER BY id DESC LIMIT $2";
+            let query = sqlx::query(select).bind(model.as_str()).bind(i64::from(limit));
+            query.fetch_all(&self.pool).await?.iter().map(experiment_row).collect()
+        })
+        .await
     }
 
     /// Writes what the comparisons of a running experiment have seen, all or none of it, in place of what was written
-    /// before. What comes after its end is too late, and is not kept.
+    /// before. What comes after its end is too late, and is not kept. `taken` is what other replicas sent that is in it: it
+    /// is forgotten with the same stroke.
     pub async fn save_evidence(
         &self,
         id: ExperimentId,
         snapshots: &[(String, String)],
+        taken: Option<&Taken>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let forget = sqlx::query("DELETE FROM experiment_evidence WHERE experiment_id = $1");
-        forget.bind(i64::from(id.number())).execute(&mut *transaction).await?;
-        for (measure, snapshot) in snapshots {
-            sqlx::query(
-                "INSERT INTO experiment_evidence (experiment_id, measure, snapshot) SELECT id, $2, $3 \
+        self.within(async {
+            let mut writing = self.writing(Writes::Evidence).await?;
+            let forget = sqlx::query("DELETE FROM experiment_evidence WHERE experiment_id = $1");
+            forget.bind(i64::from(id.number())).execute(&mut **writing).await?;
+            for (measure, snapshot) in snapshots {
+                sqlx::query(
+                    "INSERT INTO experiment_evidence (experiment_id, measure, snapshot) SELECT id, $2, $3 \
                  FROM experiments WHERE id = $1 AND ended_at IS NULL",
-            )
-            .bind(i64::from(id.number()))
-            .bind(measure)
-            .bind(snapshot)
-            .execute(&mut *transaction)
-            .await?;
-        }
-        Ok(transaction.commit().await?)
+                )
+                .bind(i64::from(id.number()))
+                .bind(measure)
+                .bind(snapshot)
+                .execute(&mut **writing)
+                .await?;
+            }
+            if let Some(taken) = taken {
+                forget_parcels(&mut writing, taken).await?;
+            }
+            writing.commit().await
+        })
+        .await
     }
 
     /// What was written last, by measure.
     pub async fn load_evidence(&self, id: ExperimentId) -> Result<Vec<(String, String)>, StoreError> {
-        let select = "SELECT measure, snapshot FROM experiment_evidence WHERE experiment_id = $1";
-        let rows = sqlx::query(select).bind(i64::from(id.number())).fetch_all(&self.pool).await?;
-        rows.iter().map(|row| Ok((row.try_get("measure")?, row.try_get("snapshot")?))).collect()
+        self.within(async {
+            let select = "SELECT measure, snapshot FROM experiment_evidence WHERE experiment_id = $1";
+            let rows = sqlx::query(select).bind(i64::from(id.number())).fetch_all(&self.pool).await?;
+            rows.iter().map(|row| Ok((row.try_get("measure")?, row.try_get("snapshot")?))).collect()
+        })
+        .await
     }
 }
 
-fn experiment_row(row: &SqliteRow) -> Result<ExperimentRow, StoreError> {
+fn experiment_row(row: &AnyRow) -> Result<ExperimentRow, StoreError> {
     let ended: Option<String> = row.try_get("ended_at")?;
     Ok(ExperimentRow {
         id: number(row, "id").map(ExperimentId::new)?,

@@ -1,12 +1,13 @@
 //! Flags as operators have set them; the newest state of each. Their history is in the audit log.
 
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::audit::{self, NewAudit};
 use super::error::StoreError;
 use super::open::Store;
 use super::read::name;
+use super::shared::Writes;
 use crate::ids::{ModelName, VersionName};
 
 /// A flag of a model, or of one of its versions.
@@ -23,13 +24,17 @@ pub struct FlagRow {
 impl Store {
     /// All flags that operators have set.
     pub async fn flags(&self) -> Result<Vec<FlagRow>, StoreError> {
-        let select = "SELECT model, version, flag FROM flags ORDER BY model, version";
-        sqlx::query(select).fetch_all(&self.pool).await?.iter().map(flag_row).collect()
+        self.within(async {
+            let select = "SELECT model, version, flag FROM flags ORDER BY model, version";
+            sqlx::query(select).fetch_all(&self.pool).await?.iter().map(flag_row).collect()
+        })
+        .await
     }
 
     /// Sets a flag and adds its audit line, both or neither.
     pub async fn set_flag(&self, row: &FlagRow, line: &NewAudit) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        self.within(async {
+        let mut writing = self.writing(Writes::Change).await?;
         sqlx::query(
             "INSERT INTO flags (model, version, flag, updated_at, actor, reason) VALUES ($1, $2, $3, $4, $5, $6) \
              ON CONFLICT (model, version) DO UPDATE SET flag = excluded.flag, updated_at = excluded.updated_at, \
@@ -41,14 +46,16 @@ impl Store {
         .bind(line.at.to_string())
         .bind(&line.actor)
         .bind(line.reason.as_deref().unwrap_or_default())
-        .execute(&mut *transaction)
+        .execute(&mut **writing)
         .await?;
-        audit::insert(&mut transaction, line).await?;
-        Ok(transaction.commit().await?)
+        audit::insert(&mut writing, line).await?;
+        writing.commit().await
+        })
+        .await
     }
 }
 
-fn flag_row(row: &SqliteRow) -> Result<FlagRow, StoreError> {
+fn flag_row(row: &AnyRow) -> Result<FlagRow, StoreError> {
     let version: String = row.try_get("version")?;
     Ok(FlagRow {
         model: name(row, "model")?,

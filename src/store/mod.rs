@@ -1,10 +1,12 @@
-//! What must outlive the process, in SQLite: route revisions, flags, rollouts with all their transitions, experiments,
-//! what their analyses have seen, the outbox of webhooks, and the audit log.
+//! What must outlive the process: route revisions, flags, rollouts with all their transitions, experiments, what their
+//! analyses have seen, the outbox of webhooks, and the audit log. In a file of SQLite that one server has for itself, or
+//! in a PostgreSQL database that replicas share (`shared`).
 //!
 //! In: typed rows. Out: typed rows. May import `ids`. Invariants: a route change or a flag and its audit line are one
 //! transaction, and so are a rollout's new state, its transition, its route, its audit line and the news of it in the
-//! outbox; at most one rollout of a model runs; one process at a time has the store open; what a call has answered
-//! survives `kill -9` and a power cut (WAL, synchronous FULL). The SQL keeps to what PostgreSQL understands too.
+//! outbox; at most one rollout of a model runs; one process at a time has a file open; what a call has answered
+//! survives `kill -9` and a power cut (WAL, synchronous FULL; PostgreSQL's own settings are its operator's). Both
+//! databases are asked by the same SQL; what only PostgreSQL can do is in `shared`.
 
 mod audit;
 mod error;
@@ -17,6 +19,7 @@ mod outbox;
 mod read;
 mod rollouts;
 mod routes;
+mod shared;
 mod wanted;
 
 pub use audit::{AuditRow, NewAudit};
@@ -29,3 +32,4 @@ pub use open::Store;
 pub use outbox::{Attempt, DeliveryCounts, DeliveryRow, DeliveryState, KEPT, Subscription};
 pub use rollouts::{NewTransition, RolloutRow, TransitionRow};
 pub use routes::{BucketRun, RouteRow, StableRoute};
+pub use shared::{AnswerFound, AnswerRow, LeaderRow, Parcel, ParcelRow, Reach, Role, Taken, Turn};

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::error::StoreError;
-use super::open::Store;
+use super::open::{Store, Transaction};
 use super::read::{number, rollout_id, timestamp};
+use super::shared::{Taken, Writes, forget_parcels};
 use crate::ids::RolloutId;
 
 /// What one check has seen up to a minute. Counts are since the rollout began, so a minute that is missing loses
@@ -43,34 +44,46 @@ pub struct ArmCounts {
 impl Store {
     /// Writes what the checks have seen, all or none of it. `rows` are all of a rollout's: what an earlier call wrote keeps
     /// its counts, but an analysis goes on from these snapshots alone.
-    pub async fn save_observations(&self, rows: &[ObservationRow]) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let rollouts: BTreeSet<RolloutId> = rows.iter().map(|row| row.rollout).collect();
-        for rollout in rollouts {
-            let forget =
-                "UPDATE observations SET snapshot = NULL WHERE rollout_id = $1 AND snapshot IS NOT NULL";
-            sqlx::query(forget).bind(i64::from(rollout.number())).execute(&mut *transaction).await?;
-        }
-        for row in rows {
-            save(&mut transaction, row).await?;
-        }
-        Ok(transaction.commit().await?)
+    ///
+    /// `taken` is what other replicas sent that is in them: it is forgotten with the same stroke.
+    pub async fn save_observations(
+        &self,
+        rows: &[ObservationRow],
+        taken: Option<&Taken>,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut writing = self.writing(Writes::Evidence).await?;
+            let rollouts: BTreeSet<RolloutId> = rows.iter().map(|row| row.rollout).collect();
+            for rollout in rollouts {
+                let forget =
+                    "UPDATE observations SET snapshot = NULL WHERE rollout_id = $1 AND snapshot IS NOT NULL";
+                sqlx::query(forget).bind(i64::from(rollout.number())).execute(&mut **writing).await?;
+            }
+            for row in rows {
+                save(&mut writing, row).await?;
+            }
+            if let Some(taken) = taken {
+                forget_parcels(&mut writing, taken).await?;
+            }
+            writing.commit().await
+        })
+        .await
     }
 
     /// The newest row of each check of a rollout.
     pub async fn load_observations(&self, rollout: RolloutId) -> Result<Vec<ObservationRow>, StoreError> {
-        let select = "SELECT * FROM observations AS o WHERE rollout_id = $1 AND minute = \
+        self.within(async {
+            let select = "SELECT * FROM observations AS o WHERE rollout_id = $1 AND minute = \
                       (SELECT MAX(minute) FROM observations \
                        WHERE rollout_id = o.rollout_id AND check_name = o.check_name) ORDER BY check_name";
-        let rows = sqlx::query(select).bind(i64::from(rollout.number())).fetch_all(&self.pool).await?;
-        rows.iter().map(observation_row).collect()
+            let rows = sqlx::query(select).bind(i64::from(rollout.number())).fetch_all(&self.pool).await?;
+            rows.iter().map(observation_row).collect()
+        })
+        .await
     }
 }
 
-async fn save(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    row: &ObservationRow,
-) -> Result<(), StoreError> {
+async fn save(transaction: &mut Transaction<'_>, row: &ObservationRow) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO observations (rollout_id, check_name, minute, at, canary_answers, canary_failures, \
          stable_answers, stable_failures, snapshot) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
@@ -93,7 +106,7 @@ async fn save(
     Ok(())
 }
 
-fn observation_row(row: &SqliteRow) -> Result<ObservationRow, StoreError> {
+fn observation_row(row: &AnyRow) -> Result<ObservationRow, StoreError> {
     let arm = |answers, failures| -> Result<ArmCounts, StoreError> {
         Ok(ArmCounts { answers: number(row, answers)?, failures: number(row, failures)? })
     };

@@ -5,12 +5,13 @@
 
 use jiff::Timestamp;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::error::StoreError;
 use super::notice::RolloutNotice;
-use super::open::Store;
+use super::open::{Store, Transaction};
 use super::read::{number, parsed, timestamp};
+use super::shared::Writes;
 
 /// Deliveries that are kept of each kind, delivered and dead, to be looked at; older ones are deleted.
 pub const KEPT: u32 = 1000;
@@ -97,28 +98,29 @@ impl DeliveryState {
     }
 }
 
-type Transaction<'a> = sqlx::Transaction<'a, sqlx::Sqlite>;
-
 const NO_LONGER: &str = "the receiver is no longer in the configuration";
 
 impl Store {
     /// From now on these are told, and nobody else. What was on its way to others is given up; how many that were.
     pub async fn subscribe(&self, all: &[Subscription], now: Timestamp) -> Result<u64, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query("DELETE FROM webhook_subscriptions").execute(&mut *transaction).await?;
+        self.within(async {
+        let mut writing = self.writing(Writes::Lines).await?;
+        sqlx::query("DELETE FROM webhook_subscriptions").execute(&mut **writing).await?;
         for Subscription { receiver, events } in all {
             for event in events {
                 let insert = "INSERT INTO webhook_subscriptions (receiver, event) VALUES ($1, $2)";
-                sqlx::query(insert).bind(receiver).bind(event).execute(&mut *transaction).await?;
+                sqlx::query(insert).bind(receiver).bind(event).execute(&mut **writing).await?;
             }
         }
         let given_up = sqlx::query(
             "UPDATE webhook_outbox SET state = 'dead', settled_at = $1, last_error = $2 WHERE state = 'pending' \
              AND receiver NOT IN (SELECT receiver FROM webhook_subscriptions)",
         );
-        let given_up = given_up.bind(now.to_string()).bind(NO_LONGER).execute(&mut *transaction).await?;
-        transaction.commit().await?;
+        let given_up = given_up.bind(now.to_string()).bind(NO_LONGER).execute(&mut **writing).await?;
+        writing.commit().await?;
         Ok(given_up.rows_affected())
+        })
+        .await
     }
 
     /// Wakes whoever waits for something to deliver; see [`Store::next_delivery`].
@@ -128,59 +130,74 @@ impl Store {
 
     /// The oldest delivery that a receiver has not had yet.
     pub async fn next_delivery(&self, receiver: &str) -> Result<Option<DeliveryRow>, StoreError> {
-        let select =
-            "SELECT * FROM webhook_outbox WHERE receiver = $1 AND state = 'pending' ORDER BY id LIMIT 1";
-        let row = sqlx::query(select).bind(receiver).fetch_optional(&self.pool).await?;
-        row.as_ref().map(delivery_row).transpose()
+        self.within(async {
+            let select =
+                "SELECT * FROM webhook_outbox WHERE receiver = $1 AND state = 'pending' ORDER BY id LIMIT 1";
+            let row = sqlx::query(select).bind(receiver).fetch_optional(&self.pool).await?;
+            row.as_ref().map(delivery_row).transpose()
+        })
+        .await
     }
 
     /// Writes down what an attempt came to, and forgets what is settled and old.
     pub async fn record_attempt(&self, id: i64, attempt: &Attempt, now: Timestamp) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        self.within(async {
+        let mut writing = self.writing(Writes::Lines).await?;
         match attempt {
-            Attempt::Delivered => settle(&mut transaction, id, DeliveryState::Delivered, None, now).await?,
+            Attempt::Delivered => settle(&mut writing, id, DeliveryState::Delivered, None, now).await?,
             Attempt::Dead { error } => {
-                settle(&mut transaction, id, DeliveryState::Dead, Some(error), now).await?;
+                settle(&mut writing, id, DeliveryState::Dead, Some(error), now).await?;
             }
             Attempt::Again { due_at, error } => {
                 let update = "UPDATE webhook_outbox SET attempts = attempts + 1, due_at = $2, last_error = $3 \
                               WHERE id = $1 AND state = 'pending'";
                 let query = sqlx::query(update).bind(id).bind(due_at.to_string()).bind(error);
-                query.execute(&mut *transaction).await?;
+                query.execute(&mut **writing).await?;
             }
         }
-        Ok(transaction.commit().await?)
+        writing.commit().await
+        })
+        .await
     }
 
     /// The newest `limit` deliveries, the newest first.
     pub async fn deliveries(&self, limit: u32) -> Result<Vec<DeliveryRow>, StoreError> {
-        let select = "SELECT * FROM webhook_outbox ORDER BY id DESC LIMIT $1";
-        let rows = sqlx::query(select).bind(i64::from(limit)).fetch_all(&self.pool).await?;
-        rows.iter().map(delivery_row).collect()
+        self.within(async {
+            let select = "SELECT * FROM webhook_outbox ORDER BY id DESC LIMIT $1";
+            let rows = sqlx::query(select).bind(i64::from(limit)).fetch_all(&self.pool).await?;
+            rows.iter().map(delivery_row).collect()
+        })
+        .await
     }
 
     /// How many deliveries a receiver has in each state.
     pub async fn delivery_counts(&self, receiver: &str) -> Result<DeliveryCounts, StoreError> {
-        let select =
-            "SELECT state, COUNT(*) AS deliveries FROM webhook_outbox WHERE receiver = $1 GROUP BY state";
-        let mut counts = DeliveryCounts::default();
-        for row in sqlx::query(select).bind(receiver).fetch_all(&self.pool).await? {
-            let deliveries = number(&row, "deliveries")?;
-            match state(&row)? {
-                DeliveryState::Pending => counts.pending = deliveries,
-                DeliveryState::Delivered => counts.delivered = deliveries,
-                DeliveryState::Dead => counts.dead = deliveries,
+        self.within(async {
+            let select =
+                "SELECT state, COUNT(*) AS deliveries FROM webhook_outbox WHERE receiver = $1 GROUP BY state";
+            let mut counts = DeliveryCounts::default();
+            for row in sqlx::query(select).bind(receiver).fetch_all(&self.pool).await? {
+                let deliveries = number(&row, "deliveries")?;
+                match state(&row)? {
+                    DeliveryState::Pending => counts.pending = deliveries,
+                    DeliveryState::Delivered => counts.delivered = deliveries,
+                    DeliveryState::Dead => counts.dead = deliveries,
+                }
             }
-        }
-        Ok(counts)
+            Ok(counts)
+        })
+        .await
     }
 
     /// The newest delivery to a receiver of which an attempt failed.
     pub async fn last_failure(&self, receiver: &str) -> Result<Option<DeliveryRow>, StoreError> {
-        let select = "SELECT * FROM webhook_outbox WHERE receiver = $1 AND last_error IS NOT NULL \
+        self.within(async {
+            let select = "SELECT * FROM webhook_outbox WHERE receiver = $1 AND last_error IS NOT NULL \
                       ORDER BY id DESC LIMIT 1";
-        let row = sqlx::query(select).bind(receiver).fetch_optional(&self.pool).await?;
-        row.as_ref().map(delivery_row).transpose()
+            let row = sqlx::query(select).bind(receiver).fetch_optional(&self.pool).await?;
+            row.as_ref().map(delivery_row).transpose()
+        })
+        .await
     }
 }
 
@@ -221,7 +238,7 @@ async fn settle(
     Ok(())
 }
 
-fn delivery_row(row: &SqliteRow) -> Result<DeliveryRow, StoreError> {
+fn delivery_row(row: &AnyRow) -> Result<DeliveryRow, StoreError> {
     let settled: Option<String> = row.try_get("settled_at")?;
     Ok(DeliveryRow {
         id: row.try_get("id")?,
@@ -235,7 +252,7 @@ fn delivery_row(row: &SqliteRow) -> Result<DeliveryRow, StoreError> {
     })
 }
 
-fn state(row: &SqliteRow) -> Result<DeliveryState, StoreError> {
+fn state(row: &AnyRow) -> Result<DeliveryState, StoreError> {
     let found: String = row.try_get("state")?;
     let all = [DeliveryState::Pending, DeliveryState::Delivered, DeliveryState::Dead];
     let unknown = || StoreError::Row {

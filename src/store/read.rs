@@ -3,19 +3,19 @@
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::error::StoreError;
 use crate::ids::{IdError, RolloutId};
 
-pub(super) fn timestamp(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
+pub(super) fn timestamp(row: &AnyRow, column: &'static str) -> Result<Timestamp, StoreError> {
     let found: String = row.try_get(column)?;
     found.parse().map_err(|e: jiff::Error| StoreError::Row { column, found, why: e.to_string() })
 }
 
 /// A model's or a version's name.
 pub(super) fn name<T: std::str::FromStr<Err = IdError>>(
-    row: &SqliteRow,
+    row: &AnyRow,
     column: &'static str,
 ) -> Result<T, StoreError> {
     let found: String = row.try_get(column)?;
@@ -23,13 +23,13 @@ pub(super) fn name<T: std::str::FromStr<Err = IdError>>(
 }
 
 /// JSON.
-pub(super) fn parsed<T: DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
+pub(super) fn parsed<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T, StoreError> {
     let found: String = row.try_get(column)?;
     serde_json::from_str(&found).map_err(|e| StoreError::Row { column, found, why: e.to_string() })
 }
 
 /// A number of a narrower type than the column's.
-pub(super) fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
+pub(super) fn number<T: TryFrom<i64>>(row: &AnyRow, column: &'static str) -> Result<T, StoreError> {
     let found: i64 = row.try_get(column)?;
     T::try_from(found).map_err(|_| StoreError::Row {
         column,
@@ -38,6 +38,6 @@ pub(super) fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> 
     })
 }
 
-pub(super) fn rollout_id(row: &SqliteRow, column: &'static str) -> Result<RolloutId, StoreError> {
+pub(super) fn rollout_id(row: &AnyRow, column: &'static str) -> Result<RolloutId, StoreError> {
     number(row, column).map(RolloutId::new)
 }

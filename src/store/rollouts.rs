@@ -2,15 +2,16 @@
 
 use jiff::Timestamp;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::audit::{self, NewAudit};
 use super::error::StoreError;
 use super::notice::RolloutNotice;
-use super::open::Store;
+use super::open::{Store, Transaction};
 use super::outbox;
 use super::read::{name, number, rollout_id, timestamp};
 use super::routes::{self, RouteRow};
+use super::shared::Writes;
 use crate::ids::{ModelName, RolloutId, VersionName, Weight};
 
 /// A rollout as it is now.
@@ -84,16 +85,18 @@ pub struct NewTransition {
     pub notice: Option<RolloutNotice>,
 }
 
-type Transaction<'a> = sqlx::Transaction<'a, sqlx::Sqlite>;
-
 const COLUMNS: &str =
     "id, model, canary, stable, policy, state, created_at, updated_at, ended_at, actor, reason";
 
 impl Store {
     /// The number of the next rollout. It is taken only when the rollout is written.
     pub async fn next_rollout_id(&self) -> Result<RolloutId, StoreError> {
-        let row = sqlx::query("SELECT COALESCE(MAX(id), 0) + 1 AS id FROM rollouts").fetch_one(&self.pool);
-        rollout_id(&row.await?, "id")
+        self.within(async {
+            let row =
+                sqlx::query("SELECT COALESCE(MAX(id), 0) + 1 AS id FROM rollouts").fetch_one(&self.pool);
+            rollout_id(&row.await?, "id")
+        })
+        .await
     }
 
     /// Writes a transition: the rollout's state, its line in the history, the route's revision and the audit line, all
@@ -104,27 +107,50 @@ impl Store {
 
     /// Writes several, all or none: the end of one rollout and the beginning of the one that takes its place.
     pub async fn append_transitions(&self, transitions: &[NewTransition]) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        for transition in transitions {
-            append(&mut transaction, transition).await?;
-        }
-        transaction.commit().await?;
-        self.outbox.send_replace(());
-        Ok(())
+        self.within(async {
+            let mut writing = self.writing(Writes::Change).await?;
+            for transition in transitions {
+                append(&mut writing, transition).await?;
+            }
+            writing.commit().await?;
+            self.outbox.send_replace(());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes what the analysis of a running rollout says now, for all replicas. It is no transition.
+    pub async fn note_rollout(&self, id: RolloutId, state: &str) -> Result<(), StoreError> {
+        self.within(async {
+            let mut writing = self.writing(Writes::Change).await?;
+            let update = sqlx::query("UPDATE rollouts SET state = $2 WHERE id = $1 AND ended_at IS NULL");
+            let update = update.bind(i64::from(id.number())).bind(state).execute(&mut **writing).await?;
+            if update.rows_affected() == 0 {
+                return Err(StoreError::NoSuchRollout { id });
+            }
+            writing.commit().await
+        })
+        .await
     }
 
     /// The rollouts that have not ended, by number.
     pub async fn running_rollouts(&self) -> Result<Vec<RolloutRow>, StoreError> {
-        let select = format!("SELECT {COLUMNS} FROM rollouts WHERE ended_at IS NULL ORDER BY id");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(&self.pool).await?;
-        rows.iter().map(rollout_row).collect()
+        self.within(async {
+            let select = format!("SELECT {COLUMNS} FROM rollouts WHERE ended_at IS NULL ORDER BY id");
+            let rows = sqlx::query(sqlx::AssertSqlSafe(select)).fetch_all(&self.pool).await?;
+            rows.iter().map(rollout_row).collect()
+        })
+        .await
     }
 
     /// The newest `limit` rollouts of a model, the newest first.
     pub async fn rollouts(&self, model: &ModelName, limit: u32) -> Result<Vec<RolloutRow>, StoreError> {
-        let select = format!("SELECT {COLUMNS} FROM rollouts WHERE model = $1 ORDER BY id DESC LIMIT $2");
-        let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(model.as_str()).bind(i64::from(limit));
-        query.fetch_all(&self.pool).await?.iter().map(rollout_row).collect()
+        self.within(async {
+            let select = format!("SELECT {COLUMNS} FROM rollouts WHERE model = $1 ORDER BY id DESC LIMIT $2");
+            let query = sqlx::query(sqlx::AssertSqlSafe(select)).bind(model.as_str()).bind(i64::from(limit));
+            query.fetch_all(&self.pool).await?.iter().map(rollout_row).collect()
+        })
+        .await
     }
 
     /// The newest `limit` transitions of a model's rollouts, the newest first.
@@ -133,10 +159,13 @@ impl Store {
         model: &ModelName,
         limit: u32,
     ) -> Result<Vec<TransitionRow>, StoreError> {
-        let select = "SELECT t.* FROM rollout_transitions AS t JOIN rollouts AS r ON r.id = t.rollout_id \
+        self.within(async {
+            let select = "SELECT t.* FROM rollout_transitions AS t JOIN rollouts AS r ON r.id = t.rollout_id \
                       WHERE r.model = $1 ORDER BY t.rollout_id DESC, t.seq DESC LIMIT $2";
-        let query = sqlx::query(select).bind(model.as_str()).bind(i64::from(limit));
-        query.fetch_all(&self.pool).await?.iter().map(transition_row).collect()
+            let query = sqlx::query(select).bind(model.as_str()).bind(i64::from(limit));
+            query.fetch_all(&self.pool).await?.iter().map(transition_row).collect()
+        })
+        .await
     }
 }
 
@@ -219,7 +248,7 @@ async fn insert_line(transaction: &mut Transaction<'_>, new: &NewTransition) -> 
     Ok(())
 }
 
-fn rollout_row(row: &SqliteRow) -> Result<RolloutRow, StoreError> {
+fn rollout_row(row: &AnyRow) -> Result<RolloutRow, StoreError> {
     let ended: Option<String> = row.try_get("ended_at")?;
     Ok(RolloutRow {
         id: rollout_id(row, "id")?,
@@ -236,7 +265,7 @@ fn rollout_row(row: &SqliteRow) -> Result<RolloutRow, StoreError> {
     })
 }
 
-fn transition_row(row: &SqliteRow) -> Result<TransitionRow, StoreError> {
+fn transition_row(row: &AnyRow) -> Result<TransitionRow, StoreError> {
     Ok(TransitionRow {
         rollout: rollout_id(row, "rollout_id")?,
         seq: number(row, "seq")?,
@@ -250,7 +279,7 @@ fn transition_row(row: &SqliteRow) -> Result<TransitionRow, StoreError> {
     })
 }
 
-fn weight(row: &SqliteRow, column: &'static str) -> Result<Weight, StoreError> {
+fn weight(row: &AnyRow, column: &'static str) -> Result<Weight, StoreError> {
     let found: u16 = number(row, column)?;
     let out_of_range =
         || StoreError::Row { column, found: found.to_string(), why: "more than all traffic".to_owned() };

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::audit::{self, NewAudit};
 use super::error::StoreError;
-use super::open::Store;
+use super::open::{Store, Transaction};
 use super::read::{name, parsed, timestamp};
+use super::shared::Writes;
 use crate::ids::{ModelName, VersionName, Weight};
 
 /// Neighbouring buckets of one version.
@@ -55,24 +56,27 @@ pub struct RouteRow {
 impl Store {
     /// The newest revision of every model.
     pub async fn latest_routes(&self) -> Result<Vec<RouteRow>, StoreError> {
-        let select = "SELECT * FROM route_revisions AS r WHERE revision = \
+        self.within(async {
+            let select = "SELECT * FROM route_revisions AS r WHERE revision = \
                       (SELECT MAX(revision) FROM route_revisions WHERE model = r.model) ORDER BY model";
-        sqlx::query(select).fetch_all(&self.pool).await?.iter().map(route_row).collect()
+            sqlx::query(select).fetch_all(&self.pool).await?.iter().map(route_row).collect()
+        })
+        .await
     }
 
     /// Adds a revision and its audit line, both or neither.
     pub async fn append_route(&self, route: &RouteRow, line: &NewAudit) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        insert(&mut transaction, route).await?;
-        audit::insert(&mut transaction, line).await?;
-        Ok(transaction.commit().await?)
+        self.within(async {
+            let mut writing = self.writing(Writes::Change).await?;
+            insert(&mut writing, route).await?;
+            audit::insert(&mut writing, line).await?;
+            writing.commit().await
+        })
+        .await
     }
 }
 
-pub(super) async fn insert(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    route: &RouteRow,
-) -> Result<(), StoreError> {
+pub(super) async fn insert(transaction: &mut Transaction<'_>, route: &RouteRow) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO route_revisions \
          (model, revision, weights, bucket_runs, rollback_points, created_at, actor, reason) \
@@ -95,7 +99,7 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names and numbers always serialise")
 }
 
-fn route_row(row: &SqliteRow) -> Result<RouteRow, StoreError> {
+fn route_row(row: &AnyRow) -> Result<RouteRow, StoreError> {
     Ok(RouteRow {
         model: name(row, "model")?,
         revision: row.try_get::<i64, _>("revision")?.cast_unsigned(),

@@ -139,6 +139,8 @@ struct Inner {
     reloads: IntCounterVec,
     config_in_force: IntGauge,
     in_flight: IntGauge,
+    leader: IntGauge,
+    store_reachable: IntGauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -236,6 +238,12 @@ impl Metrics {
         config_in_force.set(1);
         let in_flight = IntGauge::new("requests_in_flight", "Requests that are being answered.")?;
         registry.register(Box::new(in_flight.clone()))?;
+        let leader =
+            IntGauge::new("leader", "1 if this replica advances rollouts; of a lone server, always.")?;
+        registry.register(Box::new(leader.clone()))?;
+        let help = "1 if the store can be reached; a file always is.";
+        let store_reachable = IntGauge::new("store_reachable", help)?;
+        registry.register(Box::new(store_reachable.clone()))?;
         Ok(Self(Arc::new(Inner {
             registry,
             requests,
@@ -256,6 +264,8 @@ impl Metrics {
             reloads,
             config_in_force,
             in_flight,
+            leader,
+            store_reachable,
         })))
     }
 
@@ -330,6 +340,17 @@ impl Metrics {
     /// A checked answer could not be shown to the rollouts.
     pub fn observation_dropped(&self, model: &ModelName) {
         self.0.observations_dropped.with_label_values(&[model.as_str()]).inc();
+    }
+
+    /// Checked answers could not be shown to the replica that leads the rollouts.
+    pub fn observations_dropped(&self, model: &ModelName, answers: u64) {
+        self.0.observations_dropped.with_label_values(&[model.as_str()]).inc_by(answers);
+    }
+
+    /// Whether this replica leads, and whether the store can be reached.
+    pub fn replica(&self, leads: bool, store_reachable: bool) {
+        self.0.leader.set(i64::from(leads));
+        self.0.store_reachable.set(i64::from(store_reachable));
     }
 
     /// A copy of a request went to a canary.

@@ -7,9 +7,12 @@ pub mod desk;
 pub mod dice;
 pub mod gguf;
 pub mod model;
+pub mod postgres;
 pub mod process;
+pub mod replicas;
 pub mod schemas;
 pub mod scripted;
+pub mod stores;
 pub mod traffic;
 
 use std::path::Path;

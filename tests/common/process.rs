@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// A process that takes longer is killed: reads from it end, and the test fails instead of hanging.
-const LONGEST: Duration = Duration::from_mins(1);
+const LONGEST: Duration = Duration::from_mins(3);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_switchback");
 

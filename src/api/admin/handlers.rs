@@ -18,14 +18,16 @@ use super::types::{
     AuditAnswer, AuditLine, ChangeBody, LoadBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody,
     UnloadAnswer, UnloadBody, VersionAnswer,
 };
-use super::{config, experiments, flags, responses, rollouts, webhooks};
+use super::{config, experiments, flags, replicas, responses, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
 use crate::api::openapi::AdminApi;
 use crate::api::public::{framed, wrong_method};
 use crate::config::ServerConfig;
-use crate::gateway::{AdminError, AuditEntry, Change, Gateway, ReleaseError, ResidencyError, RouteView};
+use crate::gateway::{
+    AdminError, AuditEntry, Change, Gateway, ReleaseError, ResidencyError, RouteView, StoreError,
+};
 use crate::ids::{MAX_ACTOR_CHARS, ModelName, VersionRef, is_actor};
 
 const ACTOR: &str = "x-switchback-actor";
@@ -67,6 +69,7 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/config/plan", post(config::plan_config))
         .route("/admin/responses/{id}", get(responses::get_response))
         .route("/admin/audit", get(audit))
+        .route("/admin/replica", get(replicas::get_replica))
         .route("/admin/webhooks", get(webhooks::get_webhooks))
         .route("/openapi.json", get(|| async { Json(AdminApi::openapi()) }))
         .method_not_allowed_fallback(wrong_method)
@@ -343,6 +346,13 @@ impl From<AdminError> for ApiError {
                 Self::parameter("invalid_value", "canary", message)
             }
             AdminError::UnknownPolicy(_) => Self::parameter("invalid_value", "policy", message),
+            AdminError::Release(ReleaseError::Store(StoreError::Lost { .. })) => {
+                Self::busy("store_unavailable", message)
+            }
+            AdminError::Release(ReleaseError::Store(StoreError::InDoubt { .. })) => {
+                Self::busy("store_in_doubt", message)
+            }
+            AdminError::Release(ReleaseError::Store(StoreError::Busy)) => Self::busy("store_busy", message),
             AdminError::Release(_) => {
                 tracing::error!(%message, "a change could not be stored");
                 Self::internal(message)

@@ -5,6 +5,7 @@ mod experiments;
 mod flags;
 mod guard;
 mod handlers;
+mod replicas;
 mod responses;
 mod rollouts;
 mod types;
@@ -29,6 +30,8 @@ pub(super) use rollouts::{
     __path_begin_rollout, __path_command_rollout, __path_get_rollout, __path_rollout_history,
 };
 
+pub(super) use replicas::__path_get_replica;
+
 pub(super) use webhooks::__path_get_webhooks;
 
 pub use config::{ConfigAnswer, PlanAnswer, PlanBody, RefusedAnswer, WishAnswer};
@@ -38,6 +41,7 @@ pub use experiments::{
 };
 pub use flags::{FlagAnswer, FlagBody, FlagsAnswer};
 pub use handlers::admin_router;
+pub use replicas::{LeaderAnswer, ReplicaAnswer};
 pub use responses::{KeptCall, KeptChoiceAnswer, KeptResponse};
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{

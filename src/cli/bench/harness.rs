@@ -25,7 +25,7 @@ impl Harness {
         std::fs::create_dir_all(&scratch).map_err(|e| failed("make a folder for", &scratch, e))?;
         config.server.listen.set_port(0);
         config.server.admin.set_port(0);
-        config.server.store = scratch.join("state.db");
+        config.server.store = config::StoreAt::File(scratch.join("state.db"));
         // Nobody is told of what a benchmark does, and its client has no key.
         config.webhooks.clear();
         config.server.api_keys.clear();

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Timing;
 
 /// Measures of one answer. What does not make sense of it is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Measured {
     /// From admission to the last token. Of an answer that ran out of time, the time until then: it took no less.
     pub latency: Option<Duration>,

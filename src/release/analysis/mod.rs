@@ -24,6 +24,8 @@ mod table;
 mod time_limit;
 mod verdict;
 
+use serde::{Deserialize, Serialize};
+
 pub use clusters::UserCell;
 pub use differences::{ArmMeasure, Bounds, Difference, Differences, Unit};
 pub use guardrails::{Guardrails, LimitFinding, Standing};
@@ -34,7 +36,7 @@ pub use table::{Arm, Counts};
 pub use verdict::{Finding, Verdict};
 
 /// What a check said of one answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The answer is good.
     Passed,

@@ -14,6 +14,7 @@ use crate::release::analysis::{Arm, Differences, UserCell};
 use crate::release::desk::{names, outcomes};
 use crate::release::watcher::{Request, Seen};
 use crate::release::{Presence, Readiness, ReleaseError, Releases, Watched, WatchedCheck};
+use crate::store::{StoreError, Taken};
 
 /// How often the evidence is written down, so that a restart goes on from there. It is some megabytes, as it knows each
 /// user's answers, and an experiment takes days.
@@ -45,19 +46,28 @@ impl Desks {
         Self { releases, readiness, clock, models, by_model: BTreeMap::new() }
     }
 
-    /// Goes on with the experiments of an earlier process.
+    /// Goes on with the experiments of an earlier process, or of another replica.
     pub(in crate::release) async fn take_up(&mut self) {
         for experiment in self.releases.experiments().all() {
-            let mut desk = self.desk_of(&experiment);
-            match self.releases.store().load_evidence(experiment.id).await {
-                Ok(written) => desk.differences.resume(&written),
-                Err(error) => {
-                    tracing::error!(model = %experiment.model, %error, "the evidence of an experiment could not be read");
-                }
+            if let Some(desk) = self.resumed(&experiment).await {
+                self.by_model.insert(experiment.model.clone(), desk);
             }
-            self.by_model.insert(experiment.model.clone(), desk);
         }
         self.tell();
+    }
+
+    /// The comparison as it was last written; nothing while a database that replicas share is lost, as what it has must
+    /// not be written over.
+    async fn resumed(&self, experiment: &Experiment) -> Option<Desk> {
+        let mut desk = self.desk_of(experiment);
+        match self.releases.store().load_evidence(experiment.id).await {
+            Ok(written) => desk.differences.resume(&written),
+            Err(error) if error.is_passing() => return None,
+            Err(error) => {
+                tracing::error!(model = %experiment.model, %error, "the evidence of an experiment could not be read");
+            }
+        }
+        Some(desk)
     }
 
     pub(in crate::release) fn observe(&mut self, seen: &Seen) {
@@ -79,20 +89,38 @@ impl Desks {
         desk.differences.observe(arm, UserCell::of(seen.user), outcomes.as_deref(), &seen.measured);
     }
 
-    pub(in crate::release) async fn look(&mut self) {
+    /// The models whose experiment it compares.
+    pub(in crate::release) fn models(&self) -> impl Iterator<Item = &ModelName> {
+        self.by_model.keys()
+    }
+
+    /// Another replica compares from now on.
+    pub(in crate::release) fn forget(&mut self) {
+        self.by_model.clear();
+    }
+
+    /// `taken` tells how far what other replicas sent of each model is in what was seen.
+    pub(in crate::release) async fn look(&mut self, taken: &BTreeMap<ModelName, i64>) {
         let running = self.releases.experiments().all();
         self.by_model.retain(|model, desk| {
             running.iter().any(|experiment| experiment.model == *model && experiment.id == desk.experiment)
         });
         for experiment in &running {
             if !self.by_model.contains_key(&experiment.model) {
-                let desk = self.desk_of(experiment);
-                self.by_model.insert(experiment.model.clone(), desk);
+                // another replica may have led when it began
+                let desk = if self.releases.store().is_shared() {
+                    self.resumed(experiment).await
+                } else {
+                    Some(self.desk_of(experiment))
+                };
+                if let Some(desk) = desk {
+                    self.by_model.insert(experiment.model.clone(), desk);
+                }
             }
         }
         self.tell();
         for experiment in running {
-            self.save(&experiment, SAVE_EVERY).await;
+            self.save(&experiment, SAVE_EVERY, taken).await;
             let model = experiment.model.clone();
             let presence = |version: &VersionName| {
                 self.readiness.presence(&VersionRef { model: model.clone(), version: version.clone() })
@@ -107,6 +135,9 @@ impl Desks {
             match self.releases.move_experiment(model.clone(), experiment.id, event).await {
                 // An operator was faster.
                 Ok(_) | Err(ReleaseError::NoExperiment { .. } | ReleaseError::Stopping) => {}
+                Err(ReleaseError::Store(error)) if error.is_passing() => {
+                    tracing::debug!(model = %experiment.model, %error, "an experiment waits for the store");
+                }
                 Err(error) => {
                     tracing::error!(model = %experiment.model, %error, "an experiment could not be moved");
                 }
@@ -114,9 +145,9 @@ impl Desks {
         }
     }
 
-    pub(in crate::release) async fn save_all(&mut self) {
+    pub(in crate::release) async fn save_all(&mut self, taken: &BTreeMap<ModelName, i64>) {
         for experiment in self.releases.experiments().all() {
-            self.save(&experiment, Duration::ZERO).await;
+            self.save(&experiment, Duration::ZERO, taken).await;
         }
     }
 
@@ -135,7 +166,7 @@ impl Desks {
     }
 
     /// Writes down what was seen, if that was last done so long ago.
-    async fn save(&mut self, experiment: &Experiment, every: Duration) {
+    async fn save(&mut self, experiment: &Experiment, every: Duration, taken: &BTreeMap<ModelName, i64>) {
         let now = self.clock.now();
         let Some(desk) = self.by_model.get_mut(&experiment.model) else { return };
         if now.duration_since(desk.saved).unsigned_abs() < every {
@@ -143,7 +174,10 @@ impl Desks {
         }
         desk.saved = now;
         let snapshots = desk.differences.snapshots();
-        if let Err(error) = self.releases.store().save_evidence(experiment.id, &snapshots).await {
+        let model = &experiment.model;
+        let taken = taken.get(model).map(|through| Taken { model: model.clone(), through: *through });
+        let saving = self.releases.store().save_evidence(experiment.id, &snapshots, taken.as_ref());
+        if let Err(error) = saving.await.or_else(StoreError::unless_passing) {
             tracing::error!(model = %experiment.model, %error, "the evidence of an experiment could not be written");
         }
     }

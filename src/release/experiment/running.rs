@@ -28,6 +28,17 @@ impl Experiments {
         store: &Store,
         declared: &BTreeMap<ModelName, Declared>,
     ) -> Result<Self, ReleaseError> {
+        let experiments = Self::default();
+        experiments.restore(store, declared).await?;
+        Ok(experiments)
+    }
+
+    /// Shows those that the store has, and no others. What is known of them stays.
+    pub(in crate::release) async fn restore(
+        &self,
+        store: &Store,
+        declared: &BTreeMap<ModelName, Declared>,
+    ) -> Result<(), ReleaseError> {
         let mut running = BTreeMap::new();
         for row in store.running_experiments().await? {
             if declared.contains_key(&row.model) {
@@ -35,7 +46,8 @@ impl Experiments {
                 running.insert(experiment.model.clone(), Arc::new(experiment));
             }
         }
-        Ok(Self { running: Arc::new(ArcSwap::from_pointee(running)), known: Arc::default() })
+        self.running.store(Arc::new(running));
+        Ok(())
     }
 
     /// A model's, if one runs.

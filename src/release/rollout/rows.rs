@@ -72,25 +72,31 @@ impl Transition {
 
     fn row(&self) -> RolloutRow {
         let rollout = &self.rollout;
-        let stored = Stored {
-            state: rollout.state.clone(),
-            weight: rollout.weight,
-            basis: rollout.basis,
-            judged: rollout.judged.clone(),
-        };
         RolloutRow {
             id: rollout.id,
             model: rollout.model.clone(),
             canary: rollout.canary.clone(),
             stable: rollout.stable.clone(),
             policy: json(&rollout.policy),
-            state: json(&stored),
+            state: rollout.state_to_store(),
             created_at: rollout.started_at,
             updated_at: self.at,
             ended_at: rollout.phase().is_terminal().then_some(self.at),
             actor: self.actor.clone(),
             reason: self.reason.clone(),
         }
+    }
+}
+
+impl Rollout {
+    /// All that changes, as the store has it.
+    pub(in crate::release) fn state_to_store(&self) -> String {
+        json(&Stored {
+            state: self.state.clone(),
+            weight: self.weight,
+            basis: self.basis,
+            judged: self.judged.clone(),
+        })
     }
 }
 
