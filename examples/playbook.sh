@@ -153,7 +153,7 @@ ask() {
         n=$((n + 1))
         body=$(printf '{"model": "support", "user": "%s-%s", "messages": [{"role": "user", "content": "Where is my %s, order A-%05d?"}]}' \
             "$1" "$n" "${products[n % 4]}" $((n % 100000)))
-        curl --silent --output /dev/null --write-out '%{http_code}\n' --json "$body" \
+        curl --silent --output /dev/null --write-out '%{http_code}\n' --header 'content-type: application/json' --data "$body" \
             "http://127.0.0.1:$port/v1/chat/completions" >>"$work/users-$1.txt" || echo lost >>"$work/users-$1.txt"
     done
 }

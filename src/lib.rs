@@ -18,6 +18,7 @@ pub mod notify;
 pub mod prompt;
 pub mod quality;
 pub mod release;
+pub mod sandbox;
 pub mod store;
 pub mod telemetry;
 pub mod tensor;

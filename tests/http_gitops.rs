@@ -59,8 +59,7 @@ async fn follow(file: &Path) -> switchback::api::RunningApp {
 }
 
 async fn config(server: &Server) -> Value {
-    let answer = server.get("/ready?verbose").await;
-    answer.json::<Value>().await.unwrap()["config"].clone()
+    server.admin(Method::GET, "/admin/config", None).await.1
 }
 
 async fn rollout(server: &Server) -> Value {
@@ -293,6 +292,85 @@ async fn a_plan_says_what_would_happen_and_changes_nothing() {
     assert_eq!(rollout(&server).await, Value::Null);
 }
 
+/// Residency, flags and what the public listener tells, as the file changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_move_and_flags_turn_with_the_file() {
+    let (server, files) = following().await;
+    let state = |name: &'static str| {
+        let server = &server;
+        async move { server.version(name).await["residency"]["state"].as_str().unwrap().to_owned() }
+    };
+    let with = |v2: &str| desk("v1", "").replace("image: v2", &format!("image: v2, {v2}"));
+    for (file, wanted) in [
+        ("residency: cold", "cold"),
+        ("residency: warm", "warm"),
+        ("residency: hot", "hot"),
+        ("residency: warm", "warm"),
+    ] {
+        files.write(&with(file));
+        until(wanted, || async { state("v2").await == wanted }).await;
+    }
+    files.write(&with("flag: { enabled: false, otherwise: refuse }"));
+    until("v2 is closed", || async {
+        let answer = server.post("/v1/chat/completions", &with_model("desk@v2")).await;
+        answer.status() == StatusCode::FORBIDDEN
+    })
+    .await;
+    // with traffic it cannot leave the device
+    files.write(
+        &desk("v1", "")
+            .replace("image: v1", "image: v1, residency: cold")
+            .replace("version: v1", "version: v2"),
+    );
+    until("a refusal", || async { !config(&server).await["refused"].is_null() }).await;
+    let why = config(&server).await["refused"]["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("desk@v1 cannot become cold") && why.contains("100 %"), "{why}");
+    let public: Value = server.get("/ready?verbose").await.json().await.unwrap();
+    let told = public["config"]["refused"]["why"].as_str().unwrap();
+    assert!(told.starts_with("withheld"), "{public}");
+    assert_eq!(public["config"]["file"], "switchback.yaml");
+}
+
+/// As Kubernetes does it: the mounted file is a link into `..data`, which is turned over; with an overlay beside it.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_map_is_followed_under_its_overlay() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    for version in ["v1", "v2"] {
+        model::write(&folder.path().join(version), version);
+    }
+    let files = Files { file: folder.path().join("unused.yaml") };
+    let volume = |name: &str, version: &str| {
+        let at = folder.path().join(name);
+        std::fs::create_dir(&at).unwrap();
+        files.write(&desk("v1", ""));
+        std::fs::rename(&files.file, at.join("switchback.yaml")).unwrap();
+        std::fs::write(at.join("prod.yaml"), format!("models: {{ desk: {{ version: {version} }} }}\n"))
+            .unwrap();
+    };
+    volume("..1", "v1");
+    volume("..2", "v2");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("env")).unwrap();
+    symlink("..1", at("..data")).unwrap();
+    symlink("..data/switchback.yaml", at("switchback.yaml")).unwrap();
+    symlink("../..data/prod.yaml", at("env/prod.yaml")).unwrap();
+    let source = Source { file: at("switchback.yaml"), env: Some("prod".parse().unwrap()) };
+    let stamp = source.stamp();
+    let mut app = App::start(source.load().unwrap()).await.unwrap();
+    app.follow(source, stamp);
+    app.loaded().await;
+    let turn = || {
+        symlink("..2", at("..data_tmp")).unwrap();
+        std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    turn();
+    let server = Server { app, client: client(), folder: tempfile::tempdir().unwrap() };
+    until("v2 is rolled out", || async { rollout(&server).await["canary"] == "v2" }).await;
+    assert!(config(&server).await["overlay"].as_str().unwrap().ends_with("env/prod.yaml"));
+}
+
 /// How long the configuration changes under load: two seconds, or as many as the environment says.
 const SECONDS: &str = "SWITCHBACK_TEST_RELOAD_SECONDS";
 
@@ -339,7 +417,7 @@ async fn no_request_is_lost_to_reloads() {
     let applied = server.counted("switchback_config_reloads_total{result=\"applied\"}").await;
     let refused = server.counted("switchback_config_reloads_total{result=\"refused\"}").await;
     println!("{} answers, {applied} configurations applied, {refused} refused", answers.iter().sum::<u64>());
-    assert!(applied >= 3 * seconds, "{applied} applied, {refused} refused in {seconds} s");
+    assert!(applied >= seconds, "{applied} applied, {refused} refused in {seconds} s");
     files.write(&desk("v1", ""));
     until("v1 has all traffic", || async {
         stable(&server).await == json!({"v1": 100}) && config(&server).await["refused"].is_null()

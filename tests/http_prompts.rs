@@ -161,6 +161,94 @@ async fn a_template_that_a_request_would_keep_busy_is_stopped_and_the_server_goe
     assert_eq!(answer(&server, "busy", json!({"max_tokens": 4})).await.0["finish_reason"], "length");
 }
 
+/// A server that a template can end must be a process of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poisoned_template_is_the_fault_of_its_version_and_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let nest = |with: &str| {
+        let put =
+            |name: &str| format!("{{% set ns.{name} = {} %}}", with.replace('_', &format!("ns.{name}")));
+        let (x, y) = (put("x"), put("y"));
+        format!("{{% set ns = namespace(x=['a'], y=['a']) %}}{{% for i in range(n) %}}{x}{y}{{% endfor %}}")
+    };
+    // what each is, what it takes to set it off, and what it is refused for: one that nests and is let go without harm is none
+    let poisons = [
+        ("deep", nest("[[[[[[[[_]]]]]]]]"), 4000, None),
+        ("deeper", nest("[[[[[[[[_]]]]]]]]"), 99_000, Some("bounds of work")),
+        ("keyed", nest("{'a': namespace(a=_)}") + "{{ ns.x == ns.y }}", 4000, None),
+        ("printed", nest("[_]") + "{{ ns.x }}", 4000, Some("bounds of work")),
+        // each holds itself many times, and is compared item by item
+        ("doubled", nest("[_, _]") + "{{ ns.x == ns.y }}", 60, Some("bounds of work")),
+        (
+            "loops",
+            "{% for a in range(n) %}{% for b in range(n) %}{% endfor %}{% endfor %}".to_owned(),
+            99_000,
+            Some("bounds of work"),
+        ),
+        (
+            "giant",
+            "{% for a in range(n) %}{{ 'aaaaaaaaaa' * 9000 }}{% endfor %}".to_owned(),
+            9000,
+            Some("bounds of work"),
+        ),
+        ("reaches", "{% if n > 1 %}{{ ''.__class__.__mro__ }}{% endif %}".to_owned(), 2, Some("undefined")),
+        (
+            "formats",
+            "{% if n > 1 %}{{ '{0.__class__}'.format(n) }}{% endif %}".to_owned(),
+            2,
+            Some("prompt failed"),
+        ),
+    ];
+    let (mut versions, image) = (String::new(), image());
+    for (name, text, _, _) in &poisons {
+        let front = "---\nvariables: { n: { type: number, default: 1 } }\n---\n";
+        let file = written(folder.path(), &format!("{name}.md"), &format!("{front}{text}"));
+        versions += &format!("      {name}: {{ image: {image}, prompt: {} }}\n", file.display());
+    }
+    let config = format!(
+        "server: {{ mode: dev, listen: 127.0.0.1:0, admin: 127.0.0.1:0, store: state.db, images: images }}\n\
+         models:\n  desk:\n    versions:\n      bare: {{ image: {image} }}\n{versions}    route: {{ bare: 100 }}\n"
+    );
+    let config = written(folder.path(), "switchback.yaml", &config);
+    let server = common::process::Process::serve(&config);
+    let client = common::client();
+    let models = client.get(format!("{}/admin/models", server.admin));
+    let hot = || async {
+        let models: Value = models.try_clone().unwrap().send().await.unwrap().json().await.unwrap();
+        let versions = models["models"][0]["versions"].as_array().unwrap();
+        versions.iter().all(|version| version["residency"]["state"] == "hot")
+    };
+    while !hot().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ask = |version: &str, members: Value| {
+        let request = with(says("hi"), json!({"model": format!("desk@{version}"), "max_tokens": 2}));
+        client.post(format!("{}{CHAT}", server.public)).json(&with(request, members)).send()
+    };
+    for (name, _, n, why) in &poisons {
+        let poisoned = tokio::spawn(ask(name, json!({"prompt_variables": {"n": n}})));
+        let other = ask("bare", json!({})).await.unwrap();
+        assert_eq!(other.status(), StatusCode::OK, "{name}");
+        let response = poisoned.await.unwrap().expect(name);
+        let status = response.status();
+        let body: Value = response.json().await.unwrap();
+        match why {
+            // its text is empty, or short
+            None => assert_eq!(status, StatusCode::OK, "{name}: {body}"),
+            Some(why) => {
+                assert_eq!(
+                    (status, &body["error"]["param"]),
+                    (StatusCode::BAD_REQUEST, &json!("prompt_variables")),
+                    "{name}: {body}"
+                );
+                assert!(body["error"]["message"].as_str().unwrap().contains(why), "{name}: {body}");
+            }
+        }
+        let harmless = ask(name, json!({"prompt_variables": {"n": 1}})).await.unwrap();
+        assert_eq!(harmless.status(), StatusCode::OK, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn sampling_is_the_clients_word_then_the_prompts_then_the_images() {
     let folder = tempfile::tempdir().unwrap();

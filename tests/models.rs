@@ -135,7 +135,7 @@ fn the_template_that_ships_renders_a_conversation() {
     let special = SpecialTokenText { eos: Some("<|im_end|>".to_owned()), ..SpecialTokenText::default() };
     let template = ChatTemplate::compile(source, &special).unwrap();
     let messages = [serde_json::json!({ "role": "user", "content": "Hi" })];
-    let text = template.render(&messages, &serde_json::Map::new(), GenerationPrompt::Add).unwrap();
+    let text = template.render_blocking(&messages, &serde_json::Map::new(), GenerationPrompt::Add).unwrap();
     assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
 }
 

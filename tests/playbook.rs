@@ -26,7 +26,7 @@ fn the_playbook_holds() {
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/playbook.sh");
     let output = Command::new("timeout")
-        .args(["300", "bash"])
+        .args(["540", "bash"])
         .arg(script)
         .env("SWITCHBACK", env!("CARGO_BIN_EXE_switchback"))
         .env("PORT", ports().to_string())

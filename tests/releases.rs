@@ -15,8 +15,8 @@ use switchback::release::analysis::Measured;
 use switchback::release::experiment::{EndedFor, Experiment, NewExperiment};
 use switchback::release::rollout::{Basis, Phase};
 use switchback::release::{
-    Begin, Change, Declared, Entry, Message, OnConflict, Presence, Readiness, ReleaseError, Releases,
-    Request, Seen, SeenAnswer, StickyKey, Traits, Watched, Watcher, Withdrawn,
+    Begin, Change, Declared, Entry, Followed, Intent, Message, OnConflict, Presence, Readiness, ReleaseError,
+    Releases, Request, Seen, SeenAnswer, StickyKey, Traits, Watched, Watcher, Withdrawn,
 };
 use switchback::store::{Store, StoreError};
 use tokio::sync::mpsc;
@@ -49,11 +49,21 @@ fn by(actor: &str) -> Change {
 }
 
 async fn start(folder: &Path, versions: &[&str], hot: Arc<Hot>) -> Result<Releases, ReleaseError> {
+    start_wanting(folder, versions, None, hot).await
+}
+
+async fn start_wanting(
+    folder: &Path,
+    versions: &[&str],
+    wanted: Option<&str>,
+    hot: Arc<Hot>,
+) -> Result<Releases, ReleaseError> {
+    let wanted = wanted.map(|version| version.parse().unwrap());
     let store = Store::open(&folder.join("state.db")).await?;
     let versions: BTreeSet<VersionName> = versions.iter().map(|v| v.parse().unwrap()).collect();
     let declared = BTreeMap::from([(
         model(),
-        Declared { versions, first_route: weights("v1=100"), flags: BTreeMap::new() },
+        Declared { versions, wanted, first_route: weights("v1=100"), flags: BTreeMap::new() },
     )]);
     Releases::start(store, declared, hot, Arc::new(SystemClock)).await
 }
@@ -162,6 +172,29 @@ async fn a_stored_route_to_a_version_that_is_gone_stops_the_start_with_the_fix()
     let Err(error) = start(folder.path(), &["v1"], Arc::default()).await else { panic!("it started") };
     assert!(matches!(error, ReleaseError::Undeclared { .. }));
     assert!(error.to_string().contains("declare it"), "{error}");
+}
+
+/// A file that takes a version's traffic back may take the version away in one go, also where it is read by a restart.
+#[tokio::test]
+async fn a_stored_route_to_a_version_that_is_gone_is_taken_back_where_another_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let releases = start(folder.path(), &ALL, Arc::default()).await.unwrap();
+    releases.set_weights(model(), weights("v1=50 v2=50"), by("anna")).await.unwrap();
+    drop(releases);
+    let releases = start_wanting(folder.path(), &["v1"], Some("v1"), Arc::default()).await.unwrap();
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=50 v2=50"), "until it is followed");
+    let begin = Begin {
+        model: model(),
+        canary: "v1".parse().unwrap(),
+        policy: ReadyMade::CodeOnly.policy(),
+        basis: Basis::Nothing,
+        conflict: OnConflict::Supersede,
+        entry: Entry::FirstStep,
+    };
+    let followed = releases.follow(begin.clone(), by("configuration")).await.unwrap();
+    assert_eq!(followed, Followed::Now(Intent::TakeBack { aborts: None }));
+    assert_eq!(releases.current(&model()).unwrap().weights, weights("v1=100"));
+    assert_eq!(releases.follow(begin, by("configuration")).await.unwrap(), Followed::Before);
 }
 
 #[tokio::test]

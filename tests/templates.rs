@@ -47,7 +47,7 @@ fn conversations_read_as_transformers_renders_them() {
             (Some(text), _) => Ok(text.clone()),
             (None, raises) => Err(PromptError::Refused(raises.clone().unwrap())),
         };
-        let found = template.render(&case.messages, &variables, generation);
+        let found = template.render_blocking(&case.messages, &variables, generation);
         if found != expected {
             wrong.push(format!("case {i}, {}:\n{found:?}\nand not\n{expected:?}", case.template));
         }

@@ -95,7 +95,7 @@ impl RunningApp {
     /// Puts in force what a configuration's file holds, whenever that is something else. `read` is what the system said of it
     /// before the configuration of this server was read.
     pub fn follow(&mut self, source: Source, read: Stamp) {
-        let follower = follow(self.gateway.clone(), source, read, self.stop.clone());
+        let follower = follow(self.gateway.clone(), source, read);
         self.servers.push(tokio::spawn(follower));
     }
 

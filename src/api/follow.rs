@@ -5,52 +5,74 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
 use super::suites::check_suites;
 use crate::config::{Source, Stamp};
 use crate::gateway::Gateway;
 
-/// How often the file is looked at; it rests if it is the same at two looks.
+/// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long files rest that were put in the place of others, and how long those that were written where they are: who writes
+/// them may not be done.
+const REST: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 /// What was refused may be possible later: a version that is to leave may have no traffic by then.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a file may be missing, as when it is deleted and written anew.
 const MISSING: Duration = Duration::from_secs(1);
+/// How coarse a file system's clock may be: what is written within it of a read may bear the same time.
+const COARSE: Duration = Duration::from_secs(2);
 
-/// What was last seen of the file.
+/// What was last seen of the files.
 struct Look {
     stamp: Stamp,
     since: Instant,
+    rest: Duration,
 }
 
-/// Follows it until `stop`, once the first loads are over. `read` is what the system said of it when the configuration in
-/// force was read.
-pub(super) async fn follow(gateway: Gateway, source: Source, read: Stamp, stop: CancellationToken) {
-    if stop.run_until_cancelled(gateway.settled()).await.is_none() {
-        return;
+impl Look {
+    fn is_over(&self) -> bool {
+        self.since.elapsed() >= if self.stamp.is_whole() { self.rest } else { MISSING }
     }
-    let mut look = Look { stamp: read.clone(), since: Instant::now() };
+}
+
+/// Follows the files until the server begins to stop, once the first loads are over. `read` is what the system said of them
+/// when the configuration in force was read.
+pub(super) async fn follow(gateway: Gateway, source: Source, read: Stamp) {
+    tokio::select! {
+        () = gateway.stopping() => return,
+        () = gateway.settled() => {}
+    }
+    let mut look = Look { stamp: read.clone(), since: Instant::now(), rest: REST[0] };
     let mut settled = read;
-    let mut refused: Option<Instant> = None;
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        let now = source.stamp();
+    // when it is to be read again, though the system says that nothing has changed
+    let mut again = Some(Instant::now() + COARSE);
+    loop {
+        tokio::select! {
+            () = gateway.stopping() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let Ok(now) = stamp(&source).await else { continue };
         if now != look.stamp {
-            look = Look { stamp: now, since: Instant::now() };
+            let rest = if now.is_in_place_of(&look.stamp) { REST[0] } else { REST[1] };
+            look = Look { stamp: now, since: Instant::now(), rest };
             continue;
         }
-        let is_another = look.stamp != settled;
-        let is_due = refused.is_some_and(|at| at.elapsed() >= AGAIN);
-        let may_be_written_anew = !look.stamp.is_whole() && look.since.elapsed() < MISSING;
-        if (is_another && !may_be_written_anew) || is_due {
-            settled = look.stamp.clone();
-            let outcome = apply(&gateway, &source).await;
-            refused = outcome.is_err().then(Instant::now);
-            if let Err(why) = outcome {
-                gateway.config_refused(&why);
-            }
+        let is_another = look.stamp != settled && look.is_over();
+        if !is_another && again.is_none_or(|again| Instant::now() < again) {
+            continue;
+        }
+        settled = look.stamp.clone();
+        again = is_another.then(|| Instant::now() + COARSE);
+        if let Err(why) = apply(&gateway, &source).await {
+            gateway.config_refused(&why);
+            again = Some(Instant::now() + AGAIN);
         }
     }
+}
+
+/// What the system says of the files. A file system may be slow, or gone.
+async fn stamp(source: &Source) -> Result<Stamp, tokio::task::JoinError> {
+    let source = source.clone();
+    tokio::task::spawn_blocking(move || source.stamp()).await
 }
 
 /// Reads what the file holds and puts it in force; or all that stands against it.

@@ -36,10 +36,11 @@ mod dead_canary_tests;
 pub use admin::{
     AuditAnswer, AuditLine, ChangeBody, ConfigAnswer, Conflict, CurrentExperiment, CurrentRollout,
     DeliveryAnswer, ExperimentAnswer, ExperimentArm, ExperimentBody, ExperimentDifference, ExperimentHistory,
-    ExperimentResult, FlagAnswer, FlagBody, FlagsAnswer, LeaderAnswer, LoadBody, LoadTarget, ModelAnswer,
-    ModelsAnswer, PlanAnswer, PlanBody, RefusedAnswer, ReplicaAnswer, ResidencyAnswer, RollbackTarget,
-    RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer,
-    UnloadBody, UnloadTarget, VersionAnswer, WebhookAnswer, WebhooksAnswer, WishAnswer, admin_router,
+    ExperimentResult, FlagAnswer, FlagBody, FlagsAnswer, KeptCall, KeptChoiceAnswer, KeptResponse,
+    LeaderAnswer, LoadBody, LoadTarget, ModelAnswer, ModelsAnswer, PlanAnswer, PlanBody, RefusedAnswer,
+    ReplicaAnswer, ResidencyAnswer, RollbackTarget, RolloutAnswer, RolloutBody, RolloutHistory,
+    RolloutTransition, RouteAnswer, RouteBody, UnloadAnswer, UnloadBody, UnloadTarget, VersionAnswer,
+    WebhookAnswer, WebhooksAnswer, WishAnswer, admin_router,
 };
 pub use anthropic::{AnthropicError, AnthropicErrorDetail, MessagesBody, TokenCount};
 pub use app::{App, AppError, RunningApp};

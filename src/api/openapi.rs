@@ -61,6 +61,7 @@ pub(super) struct PublicApi;
         admin::get_config,
         admin::plan_config,
         admin::audit,
+        admin::get_response,
         admin::get_replica,
         admin::get_webhooks,
     )

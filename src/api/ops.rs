@@ -61,7 +61,7 @@ pub(super) async fn ready(State(state): State<PublicState>, RawQuery(query): Raw
         .iter()
         .flat_map(|query| query.split('&'))
         .any(|word| matches!(word, "verbose" | "verbose=true" | "verbose=1"));
-    let config = is_verbose.then(|| ConfigAnswer::of(&state.gateway));
+    let config = is_verbose.then(|| ConfigAnswer::of(&state.gateway).withheld());
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ReadyAnswer { ready: reasons.is_empty(), reasons, config })).into_response()
 }

@@ -5,7 +5,6 @@
 //! cut off is run again. A rollout that is aborted meanwhile cuts its suite off.
 
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,7 +14,9 @@ use axum::routing::post;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::caller::Within;
@@ -117,9 +118,8 @@ pub(super) async fn run_suites(gateway: Gateway, door: WithinDoor) {
 
 async fn one(gateway: &Gateway, door: &WithinDoor, rollout: &Rollout) {
     tracing::info!(model = %rollout.model, rollout = %rollout.id, "the regression suite begins");
-    let outcome = AssertUnwindSafe(outcome(gateway, door, rollout)).catch_unwind();
     let outcome = tokio::select! {
-        outcome = outcome => outcome.unwrap_or_else(|_| Err("it panicked".to_owned())),
+        outcome = on_a_thread(gateway.clone(), door.clone(), rollout.clone()) => outcome,
         () = no_longer_waits(gateway, rollout) => return,
     };
     // what a server that stops does not answer is no fault of the version
@@ -132,6 +132,22 @@ async fn one(gateway: &Gateway, door: &WithinDoor, rollout: &Rollout) {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Runs it where its templates, which may take long, hold up nobody. Dropping this ends it.
+async fn on_a_thread(gateway: Gateway, door: WithinDoor, rollout: Rollout) -> Result<(), String> {
+    let stop = CancellationToken::new();
+    let (stopped, _stops) = (stop.clone(), stop.drop_guard());
+    let runtime = Handle::current();
+    let task = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                outcome = outcome(&gateway, &door, &rollout) => outcome,
+                () = stopped.cancelled() => Err("it was stopped".to_owned()),
+            }
+        })
+    });
+    task.await.unwrap_or_else(|_| Err("it panicked".to_owned()))
 }
 
 fn waits(gateway: &Gateway, rollout: &Rollout) -> bool {

@@ -25,6 +25,13 @@ pub(super) struct Change {
     /// Why; written to the audit log
     #[arg(long, default_value = "")]
     reason: String,
+    #[command(flatten)]
+    who: Who,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Who {
     /// Who; written to the audit log
     #[arg(long, env = "SWITCHBACK_ACTOR", default_value_t = login(), value_parser = parse_actor)]
     actor: String,
@@ -84,6 +91,12 @@ impl Target {
         self.send(Ask { method: Method::GET, path, body: None, actor: None, patience }).await
     }
 
+    /// Asks for what only a named operator is told.
+    pub(super) async fn read(&self, path: &str, who: &Who) -> Result<Value, CliError> {
+        let (actor, patience) = (Some(who.actor.as_str()), Patience::Short);
+        self.send(Ask { method: Method::GET, path, body: None, actor, patience }).await
+    }
+
     /// Asks a question that takes a body.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, CliError> {
         self.send(Ask { method, path, body: Some(body), actor: None, patience: Patience::Short }).await
@@ -101,7 +114,7 @@ impl Target {
         if !change.reason.is_empty() {
             body["reason"] = change.reason.clone().into();
         }
-        self.send(Ask { method, path, body: Some(body), actor: Some(&change.actor), patience }).await
+        self.send(Ask { method, path, body: Some(body), actor: Some(&change.who.actor), patience }).await
     }
 
     async fn send(&self, ask: Ask<'_>) -> Result<Value, CliError> {
@@ -182,7 +195,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_without_an_answer_may_have_been_made_and_a_question_changed_nothing() {
-        let change = Change { reason: String::new(), actor: "ada".to_owned() };
+        let who = Who { actor: "ada".to_owned() };
+        let change = Change { reason: String::new(), who };
         let target = hangs_up().await;
         let sent = target.change(Method::PUT, "/route", serde_json::json!({}), &change, Patience::Short);
         let text = sent.await.unwrap_err().to_string();

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use super::error::CliError;
 use super::{
     bench, check, diff, doctor, eval, experiment, flag, images, models, plan, prompt, pull, residency,
-    rollback, rollout, route, serve, simulate,
+    rollback, rollout, route, serve, simulate, suite,
 };
 
 /// An LLM inference server with versions, weights and instant rollback built in.
@@ -39,6 +39,8 @@ enum Command {
     Rollout(rollout::Args),
     /// Put a regression suite to a version, and compare it with another case by case
     Eval(eval::Args),
+    /// Make a bad answer into a case of a regression suite
+    Suite(suite::Args),
     /// Compare two versions side by side at a fixed share, and promote neither
     Experiment(experiment::Args),
     /// List, verify and dedupe images
@@ -101,6 +103,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Unload(args) => residency::unload(args).await,
         Command::Rollout(args) => rollout::run(args).await,
         Command::Eval(args) => eval::run(args).await,
+        Command::Suite(args) => suite::run(args).await,
         Command::Experiment(args) => experiment::run(args).await,
         Command::Images(args) => Ok(images::run(args)?),
         Command::Prompt(args) => prompt::run(&args),

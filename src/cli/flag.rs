@@ -64,6 +64,9 @@ struct Set {
     /// What the others get: refuse, a version, or, of a version's flag, rest
     #[arg(long, value_name = "WHAT")]
     otherwise: Option<String>,
+    /// Answer the others with this text
+    #[arg(long, value_name = "TEXT", conflicts_with = "otherwise")]
+    answer: Option<String>,
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
@@ -122,6 +125,9 @@ fn body(set: &Set) -> Result<Value, CliError> {
     if let Some(otherwise) = &set.otherwise {
         body.insert("otherwise".to_owned(), json!(otherwise));
     }
+    if let Some(answer) = &set.answer {
+        body.insert("otherwise".to_owned(), json!({ "answer": answer }));
+    }
     let mut cohorts = set.headers.clone();
     cohorts.extend(set.prefixes.iter().map(|prefix| json!({ "user_prefix": prefix })));
     if !set.users.is_empty() {
@@ -131,7 +137,7 @@ fn body(set: &Set) -> Result<Value, CliError> {
         body.insert("cohorts".to_owned(), cohorts.into());
     }
     if body.is_empty() {
-        let message = "nothing is to change; name a --percentage, cohorts or --otherwise";
+        let message = "nothing is to change; name a --percentage, cohorts, --otherwise or --answer";
         return Err(CliError::Usage(message.to_owned()));
     }
     Ok(body.into())
@@ -161,7 +167,7 @@ fn print(flags: &Value, target: &Target) {
             if flag["enabled"] == true { "on" } else { "off" }.to_owned(),
             format!("{} %", flag["percentage"]),
             cohorts.unwrap_or_else(|| "everybody".to_owned()),
-            flag["otherwise"].as_str().unwrap_or("?").to_owned(),
+            otherwise(&flag["otherwise"]),
         ]);
     };
     let model = flags["model"].as_str().unwrap_or("?");
@@ -170,6 +176,16 @@ fn print(flags: &Value, target: &Target) {
         row(format!("{model}@{version}"), flag);
     }
     print!("{table}");
+}
+
+/// A word, or the beginning of a text.
+fn otherwise(otherwise: &Value) -> String {
+    const SHOWN: usize = 40;
+    let Some(answer) = otherwise["answer"].as_str() else {
+        return otherwise.as_str().unwrap_or("?").to_owned();
+    };
+    let more = if answer.chars().nth(SHOWN).is_some() { "…" } else { "" };
+    format!("{:?}{more}", answer.chars().take(SHOWN).collect::<String>())
 }
 
 fn cohort(cohort: &Value) -> String {
@@ -212,6 +228,7 @@ mod tests {
         let cohorts = json!([{"header": "x-plan", "is": ["beta", "gold"]}, {"user_prefix": "staff-"}, {"users": ["a", "b"]}]);
         let line = "--users a,b --header x-plan=beta,gold --user-prefix staff-";
         assert_eq!(set(line).unwrap(), json!({"cohorts": cohorts}));
+        assert_eq!(set("--answer Later.").unwrap(), json!({"otherwise": {"answer": "Later."}}));
         assert!(set("").is_err());
     }
 }

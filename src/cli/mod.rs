@@ -26,6 +26,7 @@ mod rollout;
 mod route;
 mod serve;
 mod simulate;
+mod suite;
 mod table;
 
 pub use args::main;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::admin_client::{Target, print_json};
 use super::error::CliError;
-use crate::config::{self, Config, Difference, EnvName, Source, differences};
+use crate::config::{self, Config, Difference, EnvName, differences};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,10 +25,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
-    // what cannot be read here cannot be read there
-    let source = Source { file: args.config.clone(), env: args.env.clone() };
-    let config = source.load()?;
     let answer = if let Some(from) = &args.from {
+        let config = config::load_for(&args.config, args.env.as_ref())?;
         let before = before(&config, from, args.env.as_ref())?;
         let differences = differences(&before, &config);
         let fixed = |difference: &&Difference| matches!(difference, Difference::Fixed { .. });
@@ -36,7 +34,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         let changes: Vec<String> = differences.iter().map(ToString::to_string).collect();
         json!({"changes": changes, "obstacles": obstacles})
     } else {
-        let overlay = config.overlay.as_deref().map(text_of).transpose()?;
+        // the server reads them: here, the secrets that they name need not be set
+        let overlay = args.env.as_ref().map(|env| config::overlay_of(&args.config, env));
+        let overlay = overlay.as_deref().map(text_of).transpose()?;
         let body = json!({"config": text_of(&args.config)?, "overlay": overlay});
         args.target.ask(Method::POST, "/admin/config/plan", body).await?
     };

@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let client = [json!({"role": "user", "content": args.message})];
     let missing = missing(prompt.spec(), &given);
     let messages = if missing.is_empty() {
-        let wrapped = prompt.wrap(&client, &given);
+        let wrapped = prompt.wrap_blocking(&client, &given);
         Some(wrapped.map_err(|e| CliError::Prompt(format!("{}: {e}", args.file.display())))?)
     } else {
         None

@@ -130,35 +130,62 @@ pub fn differences(old: &Config, new: &Config) -> Vec<Difference> {
 }
 
 fn fixed(old: &Config, new: &Config) -> Vec<Difference> {
+    // all of it: what is new here must be thought of
+    let Config {
+        file: _,
+        overlay: _,
+        digest: _,
+        server,
+        threads,
+        device,
+        models: _,
+        embedding: _,
+        policies: _,
+        webhooks,
+    } = old;
     // where a thing stands in the file is no part of it
     let embedding = |config: &Config| config.embedding.as_ref().map(|it| (it.image.clone(), it.digest));
     let changed = [
-        ("server", old.server != new.server),
-        ("engine.threads", old.threads != new.threads),
-        ("engine.device", old.device != new.device),
+        ("server", *server != new.server),
+        ("engine.threads", *threads != new.threads),
+        ("engine.device", *device != new.device),
         ("embedding", embedding(old) != embedding(new)),
-        ("webhooks", old.webhooks != new.webhooks),
+        ("webhooks", *webhooks != new.webhooks),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(path, _)| Difference::fixed(path)).collect()
 }
 
 fn of_model(model: &ModelName, old: &ModelConfig, new: &ModelConfig, all: &mut Vec<Difference>) {
+    let ModelConfig {
+        sticky_header,
+        flag,
+        versions: _,
+        version: _,
+        route: _,
+        engine,
+        checks: _,
+        check_sample,
+        policy,
+        suite,
+        keep_answers,
+    } = old;
     let checks = |config: &ModelConfig| {
         let anywhere = |check: &CheckSpec| CheckSpec { line: 0, ..check.clone() };
         config.checks.iter().map(anywhere).collect::<Vec<_>>()
     };
     for (key, changed) in [
-        ("engine", old.engine != new.engine),
+        ("engine", *engine != new.engine),
         ("checks", checks(old) != checks(new)),
-        ("check_sample", old.check_sample != new.check_sample),
+        ("check_sample", *check_sample != new.check_sample),
     ] {
         all.extend(changed.then(|| Difference::fixed(format!("models.{model}.{key}"))));
     }
     for (key, changed) in [
-        ("sticky_header", old.sticky_header != new.sticky_header),
-        ("flag", old.flag != new.flag),
-        ("policy", old.policy != new.policy),
-        ("suite", old.suite != new.suite),
+        ("sticky_header", *sticky_header != new.sticky_header),
+        ("flag", *flag != new.flag),
+        ("policy", *policy != new.policy),
+        ("suite", *suite != new.suite),
+        ("keep_answers", *keep_answers != new.keep_answers),
     ] {
         all.extend(changed.then(|| Difference::setting(model, key)));
     }
@@ -183,27 +210,17 @@ fn of_model(model: &ModelName, old: &ModelConfig, new: &ModelConfig, all: &mut V
 }
 
 fn of_version(version: &VersionRef, old: &VersionConfig, new: &VersionConfig, all: &mut Vec<Difference>) {
-    let keys = |pairs: &[(&'static str, bool)]| -> Vec<&'static str> {
-        pairs.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect()
-    };
-    let redefined = keys(&[
-        ("image", old.image != new.image),
-        ("digest", old.digest != new.digest),
-        ("quantize", old.quantize != new.quantize),
-        ("adapter", old.adapter != new.adapter),
-        ("prompt", old.prompt != new.prompt),
-    ]);
+    let (version, redefined) = (version.clone(), redefined(old, new));
+    if !redefined.is_empty() {
+        all.push(Difference::Redefined { version: version.clone(), keys: redefined });
+    }
     let draft = |config: &VersionConfig| config.draft.as_ref().map(|draft| draft.version.clone());
-    let retuned = keys(&[
+    let retuned = changed(&[
         ("draft", draft(old) != draft(new)),
         ("kv_tokens", old.kv_tokens != new.kv_tokens),
         ("tool_parser", old.tool_parser != new.tool_parser),
         ("reasoning_parser", old.reasoning_parser != new.reasoning_parser),
     ]);
-    let version = version.clone();
-    if !redefined.is_empty() {
-        all.push(Difference::Redefined { version: version.clone(), keys: redefined });
-    }
     if !retuned.is_empty() {
         all.push(Difference::Retuned { version: version.clone(), keys: retuned });
     }
@@ -212,5 +229,41 @@ fn of_version(version: &VersionRef, old: &VersionConfig, new: &VersionConfig, al
     }
     if old.residency != new.residency {
         all.push(Difference::Moved { version, to: new.residency });
+    }
+}
+
+/// The keys of what decides a version's answers that differ.
+fn redefined(old: &VersionConfig, new: &VersionConfig) -> Vec<&'static str> {
+    // all of it: what is new here must be thought of
+    let VersionConfig {
+        image,
+        digest,
+        quantize,
+        adapter,
+        prompt,
+        draft: _,
+        residency: _,
+        kv_tokens: _,
+        tool_parser: _,
+        reasoning_parser: _,
+        flag: _,
+    } = old;
+    changed(&[
+        ("image", *image != new.image),
+        ("digest", *digest != new.digest),
+        ("quantize", *quantize != new.quantize),
+        ("adapter", *adapter != new.adapter),
+        ("prompt", *prompt != new.prompt),
+    ])
+}
+
+fn changed(pairs: &[(&'static str, bool)]) -> Vec<&'static str> {
+    pairs.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect()
+}
+
+impl VersionConfig {
+    /// Whether its answers are those of another, as far as the file tells.
+    pub fn is_as(&self, other: &Self) -> bool {
+        redefined(self, other).is_empty()
     }
 }

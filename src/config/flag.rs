@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,9 +90,9 @@ impl TryFrom<Written> for Cohort {
     }
 }
 
-/// What those get whom a flag does not let in.
+/// What those get whom a flag does not let in. Written as a word, or as `{"answer": "..."}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "WrittenOtherwise", into = "WrittenOtherwise")]
 pub enum Otherwise {
     /// An error.
     Refuse,
@@ -99,6 +100,25 @@ pub enum Otherwise {
     Rest,
     /// This version of the model.
     Version(VersionName),
+    /// This text, as if a model had said it.
+    Answer(Arc<str>),
+}
+
+/// [`Otherwise`] as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "write `refuse`, a version, of a version's flag `rest`, or {\"answer\": \"...\"}"
+)]
+enum WrittenOtherwise {
+    Word(String),
+    Answer(WrittenAnswer),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenAnswer {
+    answer: Arc<str>,
 }
 
 /// Of what a flag is the gate.
@@ -127,6 +147,8 @@ const MOST_COHORTS: usize = 32;
 const MOST_NAMES: usize = 1000;
 /// Sticky keys are cut at this length, so that no longer name is ever met.
 const LONGEST: usize = 512;
+/// The longest text that is answered.
+const LONGEST_ANSWER: usize = 16 << 10;
 
 impl Flag {
     /// A flag that lets everybody in: as good as none.
@@ -152,6 +174,12 @@ impl Flag {
                 found,
                 fix: "write `refuse`, or one of its versions",
             });
+        }
+        if let Otherwise::Answer(text) = &self.otherwise
+            && (text.trim().is_empty() || text.len() > LONGEST_ANSWER)
+        {
+            let found = format!("an answer of {} bytes", text.len());
+            return Err(FlagFault { field: "otherwise", found, fix: "give a text of at most 16 KiB" });
         }
         let wrong = |found: String, fix| Err(FlagFault { field: "cohorts", found, fix });
         if self.cohorts.len() > MOST_COHORTS {
@@ -203,16 +231,22 @@ impl FromStr for Otherwise {
     }
 }
 
-impl TryFrom<String> for Otherwise {
+impl TryFrom<WrittenOtherwise> for Otherwise {
     type Error = IdError;
-    fn try_from(text: String) -> Result<Self, IdError> {
-        text.parse()
+    fn try_from(written: WrittenOtherwise) -> Result<Self, IdError> {
+        match written {
+            WrittenOtherwise::Word(word) => word.parse(),
+            WrittenOtherwise::Answer(WrittenAnswer { answer }) => Ok(Self::Answer(answer)),
+        }
     }
 }
 
-impl From<Otherwise> for String {
+impl From<Otherwise> for WrittenOtherwise {
     fn from(otherwise: Otherwise) -> Self {
-        otherwise.to_string()
+        match otherwise {
+            Otherwise::Answer(answer) => Self::Answer(WrittenAnswer { answer }),
+            word => Self::Word(word.to_string()),
+        }
     }
 }
 
@@ -222,6 +256,7 @@ impl fmt::Display for Otherwise {
             Self::Refuse => f.write_str("refuse"),
             Self::Rest => f.write_str("rest"),
             Self::Version(version) => version.fmt(f),
+            Self::Answer(text) => write!(f, "the answer {text:?}"),
         }
     }
 }

@@ -28,6 +28,26 @@ fn flags_of_a_model_and_of_a_version_are_read() {
 }
 
 #[test]
+fn a_text_stands_where_a_version_may() {
+    let config =
+        read("{otherwise: {answer: \"rest\"}}", "{enabled: false, otherwise: {answer: Later.}}").unwrap();
+    let desk = &config.models[&"desk".parse().unwrap()];
+    let flag = desk.flag.clone().unwrap();
+    assert_eq!(flag.otherwise, Otherwise::Answer("rest".into()));
+    let json = serde_json::to_string(&flag).unwrap();
+    assert!(json.ends_with(r#""otherwise":{"answer":"rest"}}"#), "{json}");
+    assert_eq!(serde_json::from_str::<Flag>(&json).unwrap(), flag);
+    for (bad, told) in [
+        ("{otherwise: {answer: ''}}", "an answer of 0 bytes"),
+        ("{otherwise: {text: a}}", "a mapping that is no answer"),
+        ("{otherwise: {answer: [a]}}", "models.desk.flag.otherwise"),
+    ] {
+        let error = read(bad, "{}").unwrap_err().to_string();
+        assert!(error.contains(told) && error.contains("sb.yaml:4: "), "{error}");
+    }
+}
+
+#[test]
 fn mistakes_in_flags_are_told_with_line_and_fix() {
     let told = |model: &str, v4: &str| read(model, v4).unwrap_err().to_string();
     let cases = [

@@ -36,6 +36,15 @@ pub(super) fn read_flag(
 }
 
 fn otherwise(value: &Value, versions: &[&str], own: Option<&str>) -> Result<Otherwise, Problem> {
+    if let Value::Map(entries) = value {
+        return match entries.as_slice() {
+            [(key, node)] if key.name == "answer" => Ok(Otherwise::Answer(text(&node.value)?.into())),
+            _ => Err(Problem::new(
+                "a mapping that is no answer",
+                "write {answer: \"We are back at noon.\"}, or a word",
+            )),
+        };
+    }
     let written = text(value)?;
     let named = written.parse().ok();
     match named {

@@ -47,6 +47,13 @@ impl Source {
 }
 
 impl Stamp {
+    /// Whether each file that is other than before is another file, not one that was written where it is.
+    pub fn is_in_place_of(&self, before: &Self) -> bool {
+        let number = |stamp: &Option<FileStamp>| stamp.as_ref().map(|stamp| stamp.number);
+        let mut pairs = self.0.iter().zip(&before.0).filter(|(now, before)| now != before);
+        pairs.all(|(now, before)| number(now) != number(before))
+    }
+
     /// Whether all files are there.
     pub fn is_whole(&self) -> bool {
         self.0.iter().all(Option::is_some)

@@ -149,6 +149,8 @@ pub struct ModelConfig {
     pub policy: Option<Policy>,
     /// The suite that its versions must pass before a rollout gives them traffic.
     pub suite: Option<SuiteGate>,
+    /// How many of its last answers are kept, with what was asked; none unless it is said.
+    pub keep_answers: Option<NonZeroUsize>,
 }
 
 impl ModelConfig {

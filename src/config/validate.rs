@@ -68,6 +68,7 @@ const MODEL: &[&str] = &[
     "check_sample",
     "policy",
     "suite",
+    "keep_answers",
 ];
 
 /// A quarter: enough to judge a canary on, and little to pay for it.
@@ -333,6 +334,9 @@ fn read_engine(r: &mut Reader, s: &Section<'_>, base: EngineSettings) -> EngineS
     engine
 }
 
+/// The most answers that a model keeps.
+const MOST_KEPT: usize = 10_000;
+
 fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<'_>) -> ModelConfig {
     let Given { base, engine, policies, .. } = *given;
     let s = r.section(node, path.to_owned(), MODEL);
@@ -370,7 +374,20 @@ fn read_model(r: &mut Reader, node: &Node, path: &str, line: u64, given: &Given<
     let check_sample = read_check_sample(r, &s);
     let policy = read_policy_name(r, &s, policies);
     let suite = read_suite_gate(r, &s, base);
-    ModelConfig { sticky_header, flag, versions, version, route, engine, checks, check_sample, policy, suite }
+    let keep_answers = r.field(&s, "keep_answers", count(MOST_KEPT));
+    ModelConfig {
+        sticky_header,
+        flag,
+        versions,
+        version,
+        route,
+        engine,
+        checks,
+        check_sample,
+        policy,
+        suite,
+        keep_answers,
+    }
 }
 
 pub(super) fn name<T: FromStr<Err = crate::ids::IdError>>(

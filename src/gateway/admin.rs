@@ -32,6 +32,12 @@ pub enum AdminError {
         "`{0}` has no checks, so nothing of its answers is measured; give it some, such as `checks: [refusal]`"
     )]
     NothingToCompare(ModelName),
+    /// No answer of this id is kept.
+    #[error("no such answer is kept: {why}")]
+    NoAnswer {
+        /// Why, as far as that is known.
+        why: &'static str,
+    },
     /// The route was not changed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -126,13 +132,13 @@ impl VersionStatus {
 impl Gateway {
     /// All models.
     pub fn models(&self) -> Vec<ModelStatus> {
-        self.inner().settings.load().models.keys().filter_map(|model| self.model(model)).collect()
+        self.inner().settings.load().config.models.keys().filter_map(|model| self.model(model)).collect()
     }
 
     /// One model.
     pub fn model(&self, model: &ModelName) -> Option<ModelStatus> {
         let settings = self.inner().settings.load();
-        let config = settings.models.get(model)?;
+        let config = settings.config.models.get(model)?;
         let (table, weights) = (self.inner().residency.table(), self.weights(model));
         let versions = config.versions.iter().map(|(name, settings)| {
             let version = VersionRef { model: model.clone(), version: name.clone() };
@@ -165,7 +171,7 @@ impl Gateway {
 
     /// The version that a sticky key has on a model's route, where flags know nothing of the request but the key.
     pub fn version_of(&self, model: &ModelName, key: &StickyKey) -> Option<VersionName> {
-        self.inner().routes.resolve(model, key, &Traits::default())?.version
+        self.inner().routes.resolve(model, key, &Traits::default())?.version().cloned()
     }
 
     /// A model's route.

@@ -12,7 +12,9 @@ use tokio::time::Sleep;
 
 use super::GatewayError;
 use super::backend::Backend;
+use super::canned::AnsweredBy;
 use super::checked::CheckedAnswer;
+use super::kept::Keeping;
 use super::speech::{Reading, call_id};
 use crate::dialect::{Piece, Pieces};
 use crate::engine::{Event, Failure, FinishReason, Generation, TokenLogprob, Usage};
@@ -26,7 +28,7 @@ pub struct Answer {
     /// Names it.
     pub id: ResponseId,
     /// Who answers.
-    pub version: VersionRef,
+    pub by: AnsweredBy,
     /// Names what decides the answer.
     pub fingerprint: String,
     /// Of each prompt, its text if it is to be repeated.
@@ -124,7 +126,27 @@ pub struct Totals {
 }
 
 /// The deltas of an answer. Ends after [`Delta::Done`] or after an error.
-pub struct AnswerStream {
+#[derive(Debug)]
+pub enum AnswerStream {
+    /// A version gives it.
+    Version(Box<VersionStream>),
+    /// A flag does: these are all.
+    Canned(VecDeque<Delta>),
+}
+
+impl Stream for AnswerStream {
+    type Item = Result<Delta, GatewayError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Version(stream) => stream.poll_next_unpin(cx),
+            Self::Canned(deltas) => Poll::Ready(deltas.pop_front().map(Ok)),
+        }
+    }
+}
+
+/// The deltas that a version's engine gives.
+pub struct VersionStream {
     running: SelectAll<BoxStream<'static, (usize, Option<Event>)>>,
     /// Which choices have not ended.
     open: Vec<bool>,
@@ -160,10 +182,15 @@ struct Record {
     outcome: Outcome,
     /// None where nothing is to be checked: then no text is gathered.
     checked: Option<CheckedAnswer>,
+    /// None where the model keeps none of its answers.
+    kept: Option<Keeping>,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            kept.over();
+        }
         if let Some(checked) = &mut self.checked {
             checked.over(self.outcome);
         }
@@ -197,9 +224,10 @@ pub(super) struct Admission {
     pub(super) allowed: Duration,
     pub(super) metrics: Metrics,
     pub(super) watch: Option<Watch>,
+    pub(super) kept: Option<Keeping>,
 }
 
-impl AnswerStream {
+impl VersionStream {
     pub(super) fn new(admission: Admission) -> Self {
         let Admission { backend, generations, choices_per_prompt, admitted, allowed, metrics, .. } =
             admission;
@@ -234,6 +262,7 @@ impl AnswerStream {
                 generated_tokens: 0,
                 outcome: Outcome::Cancelled,
                 checked,
+                kept: admission.kept,
             },
             ended: false,
             _backend: backend,
@@ -298,6 +327,9 @@ impl AnswerStream {
                     FinishReason::Stop if self.called[choice] > 0 => Ending::ToolCalls,
                     FinishReason::Stop => Ending::Stop,
                 };
+                if let Some(kept) = &mut self.record.kept {
+                    kept.finished(choice, reason);
+                }
                 self.ready.push_back(Delta::Finished { choice, reason });
             }
             Event::Failed(why) => return Err(self.fail(why.into())),
@@ -310,6 +342,9 @@ impl AnswerStream {
         for piece in pieces {
             if let Some(checked) = &mut self.record.checked {
                 checked.piece(choice, &piece);
+            }
+            if let Some(kept) = &mut self.record.kept {
+                kept.piece(choice, &piece);
             }
             let delta = match piece {
                 Piece::Text(text) => Delta::Text { choice, text, logprob: logprob.take() },
@@ -341,7 +376,7 @@ impl AnswerStream {
     }
 }
 
-impl Stream for AnswerStream {
+impl Stream for VersionStream {
     type Item = Result<Delta, GatewayError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -381,9 +416,9 @@ impl Stream for AnswerStream {
     }
 }
 
-impl std::fmt::Debug for AnswerStream {
+impl std::fmt::Debug for VersionStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnswerStream")
+        f.debug_struct("VersionStream")
             .field("version", &self.record.version)
             .field("open", &self.open)
             .finish_non_exhaustive()

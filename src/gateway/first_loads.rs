@@ -15,16 +15,16 @@ impl Gateway {
     pub async fn load_initial(&self) {
         let inner = self.inner();
         let settings = inner.settings.load_full();
-        for (model, config) in &settings.models {
+        for (model, config) in &settings.config.models {
             for version in config.unpinned() {
                 tracing::warn!(%model, %version, "unpinned: serves whatever its files hold; add `digest`, and `prompt_digest` if it has a prompt");
             }
         }
-        for version in wanted_hot(&settings.models, &inner.releases) {
+        for version in wanted_hot(&settings.config.models, &inner.releases) {
             inner.residency.first_load(&version, LoadTo::Hot).await;
         }
         inner.settled.send_replace(true);
-        for version in wanted_warm(&settings.models) {
+        for version in wanted_warm(&settings.config.models) {
             // one that a route or a rollout needs is hot by now, and stays so
             inner.residency.first_load(&version, LoadTo::Warm).await;
         }

@@ -60,7 +60,7 @@ impl Gateway {
             let own = [FlagKey::Model(model.clone()), FlagKey::VersionOf(model.clone())];
             own.into_iter().chain(config.versions.keys().map(version)).collect::<Vec<_>>()
         };
-        self.inner().settings.load().models.iter().flat_map(of_model).collect()
+        self.inner().settings.load().config.models.iter().flat_map(of_model).collect()
     }
 
     /// What a flag says of a user, and what decided it. What `header` gives stands for the headers that cohorts name.

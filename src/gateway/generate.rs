@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::answer::{Admission, Answer, AnswerStream, PromptEcho};
+use super::answer::{Admission, Answer, AnswerStream, PromptEcho, VersionStream};
 use super::backend::Backend;
+use super::canned::AnsweredBy;
 use super::checked::saw_refusal;
 use super::command::{Address, ChatCommand, CompletionCommand, Target};
 use super::mirror::Copy;
 use super::requests::{constraint, requests};
-use super::resolve::Chosen;
+use super::resolve::{Answerer, Chosen};
 use super::start::random_u128;
 use super::work::{Work, prompts};
 use super::{Gateway, GatewayError};
@@ -54,7 +55,10 @@ impl Gateway {
             if self.inner().closed.load(Ordering::Acquire) {
                 return Err(GatewayError::ShuttingDown);
             }
-            let Chosen { backend, by } = self.resolve(work.address())?;
+            let Chosen { backend, by } = match self.answerer(work.address())? {
+                Answerer::Version(chosen) => chosen,
+                Answerer::Flag(canned) => return Ok(self.canned(work, canned)),
+            };
             let way = self.way(work.address(), by);
             let refused =
                 |error: &GatewayError| saw_refusal(self.watch(&backend, work, way, at), error, admitted);
@@ -79,17 +83,18 @@ impl Gateway {
                     let watch = self.watch(&backend, work, way, at);
                     self.mirror(&backend, work, way, seed, at);
                     let id = ResponseId::new(random_u128());
+                    let kept = self.keep(id, &backend, work, generations.len(), at);
                     self.remember(id, &backend, work.address(), way);
                     return Ok(Answer {
                         id,
-                        version: backend.version().clone(),
+                        by: AnsweredBy::Version(backend.version().clone()),
                         fingerprint: backend.prepared.fingerprint(),
                         choices_per_prompt: choices,
                         prompts: prompts
                             .into_iter()
                             .map(|p| PromptEcho { tokens: p.tokens.len(), text: p.text })
                             .collect(),
-                        stream: AnswerStream::new(Admission {
+                        stream: AnswerStream::Version(Box::new(VersionStream::new(Admission {
                             backend,
                             id,
                             generations,
@@ -102,7 +107,8 @@ impl Gateway {
                             allowed: self.inner().request_timeout,
                             metrics: self.inner().metrics.clone(),
                             watch,
-                        }),
+                            kept,
+                        }))),
                     });
                 }
                 // The version is being unloaded: the route or the residency already says so.
@@ -145,7 +151,16 @@ impl Gateway {
     pub(super) fn remember(&self, response: ResponseId, backend: &Backend, address: &Address, way: Way) {
         let Address { target, sticky, .. } = address;
         let model = target.model();
-        if self.inner().settings.load().models.get(model).and_then(ModelConfig::feedback_check).is_none() {
+        if self
+            .inner()
+            .settings
+            .load()
+            .config
+            .models
+            .get(model)
+            .and_then(ModelConfig::feedback_check)
+            .is_none()
+        {
             return;
         }
         let user = (way == Way::Routed).then(|| user_number(sticky, model));
@@ -181,7 +196,7 @@ impl Gateway {
 
     pub(super) fn count_refusal(&self, address: &Address, error: &GatewayError) {
         let model = address.target.model();
-        let known = self.inner().settings.load().models.contains_key(model);
+        let known = self.inner().settings.load().config.models.contains_key(model);
         self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", error.outcome());
     }
 }

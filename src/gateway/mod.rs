@@ -14,6 +14,7 @@ mod admin;
 mod answer;
 mod backend;
 mod body;
+mod canned;
 mod checked;
 mod command;
 mod device;
@@ -30,6 +31,7 @@ mod flags;
 mod generate;
 mod identity;
 mod interleave;
+mod kept;
 mod kv;
 mod mirror;
 mod rehearsal;
@@ -56,8 +58,9 @@ mod work;
 mod testing;
 
 pub use admin::{AdapterStatus, AdminError, ModelStatus, PromptStatus, Unloaded, VersionStatus};
-pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals};
+pub use answer::{Answer, AnswerStream, Delta, Ending, PromptEcho, Totals, VersionStream};
 pub use backend::{Backend, Prepared, Warm};
+pub use canned::AnsweredBy;
 pub use command::{
     Address, ChatCommand, CompletionCommand, Conversation, Decoding, Echo, EndOfText, MostCalls, PromptInput,
     StopText, Target, ToolChoice, ToolUse,
@@ -66,11 +69,13 @@ pub use device::choose;
 pub use embed::{EmbedCommand, EmbedInput, Embeddings, LongText};
 pub use error::GatewayError;
 pub use flags::{FlagKey, FlagValue};
+pub use kept::{KeptAnswer, KeptChoice};
 pub use rehearsal::Rehearsal;
-pub use reload::{ConfigPlan, ConfigStatus, RefusedConfig, ReloadError};
+pub use reload::{ConfigPlan, ReloadError};
 pub use replicas::ReplicaStatus;
 pub use rerank::{RerankCommand, Reranked};
 pub use residency::{LoadTo, Residency, UnloadTo};
+pub use settings::{ConfigStatus, RefusedConfig};
 pub use start::{Gateway, Pace, StartError, random_u64};
 pub use state::{Progress, ResidencyError, State};
 pub use structured::{Shape, Structure, depth as schema_depth};

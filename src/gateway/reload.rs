@@ -1,19 +1,19 @@
 //! Another configuration for a server that runs: what it would do, and doing it.
 //!
 //! All or nothing: a configuration with a part that cannot be taken now changes nothing. What it says of versions is in
-//! force when [`Gateway::reload`] returns; what it wants of traffic is `wishes`' to follow.
+//! force when [`Gateway::reload`] returns; what it wants of traffic is `wishes`' to follow, and where a version leaves that
+//! has traffic by now, `release` takes that back first.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use std::path::Path;
+use std::time::Duration;
 
 use super::Gateway;
 use super::residency::{LoadTo, UnloadTo};
+use super::settings::ConfigStatus;
 use super::start::{blueprints, declared};
 use super::state::{ResidencyError, State};
-use crate::config::{Config, Difference, ModelConfig, Residency as Where, differences};
+use crate::config::{Config, Difference, Residency as Where, differences};
 use crate::ids::{Digest, ModelName, VersionRef};
 use crate::prompt::Prompt;
 use crate::release::{Change, ReleaseError};
@@ -21,6 +21,9 @@ use crate::telemetry::ConfigNews;
 
 /// Who changes what the configuration says.
 pub(super) const ACTOR: &str = "configuration";
+
+/// How often a version that is on its way elsewhere is asked whether it can be brought where it is to be.
+const BUSY: Duration = Duration::from_millis(200);
 
 /// What a configuration would do to the server as it is now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,57 +45,15 @@ pub enum ReloadError {
     Release(#[from] ReleaseError),
 }
 
-/// Which configuration is in force.
-#[derive(Debug, Clone)]
-pub struct ConfigStatus {
-    /// Its file.
-    pub file: PathBuf,
-    /// What is laid over it, if something is.
-    pub overlay: Option<PathBuf>,
-    /// The sha256 of both texts.
-    pub digest: Digest,
-    /// Since when.
-    pub since: Timestamp,
-    /// What the file holds now, if that cannot be taken.
-    pub refused: Option<RefusedConfig>,
-}
-
-/// A configuration that was not taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusedConfig {
-    /// When it was last tried.
-    pub at: Timestamp,
-    /// Everything that is wrong with it.
-    pub why: String,
-}
-
-/// The status as readers see it.
-pub(super) struct ConfigBoard(ArcSwap<ConfigStatus>);
-
-impl ConfigBoard {
-    pub(super) fn new(config: &Config) -> Self {
-        Self(ArcSwap::from_pointee(in_force(config)))
-    }
-}
-
-fn in_force(config: &Config) -> ConfigStatus {
-    let (file, overlay) = (config.file.clone(), config.overlay.clone());
-    ConfigStatus { file, overlay, digest: config.digest, since: Timestamp::now(), refused: None }
-}
-
 impl Gateway {
     /// Which configuration is in force, and what stands against the file as it is now.
     pub fn config_status(&self) -> ConfigStatus {
-        ConfigStatus::clone(&self.inner().config_status.0.load())
+        self.inner().settings.status()
     }
 
     /// Says that the file holds a configuration that cannot be taken.
     pub fn config_refused(&self, why: &str) {
-        let board = &self.inner().config_status.0;
-        let known = board.load().refused.as_ref().is_some_and(|refused| refused.why == why);
-        let refused = Some(RefusedConfig { at: Timestamp::now(), why: why.to_owned() });
-        board.rcu(|status| ConfigStatus { refused: refused.clone(), ..ConfigStatus::clone(status) });
-        let news = if known { ConfigNews::Known } else { ConfigNews::Another };
+        let news = self.inner().settings.refuse(why);
         self.metrics().config_refused(news);
         // it is tried again and again; once is enough to say
         if news == ConfigNews::Another {
@@ -102,60 +63,80 @@ impl Gateway {
 
     /// What a configuration would do.
     pub async fn plan(&self, new: &Config) -> ConfigPlan {
-        let now = self.inner().config.lock().await;
-        self.plan_from(&now, new).await
+        let now = self.inner().settings.load_full();
+        self.plan_from(&differences(&now.config, new), new).await
     }
 
     /// Takes another configuration: its versions can be asked for, its flags and policies count, when this returns. Versions
     /// that are new are then loaded, and those that have left finish what they have.
     pub async fn reload(&self, new: Config) -> Result<ConfigPlan, ReloadError> {
-        let mut now = self.inner().config.lock().await;
-        let differences = differences(&now, &new);
+        let inner = self.inner();
+        let _turn = inner.settings.turn().await;
+        if self.is_stopping() {
+            return Err(ReloadError::Obstacles(vec!["the server is stopping".to_owned()]));
+        }
+        let now = inner.settings.load_full();
+        let differences = differences(&now.config, &new);
+        let plan = self.plan_from(&differences, &new).await;
+        let prompts = differences.iter().filter_map(|difference| prompt_fault(&new, difference));
+        let obstacles: Vec<String> = plan.obstacles.iter().cloned().chain(prompts).collect();
+        if !obstacles.is_empty() {
+            return Err(ReloadError::Obstacles(obstacles));
+        }
         if !differences.is_empty() {
-            let plan = self.plan_from(&now, &new).await;
-            let prompts = differences.iter().filter_map(|difference| prompt_fault(&new, difference));
-            let obstacles: Vec<String> = plan.obstacles.iter().cloned().chain(prompts).collect();
-            if !obstacles.is_empty() {
-                return Err(ReloadError::Obstacles(obstacles));
+            let by = Change { actor: ACTOR.to_owned(), reason: told(&new.file, new.digest) };
+            match inner.releases.redeclare(declared(&new), news(&differences), by.clone()).await {
+                Ok(()) => {}
+                Err(ReleaseError::NotHot { version }) => {
+                    let obstacle = self.awaits(&version, &now.config, &new);
+                    return Err(ReloadError::Obstacles(vec![obstacle]));
+                }
+                Err(error) => return Err(error.into()),
             }
-            // what is taken back comes first: a version that leaves with it has no traffic then
-            self.take_back(&new).await.map_err(|why| ReloadError::Obstacles(vec![why]))?;
-            let by = Change { actor: ACTOR.to_owned(), reason: reason(&new) };
-            self.inner().releases.redeclare(declared(&new), news(&differences), by.clone()).await?;
-            self.inner().residency.declare(blueprints(&new));
-            self.inner().settings.swap(&new);
+            inner.residency.declare(blueprints(&new));
+            for difference in &differences {
+                if let Difference::Wanted { model, .. } = difference {
+                    inner.wishes.turned(model);
+                }
+            }
+            self.put_in_force(new.clone());
+            self.forget();
             for difference in &differences {
                 self.settle(difference, &new, &by);
             }
             for change in &plan.changes {
                 tracing::info!(%change, "the configuration has changed");
             }
-            self.put_in_force(&mut now, new);
-            return Ok(plan);
+        } else {
+            self.put_in_force(new);
         }
-        self.put_in_force(&mut now, new);
-        Ok(ConfigPlan::default())
+        inner.wishes.wake();
+        Ok(plan)
     }
 
-    fn put_in_force(&self, now: &mut Config, new: Config) {
-        let news = if now.digest == new.digest { ConfigNews::Known } else { ConfigNews::Another };
-        let board = &self.inner().config_status.0;
-        match news {
-            ConfigNews::Another => board.store(in_force(&new).into()),
-            ConfigNews::Known => {
-                drop(board.rcu(|now| ConfigStatus { refused: None, ..ConfigStatus::clone(now) }));
-            }
-        }
+    fn put_in_force(&self, new: Config) {
+        let news = self.inner().settings.swap(new);
         self.metrics().config_applied(news);
-        *now = new;
-        self.inner().wishes.wake();
     }
 
-    async fn plan_from(&self, now: &Config, new: &Config) -> ConfigPlan {
+    /// A version has to be hot before another leaves. It is loaded, unless that would load what it no longer is to be.
+    fn awaits(&self, version: &VersionRef, now: &Config, new: &Config) -> String {
+        let of = |config: &Config| config.models.get(&version.model)?.versions.get(&version.version).cloned();
+        let is_same = of(now).zip(of(new)).is_some_and(|(now, new)| now.is_as(&new));
+        if is_same {
+            format!("{}; the rest waits for it", self.load_for_wish(version))
+        } else {
+            format!(
+                "{version} is not hot, and is to be another: change it and take back its traffic in two steps"
+            )
+        }
+    }
+
+    async fn plan_from(&self, differences: &[Difference], new: &Config) -> ConfigPlan {
         let mut plan = ConfigPlan::default();
-        for difference in differences(now, new) {
-            plan.obstacles.extend(self.obstacle(&difference, new).await);
-            plan.changes.push(match &difference {
+        for difference in differences {
+            plan.obstacles.extend(self.obstacle(difference, new).await);
+            plan.changes.push(match difference {
                 Difference::Wanted { model, to: Some(to), .. } => {
                     let what = self.what_follows(new, model, to).await;
                     format!("{difference}: {what}")
@@ -174,23 +155,25 @@ impl Gateway {
                 Some(format!("{difference}; restart the server, or put back what was there"))
             }
             Difference::Redefined { version, .. } => {
-                let table = inner.residency.table();
-                let state = table
-                    .get(version)
-                    .filter(|state| !matches!(state, State::Cold | State::Failed { .. }))?;
                 let fix = "a version never changes; declare what is new under a name of its own";
-                Some(format!("{difference}, and it is {}: {fix}", state.name()))
+                let table = inner.residency.table();
+                let state = table.get(version);
+                match state.filter(|state| !matches!(state, State::Cold | State::Failed { .. })) {
+                    Some(state) => Some(format!("{difference}, and it is {}: {fix}", state.name())),
+                    None if inner.releases.leads_back_to(version) => {
+                        Some(format!("{difference}, and a rollback may go to it: {fix}"))
+                    }
+                    None => None,
+                }
             }
             Difference::Removed { version } => {
-                if let Err(error) = inner.releases.can_leave(version)
-                    && !self.takes_back(new, &version.model).await
-                {
-                    return Some(format!("{version} cannot leave the configuration: {error}"));
-                }
-                let table = inner.residency.table();
-                let is_loading = matches!(table.get(version), Some(State::Loading(_)));
-                is_loading
-                    .then(|| format!("{version} cannot leave the configuration while it is being loaded"))
+                let needed = inner.releases.can_leave(version).err()?;
+                let is_taken_back = self.takes_back(new, &version.model).await;
+                (!is_taken_back).then(|| format!("{version} cannot leave the configuration: {needed}"))
+            }
+            Difference::Moved { version, to: to @ (Where::Warm | Where::Cold) } => {
+                let needed = inner.releases.can_leave(version).err()?;
+                Some(format!("{version} cannot become {}: {needed}", to.as_str()))
             }
             _ => None,
         }
@@ -199,56 +182,74 @@ impl Gateway {
     /// Sees to it that a version gets to where a difference wants it. Nobody waits for that.
     fn settle(&self, difference: &Difference, new: &Config, by: &Change) {
         match difference {
-            Difference::Added { version, residency } => self.bring(version, *residency, by),
-            Difference::Moved { version, to } => self.bring(version, *to, by),
-            Difference::Redefined { version, .. } => {
-                let of = |model: &ModelConfig| Some(model.versions.get(&version.version)?.residency);
-                if let Some(residency) = new.models.get(&version.model).and_then(of) {
-                    self.bring(version, residency, by);
+            Difference::Added { version, .. }
+            | Difference::Moved { version, .. }
+            | Difference::Redefined { version, .. } => {
+                if let Some(to) = residency_of(new, version) {
+                    self.bring(version, to, by);
                 }
             }
-            Difference::Removed { version } => {
-                let withdrawn = self.inner().residency.withdraw(version, UnloadTo::Cold);
-                let (this, version) = (self.clone(), version.clone());
-                match withdrawn {
-                    Ok(Some(backend)) => drop(tokio::spawn(async move {
+            Difference::Removed { version } => match self.inner().residency.withdraw(version, UnloadTo::Cold)
+            {
+                Ok(Some(backend)) => {
+                    let (this, version) = (self.clone(), version.clone());
+                    tokio::spawn(async move {
                         let deadline = this.inner().drain_deadline;
-                        this.inner().residency.drain(backend, deadline, UnloadTo::Cold).await;
-                        tracing::info!(%version, "version has left");
-                    })),
-                    // it was at rest, and is gone by now
-                    Ok(None) | Err(ResidencyError::Unknown(_)) => {}
-                    Err(error) => {
-                        tracing::warn!(%version, %error, "a version that leaves stays in memory until it is at rest");
-                    }
+                        let outcome = this.inner().residency.drain(backend, deadline, UnloadTo::Cold).await;
+                        tracing::info!(%version, ?outcome, "version has left");
+                    });
                 }
-            }
+                // it was at rest, and is gone by now; what is on its way is dropped when it comes to an end
+                Ok(None) | Err(ResidencyError::Unknown(_) | ResidencyError::Busy { .. }) => {}
+                Err(error) => tracing::warn!(%version, %error, "a version that has left stays in memory"),
+            },
             _ => {}
         }
     }
 
     fn bring(&self, version: &VersionRef, to: Where, by: &Change) {
         let (this, version, by) = (self.clone(), version.clone(), by.clone());
-        let load = match to {
-            Where::Hot => Some(LoadTo::Hot),
-            Where::Warm => Some(LoadTo::Warm),
-            Where::Cold => None,
-        };
         // before it is loaded, a rollout of it has to wait: it has not died
-        if load == Some(LoadTo::Hot) {
+        if to == Where::Hot {
             self.inner().residency.await_first_load(&version);
         }
         tokio::spawn(async move {
-            if let Some(load) = load {
-                this.inner().residency.first_load(&version, load).await;
-            } else if this.inner().residency.hot(&version).is_some()
-                && let Err(error) = this.unload(&version, UnloadTo::Cold, by).await
-            {
-                tracing::warn!(%version, %error, "the configuration wants it cold, and it stays");
+            while let Err(error) = this.brought(&version, to, &by).await {
+                let is_busy = matches!(error, super::AdminError::Residency(ResidencyError::Busy { .. }));
+                let is_wanted = residency_of(&this.inner().settings.load().config, &version) == Some(to);
+                if !is_busy || !is_wanted || this.is_stopping() {
+                    tracing::warn!(%version, to = to.as_str(), %error, "the configuration wants it elsewhere");
+                    break;
+                }
+                tokio::time::sleep(BUSY).await;
             }
+            this.inner().residency.first_load_is_over(&version);
             this.inner().wishes.wake();
         });
     }
+
+    async fn brought(&self, version: &VersionRef, to: Where, by: &Change) -> Result<(), super::AdminError> {
+        let residency = &self.inner().residency;
+        let is_at_rest = || {
+            residency
+                .table()
+                .get(version)
+                .is_none_or(|state| matches!(state, State::Cold | State::Failed { .. }))
+        };
+        match to {
+            Where::Hot => Ok(residency.load(version, LoadTo::Hot).await?),
+            Where::Warm if residency.hot(version).is_none() => {
+                Ok(residency.load(version, LoadTo::Warm).await?)
+            }
+            Where::Warm => self.unload(version, UnloadTo::Warm, by.clone()).await.map(drop),
+            Where::Cold if is_at_rest() => Ok(()),
+            Where::Cold => self.unload(version, UnloadTo::Cold, by.clone()).await.map(drop),
+        }
+    }
+}
+
+fn residency_of(config: &Config, version: &VersionRef) -> Option<Where> {
+    Some(config.models.get(&version.model)?.versions.get(&version.version)?.residency)
 }
 
 /// What is wrong with the prompt of a version that is to be loaded. A plan does not ask: prompts come with their file.
@@ -282,12 +283,7 @@ fn news(differences: &[Difference]) -> BTreeMap<ModelName, String> {
     news.into_iter().map(|(model, lines)| (model, lines.join("; "))).collect()
 }
 
-/// Why something changes: `switchback.yaml (sha256:0123abcd4567)`.
-pub(super) fn reason(config: &Config) -> String {
-    told(&config.file, config.digest)
-}
-
-/// A configuration by the name of its file and its digest.
+/// A configuration by the name of its file and its digest: `switchback.yaml (0123abcd4567)`.
 pub(super) fn told(file: &Path, digest: Digest) -> String {
     let name = file.file_name().map_or_else(|| file.to_string_lossy(), std::ffi::OsStr::to_string_lossy);
     format!("{name} ({})", digest.short())

@@ -7,7 +7,7 @@ use super::backend::Backend;
 use super::command::{Address, Target};
 use super::{Gateway, GatewayError};
 use crate::ids::{VersionName, VersionRef, Weight};
-use crate::release::{ChosenBy, Resolution};
+use crate::release::{Canned, ChosenBy, Destination};
 
 /// Who answers a request, and what chose him.
 pub(super) struct Chosen {
@@ -16,20 +16,36 @@ pub(super) struct Chosen {
     pub(super) by: Option<ChosenBy>,
 }
 
+/// Who answers a conversation, or goes on with a text.
+pub(super) enum Answerer {
+    /// A version.
+    Version(Chosen),
+    /// A flag, by its text.
+    Flag(Canned),
+}
+
 impl Gateway {
-    /// The backend for a request. Reads two atomic snapshots, that of routes and flags and the residency's; takes no
+    /// The backend for a request that only a version can answer.
+    pub(super) fn resolve(&self, address: &Address) -> Result<Chosen, GatewayError> {
+        match self.answerer(address)? {
+            Answerer::Version(chosen) => Ok(chosen),
+            Answerer::Flag(_) => Err(GatewayError::NotEnabled { what: address.target.model().to_string() }),
+        }
+    }
+
+    /// Who answers a request. Reads two atomic snapshots, that of routes and flags and the residency's; takes no
     /// lock.
     ///
     /// A pinned version answers or nobody does. On a route whose chosen version is not hot, the hot version with the
     /// greatest weight that flags leave open answers in its place: no request is lost to versioning. The answer names who
     /// gave it.
-    pub(super) fn resolve(&self, address: &Address) -> Result<Chosen, GatewayError> {
+    pub(super) fn answerer(&self, address: &Address) -> Result<Answerer, GatewayError> {
         let inner = self.inner();
         let Address { target, sticky, traits } = address;
         match target {
             Target::Pinned(version) => {
                 let settings = inner.settings.load();
-                let model = settings.models.get(&version.model);
+                let model = settings.config.models.get(&version.model);
                 let model = model.ok_or_else(|| GatewayError::unknown_model(version.model.as_str()))?;
                 if !model.versions.contains_key(&version.version) {
                     return Err(GatewayError::UnknownVersion { version: version.clone() });
@@ -39,18 +55,21 @@ impl Gateway {
                 }
                 let backend = inner.residency.hot(version);
                 let backend = backend.ok_or_else(|| GatewayError::NotReady { what: version.to_string() })?;
-                Ok(Chosen { backend, by: Some(ChosenBy::Route) })
+                Ok(Answerer::Version(Chosen { backend, by: Some(ChosenBy::Route) }))
             }
             Target::Routed(model) => {
-                let Resolution { version, chosen_by: by, .. } =
-                    inner
-                        .routes
-                        .resolve(model, sticky, traits)
-                        .ok_or_else(|| GatewayError::unknown_model(model.as_str()))?;
-                let version = version.ok_or_else(|| GatewayError::NotEnabled { what: model.to_string() })?;
+                let resolution = inner.routes.resolve(model, sticky, traits);
+                let resolution = resolution.ok_or_else(|| GatewayError::unknown_model(model.as_str()))?;
+                let (version, by) = match resolution.to {
+                    Destination::Version(version, by) => (version, by),
+                    Destination::Canned(canned) => return Ok(Answerer::Flag(canned)),
+                    Destination::Nobody => {
+                        return Err(GatewayError::NotEnabled { what: model.to_string() });
+                    }
+                };
                 let chosen = VersionRef { model: model.clone(), version };
                 if let Some(backend) = inner.residency.hot(&chosen) {
-                    return Ok(Chosen { backend, by: Some(by) });
+                    return Ok(Answerer::Version(Chosen { backend, by: Some(by) }));
                 }
                 let hot = |name: &VersionName| {
                     let open = inner.routes.admits(model, name, sticky, traits)
@@ -63,7 +82,7 @@ impl Gateway {
                     stand_in(&self.weights(model), hot).ok_or_else(|| GatewayError::no_version(model))?;
                 tracing::debug!(wanted = %chosen, answers = %backend.version(), "the chosen version is not hot");
                 inner.metrics.fell_back(&chosen);
-                Ok(Chosen { backend, by: None })
+                Ok(Answerer::Version(Chosen { backend, by: None }))
             }
         }
     }

@@ -34,8 +34,8 @@ impl Gateway {
         conflict: OnConflict,
     ) -> Result<Begin, AdminError> {
         let settings = self.inner().settings.load();
-        let policies = &settings.policies;
-        let settings = settings.models.get(model);
+        let policies = &settings.config.policies;
+        let settings = settings.config.models.get(model);
         let settings = settings.ok_or_else(|| AdminError::UnknownModel(model.clone()))?;
         let basis = if settings.checks.is_empty() { Basis::Nothing } else { Basis::Checks };
         let policy = match policy {
@@ -48,7 +48,7 @@ impl Gateway {
 
     /// The suite that versions of a model must pass before a rollout gives them traffic.
     pub fn suite_of(&self, model: &ModelName) -> Option<SuiteGate> {
-        self.inner().settings.load().models.get(model)?.suite.clone()
+        self.inner().settings.load().config.models.get(model)?.suite.clone()
     }
 
     /// The rollouts that wait for the end of a suite that this replica is to run.

@@ -17,9 +17,9 @@ use super::draft::DraftPlan;
 use super::embedding::embedder;
 use super::first_loads::wanted_hot;
 use super::interleave::interleave;
+use super::kept::Shelves;
 use super::kv::KvPlan;
 use super::mirror::{Mirror, Shadow};
-use super::reload::ConfigBoard;
 use super::replicas;
 use super::residency::{Blueprint, Residency};
 use super::settings::InForce;
@@ -110,9 +110,6 @@ pub struct Gateway(Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) settings: InForce,
-    /// Who reloads has it: the whole configuration that is in force.
-    pub(super) config: tokio::sync::Mutex<Config>,
-    pub(super) config_status: ConfigBoard,
     /// What the configuration wants of traffic, as far as that waits.
     pub(super) wishes: Wishes,
     pub(super) routes: Routes,
@@ -121,6 +118,8 @@ pub(super) struct Inner {
     pub(super) metrics: Metrics,
     pub(super) checks: CheckQueue,
     pub(super) mirror: Mirror,
+    /// Answers that models keep for operators.
+    pub(super) kept: Arc<Shelves>,
     /// The way to what drives the rollouts.
     pub(super) watcher: mpsc::Sender<Message>,
     /// The time that rollouts go by.
@@ -203,16 +202,15 @@ impl Gateway {
         tasks.spawn(replicas::deliver(courier, store.role(), stop.clone()));
         replicas::keep_up(store, &tasks, &stop);
         let gateway = Self(Arc::new(Inner {
-            settings: InForce::new(config),
-            config_status: ConfigBoard::new(config),
+            settings: InForce::new(config.clone()),
             wishes: Wishes::default(),
-            config: tokio::sync::Mutex::new(config.clone()),
             routes: releases.routes(),
             releases,
             residency,
             metrics,
             checks,
             mirror,
+            kept: Arc::default(),
             watcher: to_watcher,
             clock,
             turns,
@@ -242,7 +240,7 @@ impl Gateway {
 
     /// The header that keeps this model's users on one version, if one is configured.
     pub fn sticky_header(&self, model: &ModelName) -> Option<String> {
-        self.0.settings.load().models.get(model)?.sticky_header.clone()
+        self.0.settings.load().config.models.get(model)?.sticky_header.clone()
     }
 
     /// The routes as requests read them.
@@ -253,7 +251,7 @@ impl Gateway {
     /// The one model, where there is one.
     pub fn only_model(&self) -> Option<ModelName> {
         let settings = self.0.settings.load();
-        let mut names = settings.models.keys();
+        let mut names = settings.config.models.keys();
         names.next().filter(|_| names.next().is_none()).cloned()
     }
 
@@ -278,7 +276,7 @@ impl Gateway {
             return vec!["the first loads are not over".into()];
         }
         let (routes, settings) = (self.0.routes.snapshot(), self.0.settings.load());
-        let stable = settings.models.keys().filter_map(|model| {
+        let stable = settings.config.models.keys().filter_map(|model| {
             let version = routes.get(model)?.stable().clone();
             Some(VersionRef { model: model.clone(), version })
         });
@@ -324,7 +322,8 @@ impl Gateway {
             }
         }
         let settings = self.0.settings.load();
-        let routes: Vec<_> = settings.models.keys().flat_map(|model| self.route_samples(model)).collect();
+        let routes: Vec<_> =
+            settings.config.models.keys().flat_map(|model| self.route_samples(model)).collect();
         self.show_replica();
         self.0.metrics.render(&engines, &residency, &routes, self.0.turns.background_time())
     }
@@ -414,6 +413,7 @@ pub(super) fn declared(config: &Config) -> BTreeMap<ModelName, Declared> {
     let declared = |settings: &ModelConfig| Declared {
         flags: flags(settings),
         versions: settings.versions.keys().cloned().collect(),
+        wanted: settings.version.clone(),
         first_route: settings.route.clone(),
     };
     config.models.iter().map(|(model, settings)| (model.clone(), declared(settings))).collect()

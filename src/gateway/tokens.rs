@@ -47,15 +47,14 @@ impl Gateway {
         input: TokenizeInput,
     ) -> Result<(Arc<Backend>, Vec<u32>), GatewayError> {
         let backend = self.resolve(address)?.backend;
-        let on = Arc::clone(&backend);
-        let tokens = blocking(move || match input {
-            TokenizeInput::Text { text, special } => encode(&on, &text, special, "prompt"),
+        let (text, special, param) = match input {
+            TokenizeInput::Text { text, special } => (text, special, "prompt"),
             TokenizeInput::Messages { conversation, special } => {
-                let text = render(&on, &conversation)?;
-                encode(&on, &text, special, "messages")
+                (render(&backend, &conversation).await?, special, "messages")
             }
-        })
-        .await?;
+        };
+        let on = Arc::clone(&backend);
+        let tokens = blocking(move || encode(&on, &text, special, param)).await?;
         Ok((backend, tokens))
     }
 
@@ -99,15 +98,16 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// The text of a conversation: the version's prompt around it, then its chat template.
-pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<String, GatewayError> {
+pub(super) async fn render(backend: &Backend, conversation: &Conversation) -> Result<String, GatewayError> {
     let decoder = backend.prepared.decoder()?;
     let Some(template) = &decoder.template else {
         let message = format!("`{}` has no chat template; use /v1/completions", backend.version());
         return Err(GatewayError::invalid("messages", message));
     };
-    let mut messages = wrapped(backend, conversation)?;
+    let mut messages = wrapped(backend, conversation).await?;
     decoder.formats.fit(&mut messages);
-    template.render(&messages, &conversation.template, conversation.generation).map_err(|error| match error {
+    let rendered = template.render(&messages, &conversation.template, conversation.generation).await;
+    rendered.map_err(|error| match error {
         // The messages are what varies: a template that no messages suit would not have been released.
         PromptError::Refused(why) => {
             GatewayError::invalid("messages", format!("the chat template refuses these messages: {why}"))
@@ -117,7 +117,10 @@ pub(super) fn render(backend: &Backend, conversation: &Conversation) -> Result<S
 }
 
 /// The messages with the version's prompt around them.
-fn wrapped<'a>(backend: &Backend, conversation: &'a Conversation) -> Result<Cow<'a, [Json]>, GatewayError> {
+async fn wrapped<'a>(
+    backend: &Backend,
+    conversation: &'a Conversation,
+) -> Result<Cow<'a, [Json]>, GatewayError> {
     let Conversation { messages, variables, .. } = conversation;
     let Some(prompt) = &backend.prepared.prompt else {
         if variables.is_empty() {
@@ -126,7 +129,7 @@ fn wrapped<'a>(backend: &Backend, conversation: &'a Conversation) -> Result<Cow<
         let message = format!("`prompt_variables`: `{}` has no prompt; leave them out", backend.version());
         return Err(GatewayError::invalid("prompt_variables", message));
     };
-    prompt.wrap(messages, variables).map(Cow::Owned).map_err(|error| match error {
+    prompt.wrap(messages, variables).await.map(Cow::Owned).map_err(|error| match error {
         WrapError::Variable { name, fault } => {
             let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
             GatewayError::Variable { version: backend.version().clone(), name, fault }

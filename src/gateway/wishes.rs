@@ -6,15 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Gateway;
-use super::reload::{ACTOR, reason, told};
+use super::reload::{ACTOR, told};
 use super::residency::LoadTo;
-use super::state::State;
+use super::state::{ResidencyError, State};
 use crate::config::{Config, Pause, Policy, Step};
 use crate::ids::{ModelName, RolloutId, VersionName, VersionRef};
 use crate::release::rollout::shown;
@@ -22,6 +23,8 @@ use crate::release::{Change, Followed, Intent, OnConflict, ReleaseError, intent}
 
 /// How often a wish is tried that has to wait.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long a version that could not be loaded is left alone, at first and at most.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(1)];
 
 /// What the configuration wants for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +50,31 @@ pub enum WishState {
     Overridden,
 }
 
-/// The wishes that wait, as readers see them, and the way to who follows them.
+/// The wishes as far as they were tried, and the way to who follows them.
 #[derive(Default)]
 pub(super) struct Wishes {
-    waiting: ArcSwap<BTreeMap<ModelName, String>>,
+    /// What was wanted when it was last tried, and what that waits for, if it does.
+    tried: ArcSwap<BTreeMap<ModelName, Tried>>,
+    /// How often the configuration's wish for a model was another than before. A wish is tried until it was followed, and then
+    /// no more: where replicas share the store, one whose file is younger may have followed another meanwhile.
+    turned: Mutex<BTreeMap<ModelName, u64>>,
+    /// Versions that could not be loaded. Nobody on the way of a request looks.
+    failures: Mutex<BTreeMap<VersionRef, Failure>>,
     changed: Notify,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Tried {
+    version: VersionName,
+    turned: u64,
+    waits: Option<String>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    why: String,
+    again: Instant,
+    patience: Duration,
 }
 
 impl Wishes {
@@ -59,34 +82,57 @@ impl Wishes {
     pub(super) fn wake(&self) {
         self.changed.notify_one();
     }
+
+    /// Says that the configuration wants another version for a model than before.
+    pub(super) fn turned(&self, model: &ModelName) {
+        *self.turned.lock().entry(model.clone()).or_default() += 1;
+    }
+
+    /// What a version could not be loaded for, while it is left alone.
+    fn failure(&self, version: &VersionRef) -> Option<String> {
+        let failures = self.failures.lock();
+        failures
+            .get(version)
+            .filter(|failure| Instant::now() < failure.again)
+            .map(|failure| failure.why.clone())
+    }
+
+    fn failed(&self, version: &VersionRef, why: String) {
+        let mut failures = self.failures.lock();
+        let patience =
+            failures.get(version).map_or(PATIENCE[0], |before| (before.patience * 2).min(PATIENCE[1]));
+        failures.insert(version.clone(), Failure { why, again: Instant::now() + patience, patience });
+    }
 }
 
 impl Gateway {
     /// What the configuration wants of traffic, and what has become of it.
     pub fn wishes(&self) -> Vec<Wish> {
-        let (settings, waiting) = (self.inner().settings.load(), self.inner().wishes.waiting.load());
-        let wish = |(model, version): (&ModelName, &VersionName)| {
-            let state = match (waiting.get(model), self.intent(model, version)) {
-                (Some(why), _) => WishState::Waits(why.clone()),
-                (None, Some(Intent::InForce)) => WishState::InForce,
-                (None, Some(Intent::UnderWay(id))) => WishState::UnderWay(id),
-                (None, _) => WishState::Overridden,
+        let (settings, tried) = (self.inner().settings.load_full(), self.inner().wishes.tried.load());
+        let wish = |model: &ModelName, version: &VersionName| {
+            let state = match tried.get(model).filter(|tried| tried.version == *version) {
+                None => WishState::Waits("it has just come; the first loads come before".to_owned()),
+                Some(Tried { waits: Some(why), .. }) => WishState::Waits(why.clone()),
+                Some(Tried { waits: None, .. }) => match self.intent(&settings.config, model, version) {
+                    Some(Intent::InForce) => WishState::InForce,
+                    Some(Intent::UnderWay(id)) => WishState::UnderWay(id),
+                    _ => WishState::Overridden,
+                },
             };
             Wish { model: model.clone(), version: version.clone(), state }
         };
-        settings
-            .models
-            .iter()
-            .filter_map(|(model, config)| Some((model, config.version.as_ref()?)))
-            .map(wish)
-            .collect()
+        let models = settings.config.models.iter();
+        models.filter_map(|(model, config)| Some(wish(model, config.version.as_ref()?))).collect()
     }
 
-    /// What a wish comes to, as matters stand; nothing of a model without a route.
-    fn intent(&self, model: &ModelName, version: &VersionName) -> Option<Intent> {
+    /// What a wish of a configuration comes to, as matters stand; nothing of a model without a route.
+    fn intent(&self, config: &Config, model: &ModelName, version: &VersionName) -> Option<Intent> {
         let routes = self.inner().routes.snapshot();
         let running = self.inner().releases.rollouts().get(model);
-        Some(intent(version, routes.get(model)?, running.as_deref()))
+        let versions = &config.models.get(model)?.versions;
+        Some(intent(version, routes.get(model)?, running.as_deref(), |version| {
+            versions.contains_key(version)
+        }))
     }
 
     /// Follows wishes until the server stops, once the first loads are over.
@@ -95,11 +141,9 @@ impl Gateway {
         if stop.run_until_cancelled(self.settled()).await.is_none() {
             return;
         }
-        let mut done = BTreeMap::new();
         loop {
-            let waiting = self.follow_all(&mut done).await;
-            let retry = if waiting.is_empty() { Duration::MAX } else { RETRY };
-            self.inner().wishes.waiting.store(Arc::new(waiting));
+            let waits = self.follow_all().await;
+            let retry = if waits { RETRY } else { Duration::MAX };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.inner().wishes.changed.notified() => {}
@@ -108,27 +152,79 @@ impl Gateway {
         }
     }
 
-    /// Follows what is not `done`; what has to wait, and why.
-    async fn follow_all(&self, done: &mut BTreeMap<ModelName, VersionName>) -> BTreeMap<ModelName, String> {
-        let (settings, status) = (self.inner().settings.load_full(), self.config_status());
-        let configuration = told(&status.file, status.digest);
-        let mut waiting = BTreeMap::new();
-        for (model, config) in &settings.models {
-            let Some(version) = &config.version else { continue };
-            if done.get(model) == Some(version) {
+    /// Follows all that was not followed before; whether something has to wait.
+    async fn follow_all(&self) -> bool {
+        // what is followed is what is in force, for as long as that takes
+        let _turn = self.inner().settings.turn().await;
+        let settings = self.inner().settings.load_full();
+        let before = self.inner().wishes.tried.load_full();
+        let mut tried = BTreeMap::new();
+        for (model, config) in &settings.config.models {
+            let Some(version) = config.version.clone() else { continue };
+            let turned = self.inner().wishes.turned.lock().get(model).copied().unwrap_or_default();
+            let done = Tried { version, turned, waits: None };
+            if before.get(model) == Some(&done) {
+                tried.insert(model.clone(), done);
                 continue;
             }
-            match self.follow_one(model, version, &configuration).await {
-                Ok(()) => drop(done.insert(model.clone(), version.clone())),
-                Err(why) => {
-                    if self.inner().wishes.waiting.load().get(model) != Some(&why) {
-                        tracing::info!(%model, %version, %why, "the configuration's version has to wait");
-                    }
-                    waiting.insert(model.clone(), why);
-                }
+            let waits = self.follow_one(&settings.config, model, &done.version).await.err();
+            let now = Tried { waits, ..done };
+            if let Some(why) = now.waits.as_ref().filter(|_| before.get(model) != Some(&now)) {
+                tracing::info!(%model, version = %now.version, %why, "the configuration's version has to wait");
             }
+            tried.insert(model.clone(), now);
         }
-        waiting
+        let waits = tried.values().any(|tried| tried.waits.is_some());
+        self.inner().wishes.tried.store(Arc::new(tried));
+        waits
+    }
+
+    /// Follows one wish of a configuration, unless that was done before; or what it has to wait for.
+    async fn follow_one(
+        &self,
+        config: &Config,
+        model: &ModelName,
+        version: &VersionName,
+    ) -> Result<(), String> {
+        let reason = format!("{} says `version: {version}`", told(&config.file, config.digest));
+        let by = Change { actor: ACTOR.to_owned(), reason };
+        let begin = self.rollout_of(model, version.clone(), None, OnConflict::Supersede);
+        let begin = begin.map_err(|error| error.to_string())?;
+        match self.inner().releases.follow(begin, by).await {
+            Ok(Followed::Before) => Ok(()),
+            Ok(Followed::Now(intent)) => {
+                tracing::info!(%model, %version, ?intent, "the configuration's version is followed");
+                self.inner().suite_wanted.notify_one();
+                Ok(())
+            }
+            Err(ReleaseError::NotHot { version }) => Err(self.load_for_wish(&version)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Sees to it that a version gets hot, now or when it was left alone for long enough; what it waits for.
+    pub(super) fn load_for_wish(&self, version: &VersionRef) -> String {
+        let wishes = &self.inner().wishes;
+        if let Some(why) = wishes.failure(version) {
+            return format!("{version} cannot be loaded: {why}");
+        }
+        let state = self.inner().residency.table().get(version).map(State::name);
+        let Some(state @ ("cold" | "warm" | "failed")) = state else {
+            return format!("{version} is {}", state.unwrap_or("not declared"));
+        };
+        let (this, version) = (self.clone(), version.clone());
+        let why = format!("{version} is {state}, and is being loaded");
+        tokio::spawn(async move {
+            let wishes = &this.inner().wishes;
+            match this.inner().residency.load(&version, LoadTo::Hot).await {
+                Ok(()) => drop(wishes.failures.lock().remove(&version)),
+                Err(ResidencyError::Failed { why, .. }) => wishes.failed(&version, why),
+                // somebody else was faster
+                Err(ResidencyError::Busy { .. } | ResidencyError::Unknown(_)) => {}
+            }
+            wishes.wake();
+        });
+        why
     }
 
     /// Whether following a configuration's wish gives a model's users back what they had before.
@@ -136,68 +232,13 @@ impl Gateway {
         let Some(version) = new.models.get(model).and_then(|config| config.version.as_ref()) else {
             return false;
         };
-        let intent = self.intent(model, version);
-        let takes_back = matches!(intent, Some(Intent::Abort(_) | Intent::SwitchBack { .. }));
-        takes_back
-            && !matches!(self.inner().releases.followed(model).await, Ok(Some(followed)) if followed == *version)
+        let intent = self.intent(new, model, version);
+        matches!(intent, Some(Intent::TakeBack { .. })) && !self.was_followed(model, version).await
     }
 
-    /// Follows the wishes of a configuration that give users back what they had before.
-    pub(super) async fn take_back(&self, new: &Config) -> Result<(), String> {
-        for (model, config) in &new.models {
-            if let Some(version) = &config.version
-                && self.takes_back(new, model).await
-            {
-                self.follow_one(model, version, &reason(new)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Follows one wish of a configuration that is told by its name and digest; or what it has to wait for.
-    async fn follow_one(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        configuration: &str,
-    ) -> Result<(), String> {
-        let reason = format!("{configuration} says `version: {version}`");
-        let by = Change { actor: ACTOR.to_owned(), reason };
-        let begin = self.rollout_of(model, version.clone(), None, OnConflict::Supersede);
-        let begin = begin.map_err(|error| error.to_string())?;
-        match self.inner().releases.follow(begin, by).await {
-            Ok(followed) => {
-                if let Followed::Now(intent) = followed {
-                    tracing::info!(%model, %version, ?intent, "the configuration's version is followed");
-                }
-                self.inner().suite_wanted.notify_one();
-                Ok(())
-            }
-            Err(ReleaseError::NotHot { version }) => Err(self.load_for_wish(version)),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// Sees to it that a version gets hot; what it waits for.
-    fn load_for_wish(&self, version: VersionRef) -> String {
-        let table = self.inner().residency.table();
-        match table.get(&version) {
-            Some(State::Cold | State::Warm(_)) => {
-                let this = self.clone();
-                let why = format!("{version} is being loaded");
-                tokio::spawn(async move {
-                    // a failure is in its state, in the log and in the metrics
-                    let _ = this.inner().residency.load(&version, LoadTo::Hot).await;
-                    this.inner().wishes.wake();
-                });
-                why
-            }
-            Some(state) => match state.failure() {
-                Some(failure) => format!("{version} cannot be loaded: {failure}"),
-                None => format!("{version} is {}", state.name()),
-            },
-            None => format!("{version} is not declared"),
-        }
+    async fn was_followed(&self, model: &ModelName, version: &VersionName) -> bool {
+        let followed = self.inner().releases.followed(model).await;
+        followed.ok().flatten().as_ref() == Some(version)
     }
 
     /// What would follow if a configuration wanted a version, in words.
@@ -207,10 +248,10 @@ impl Gateway {
         model: &ModelName,
         version: &VersionName,
     ) -> String {
-        if matches!(self.inner().releases.followed(model).await, Ok(Some(followed)) if followed == *version) {
+        if self.was_followed(model, version).await {
             return "it was followed before, so nothing happens".to_owned();
         }
-        let Some(intent) = self.intent(model, version) else {
+        let Some(intent) = self.intent(new, model, version) else {
             return "the model is new".to_owned();
         };
         let of = |rollout: RolloutId| {
@@ -223,18 +264,15 @@ impl Gateway {
         match intent {
             Intent::InForce => "it has all traffic already".to_owned(),
             Intent::UnderWay(rollout) => format!("{} is on its way there", of(rollout)),
-            Intent::Abort(rollout) => format!("{} is aborted, at once", of(rollout)),
-            Intent::SwitchBack { aborts: None } => {
-                "it had all traffic before, and gets it back at once".to_owned()
-            }
-            Intent::SwitchBack { aborts: Some(rollout) } => {
-                format!("{} is aborted, and what had all traffic before gets it back at once", of(rollout))
+            Intent::TakeBack { aborts: None } => "it gets all traffic back at once".to_owned(),
+            Intent::TakeBack { aborts: Some(rollout) } => {
+                format!("{} is aborted, and it gets all traffic back at once", of(rollout))
             }
             Intent::RollOut { supersedes } => {
-                let settings = new.models.get(model);
-                let suite = settings.and_then(|settings| settings.suite.as_ref());
+                let config = new.models.get(model);
+                let suite = config.and_then(|config| config.suite.as_ref());
                 let suite = suite.map(|suite| format!(" once it has passed {}", suite.file.display()));
-                let policy = settings.and_then(|settings| settings.policy.as_ref());
+                let policy = config.and_then(|config| config.policy.as_ref());
                 let steps = policy.map_or_else(|| "the ready-made policy that fits".to_owned(), steps);
                 let instead = supersedes.map(|rollout| format!(" in the place of {}", of(rollout)));
                 let [suite, instead] = [suite, instead].map(Option::unwrap_or_default);

@@ -5,14 +5,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
-use serde::Deserialize;
+use minijinja::{ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 
-use super::sandbox::{self, Stopped, describe, stopped};
+use super::python;
 use crate::config::{ConfigError, ConfigErrors, PromptSpec, VariableKind, parse_prompt};
 use crate::ids::Digest;
+use crate::sandbox::{Failure, Stopped, Templates};
 
 /// The largest prompt file.
 const MOST_BYTES: u64 = 64 << 10;
@@ -27,9 +27,8 @@ pub(super) const NAME: &str = "prompt";
 #[derive(Debug, Clone)]
 pub struct Prompt {
     pub(super) spec: Arc<PromptSpec>,
-    pub(super) env: Arc<Environment<'static>>,
+    templates: Arc<Templates>,
     digest: Digest,
-    bytes: usize,
 }
 
 /// Why a prompt file cannot be used.
@@ -94,19 +93,19 @@ impl Prompt {
         }
     }
 
-    /// A prompt from a file's bytes; `file` names it in errors.
+    /// A prompt from a file's bytes; `file` names it in errors. Blocks.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, ConfigErrors> {
         let refused = |error| ConfigErrors { file: file.to_owned(), overlay: None, errors: vec![error] };
         let text = std::str::from_utf8(bytes)
             .map_err(|e| refused(mistake(0, format!("the file is not UTF-8: {e}"), "save it as UTF-8")))?;
         let spec = parse_prompt(text, file)?;
-        let env = compiled(&spec).map_err(|errors| ConfigErrors {
+        let templates = compiled(&spec).map_err(|errors| ConfigErrors {
             file: file.to_owned(),
             overlay: None,
             errors,
         })?;
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
-        let prompt = Self { spec: Arc::new(spec), env: Arc::new(env), digest, bytes: bytes.len() };
+        let prompt = Self { spec: Arc::new(spec), templates: Arc::new(templates), digest };
         prompt.try_out().map_err(refused)?;
         Ok(prompt)
     }
@@ -119,11 +118,6 @@ impl Prompt {
     /// What it says.
     pub fn spec(&self) -> &PromptSpec {
         &self.spec
-    }
-
-    /// A measure of the work that rendering it is: the bytes of its file.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// Renders it once, so that a template that no request could use is refused before it serves. Variables without
@@ -142,8 +136,8 @@ impl Prompt {
             let value = variable.default.clone().unwrap_or_else(|| stand_in(variable.kind));
             values.insert(name.clone(), value);
         }
-        match self.rendered(values) {
-            Err(error) if !guessed || is_the_templates_own(&error) => Err(refusal(&error)),
+        match self.rendered_blocking(values) {
+            Err(failure) if !guessed || is_the_templates_own(&failure) => Err(refusal(failure)),
             Ok(text) if !guessed => match super::wrap::too_long(&text) {
                 Some(why) => Err(mistake(self.spec.body_line, why, "shorten it")),
                 None => Ok(()),
@@ -154,13 +148,26 @@ impl Prompt {
 
     /// The text, without the blank space around it: the empty lines that stand for the front matter, and the file's
     /// last line break.
-    pub(super) fn rendered(&self, values: Map<String, Json>) -> Result<String, Error> {
-        let context = Value::deserialize(Json::Object(values)).map_err(|e| {
-            Error::new(ErrorKind::CannotDeserialize, "the variables are no values of a template")
-                .with_source(e)
-        })?;
-        self.env.get_template(NAME).and_then(|template| template.render(context)).map(|t| t.trim().to_owned())
+    pub(super) async fn rendered(&self, values: Map<String, Json>) -> Result<String, Failure> {
+        if self.is_plain() {
+            return Ok(trimmed(self.spec.body.clone()));
+        }
+        self.templates.render(NAME, values).await.map(trimmed)
     }
+
+    /// The same. Blocks.
+    pub(super) fn rendered_blocking(&self, values: Map<String, Json>) -> Result<String, Failure> {
+        self.templates.render_blocking(NAME, values).map(trimmed)
+    }
+
+    /// Whether the text is its own rendering, as most are.
+    fn is_plain(&self) -> bool {
+        !["{{", "{%", "{#"].iter().any(|mark| self.spec.body.contains(mark))
+    }
+}
+
+fn trimmed(text: String) -> String {
+    text.trim().to_owned()
 }
 
 fn mistake(line: u64, found: impl Into<String>, fix: &str) -> ConfigError {
@@ -168,21 +175,19 @@ fn mistake(line: u64, found: impl Into<String>, fix: &str) -> ConfigError {
 }
 
 /// The template in its box; every name in it is a variable or one of the language's functions.
-fn compiled(spec: &PromptSpec) -> Result<Environment<'static>, Vec<ConfigError>> {
-    let broken = |e: &Error| vec![refusal(e)];
-    let mut env = sandbox::environment(FUEL).map_err(|e| broken(&e))?;
+fn compiled(spec: &PromptSpec) -> Result<Templates, Vec<ConfigError>> {
+    let broken = |failure: Failure| vec![refusal(failure)];
+    let mut env = python::environment().map_err(|e| vec![mistake(0, e.to_string(), "mend the template")])?;
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     // Empty lines in the place of the front matter, so that the template's lines are numbered as the file's; what
     // they print is trimmed off again.
     let before = usize::try_from(spec.body_line).unwrap_or(1).saturating_sub(1);
     let source = format!("{}{}", "\n".repeat(before), spec.body);
-    env.add_template_owned(NAME, source).map_err(|e| broken(&e))?;
-    let used = env.get_template(NAME).map_err(|e| broken(&e))?.undeclared_variables(false);
-    let known = |name: &String| spec.variables.contains_key(name) || env.globals().any(|(g, _)| g == name);
-    let mut unknown: Vec<_> = used.into_iter().filter(|name| !known(name)).collect();
-    unknown.sort();
+    let templates = Templates::compile(env, FUEL, vec![(NAME, source)]).map_err(broken)?;
+    let unknown = templates.unknown_names(NAME).map_err(broken)?;
+    let unknown: Vec<_> = unknown.iter().filter(|name| !spec.variables.contains_key(*name)).collect();
     if unknown.is_empty() {
-        Ok(env)
+        Ok(templates)
     } else {
         Err(unknown.iter().map(|name| undeclared(spec, name)).collect())
     }
@@ -224,7 +229,7 @@ const OPENS: char = '{';
 const CLOSES: char = '}';
 
 /// Whether an error would be there whatever the variables' values are.
-fn is_the_templates_own(error: &Error) -> bool {
+fn is_the_templates_own(failure: &Failure) -> bool {
     let kinds = [
         ErrorKind::OutOfFuel,
         ErrorKind::TemplateNotFound,
@@ -232,13 +237,13 @@ fn is_the_templates_own(error: &Error) -> bool {
         ErrorKind::UnknownTest,
         ErrorKind::UnknownFunction,
     ];
-    stopped(error) == Stopped::OutOfFuel || kinds.contains(&error.kind())
+    failure.stopped == Stopped::OutOfFuel || kinds.contains(&failure.kind)
 }
 
-/// A template's error as a mistake in its file.
-fn refusal(error: &Error) -> ConfigError {
-    let line = error.line().map_or(0, |line| line as u64);
-    match stopped(error) {
+/// A template's failure as a mistake in its file.
+fn refusal(failure: Failure) -> ConfigError {
+    let line = failure.line.map_or(0, |line| line as u64);
+    match failure.stopped {
         Stopped::Raised(why) => mistake(
             line,
             format!("the template refuses its own defaults: {why}"),
@@ -249,9 +254,9 @@ fn refusal(error: &Error) -> ConfigError {
             "the template was stopped: it does not finish within its bounds of work and memory",
             "end its loops and shorten what it writes",
         ),
-        Stopped::Failed(_) if error.kind() == ErrorKind::TemplateNotFound => {
+        Stopped::Failed(_) if failure.kind == ErrorKind::TemplateNotFound => {
             mistake(line, "the template asks for another file", "write all of it in this one")
         }
-        Stopped::Failed(_) => mistake(line, describe(error), "mend the template"),
+        Stopped::Failed(why) => mistake(line, why, "mend the template"),
     }
 }

@@ -1,20 +1,20 @@
-//! What chat templates expect of Python and that Jinja alone does not give: `tojson` as `json.dumps` writes it,
-//! `strftime_now`, `raise_exception`, and values printed as Python prints them.
+//! The dialect of templates: what chat templates expect of Python and that Jinja alone does not give, `tojson` as
+//! `json.dumps` writes it, `strftime_now`, `raise_exception`, and values printed as Python prints them.
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, escape_formatter};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
 use super::repr;
+use crate::sandbox::{Bounded, Raised};
 
-/// Marks an error that the template itself raised, so that it is told from a defect of the template.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Raised(pub(super) String);
-
-/// Teaches an environment the functions, filters and methods of `transformers`' `apply_chat_template`.
-pub(super) fn install(env: &mut Environment<'_>) {
+/// An environment with the syntax (`trim_blocks`, `lstrip_blocks`), the functions, filters and methods of `transformers`'
+/// `apply_chat_template`.
+pub(super) fn environment() -> Result<Environment<'static>, Error> {
+    let mut env = Environment::new();
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(|state, value, method, args| match (value.as_str(), method, args) {
         (Some(text), "title", []) => Ok(Value::from(title(text))),
@@ -31,6 +31,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
         jiff::fmt::strtime::format(&format, &now)
             .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
     });
+    Ok(env)
 }
 
 /// A text with the first letter of each run of letters large, and the others small.
@@ -118,7 +119,7 @@ fn no_json(e: serde_json::Error) -> Error {
 
 /// The JSON of a value; an error if it is too long or too deep.
 fn written(value: &impl Serialize, style: &Style) -> Result<String, Error> {
-    let mut text = Bounded(Vec::new());
+    let mut text = Bounded::new(MOST_JSON_BYTES);
     let format = PythonFormatter { style, level: 0, filled: false };
     let done = value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, format));
     done.map_err(|e| match e.io_error_kind() {
@@ -127,25 +128,8 @@ fn written(value: &impl Serialize, style: &Style) -> Result<String, Error> {
         }
         _ => no_json(e),
     })?;
-    String::from_utf8(text.0)
+    String::from_utf8(text.into_bytes())
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, "tojson: not UTF-8").with_source(e))
-}
-
-/// Text that ends with an error instead of filling the memory.
-struct Bounded(Vec<u8>);
-
-impl std::io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > MOST_JSON_BYTES {
-            return Err(std::io::ErrorKind::QuotaExceeded.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// How JSON is set.

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use minijinja::{Environment, Value};
-use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::sandbox::{self, Stopped, describe, stopped};
+use super::python;
 use crate::model::{ChatTemplateSources, SpecialTokenText};
+use crate::sandbox::{Failure, Stopped, Templates};
 
 /// The work one rendering may do: about this many template instructions, or 64 times as many bytes of text.
 /// A long conversation with tools costs some tens of thousands.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 500_000;
 
 /// The name under which a template is kept; it is what error messages show.
 const NAME: &str = "chat_template";
@@ -50,47 +49,69 @@ pub enum GenerationPrompt {
 /// A compiled chat template; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    env: Arc<Environment<'static>>,
+    templates: Arc<Templates>,
     /// The name of the template for conversations with tools.
     with_tools: &'static str,
 }
 
 impl ChatTemplate {
-    /// Compiles a template as `transformers` would: `trim_blocks`, `lstrip_blocks`, Python's methods.
+    /// Compiles a template as `transformers` would: `trim_blocks`, `lstrip_blocks`, Python's methods. Blocks.
     pub fn compile(source: &str, special: &SpecialTokenText) -> Result<Self, PromptError> {
         let default = source.to_owned();
         Self::compile_all(&ChatTemplateSources { default, tool_use: None }, special)
     }
 
-    /// Compiles the templates of a model.
+    /// Compiles the templates of a model. Blocks.
     pub fn compile_all(
         sources: &ChatTemplateSources,
         special: &SpecialTokenText,
     ) -> Result<Self, PromptError> {
-        let broken = |e: minijinja::Error| PromptError::Template(describe(&e));
-        let mut env = sandbox::environment(FUEL).map_err(broken)?;
+        let mut env = python::environment().map_err(|e| PromptError::Template(e.to_string()))?;
         for (name, token) in &special.others {
             env.add_global(name.clone(), token.clone());
         }
         env.add_global("bos_token", special.bos.clone().unwrap_or_default());
         env.add_global("eos_token", special.eos.clone().unwrap_or_default());
-        for (name, source) in [(NAME, Some(&sources.default)), (WITH_TOOLS, sources.tool_use.as_ref())] {
-            if let Some(source) = source {
-                env.add_template_owned(name, without_generation_marks(source)).map_err(broken)?;
-            }
-        }
+        let named = [(NAME, Some(&sources.default)), (WITH_TOOLS, sources.tool_use.as_ref())];
+        let named =
+            named.into_iter().filter_map(|(name, source)| Some((name, without_generation_marks(source?))));
+        let templates = Templates::compile(env, FUEL, named.collect());
+        let templates = templates
+            .map_err(|failure| PromptError::Template(failure.told("it is more than may be compiled")))?;
         let with_tools = if sources.tool_use.is_some() { WITH_TOOLS } else { NAME };
-        Ok(Self { env: Arc::new(env), with_tools })
+        Ok(Self { templates: Arc::new(templates), with_tools })
     }
 
     /// Renders messages; `extra` holds further variables that templates read, such as `tools` and `documents`, which are
     /// none where it does not have them.
-    pub fn render(
+    pub async fn render(
         &self,
         messages: &[Json],
         extra: &Map<String, Json>,
         generation: GenerationPrompt,
     ) -> Result<String, PromptError> {
+        let (name, context) = self.context(messages, extra, generation);
+        self.templates.render(name, context).await.map_err(classify)
+    }
+
+    /// The same. Blocks.
+    pub fn render_blocking(
+        &self,
+        messages: &[Json],
+        extra: &Map<String, Json>,
+        generation: GenerationPrompt,
+    ) -> Result<String, PromptError> {
+        let (name, context) = self.context(messages, extra, generation);
+        self.templates.render_blocking(name, context).map_err(classify)
+    }
+
+    /// The template for a conversation, and what it reads.
+    fn context(
+        &self,
+        messages: &[Json],
+        extra: &Map<String, Json>,
+        generation: GenerationPrompt,
+    ) -> (&'static str, Map<String, Json>) {
         let mut context = extra.clone();
         for name in ["tools", "documents"] {
             context.entry(name).or_insert(Json::Null);
@@ -98,9 +119,7 @@ impl ChatTemplate {
         let name = if context["tools"].is_null() { NAME } else { self.with_tools };
         context.insert("messages".into(), messages.iter().map(as_templates_read).collect());
         context.insert("add_generation_prompt".into(), Json::Bool(generation == GenerationPrompt::Add));
-        let context =
-            Value::deserialize(Json::Object(context)).map_err(|e| PromptError::Failed(e.to_string()))?;
-        self.env.get_template(name).and_then(|t| t.render(context)).map_err(|e| classify(&e))
+        (name, context)
     }
 }
 
@@ -117,8 +136,8 @@ fn as_templates_read(message: &Json) -> Json {
     Json::Object(members)
 }
 
-fn classify(error: &minijinja::Error) -> PromptError {
-    match stopped(error) {
+fn classify(failure: Failure) -> PromptError {
+    match failure.stopped {
         Stopped::Raised(why) => PromptError::Refused(why),
         Stopped::OutOfFuel => PromptError::OutOfFuel,
         Stopped::Failed(why) => PromptError::Failed(why),
@@ -168,7 +187,7 @@ mod tests {
     fn render(source: &str, messages: &Json, extra: Json) -> Result<String, PromptError> {
         let Json::Object(extra) = extra else { panic!("extra must be an object") };
         let messages = messages.as_array().unwrap();
-        ChatTemplate::compile(source, &special())?.render(messages, &extra, GenerationPrompt::Add)
+        ChatTemplate::compile(source, &special())?.render_blocking(messages, &extra, GenerationPrompt::Add)
     }
 
     #[test]
@@ -195,7 +214,7 @@ mod tests {
     fn the_generation_prompt_can_be_left_out() {
         let template = ChatTemplate::compile(CHATML, &special()).unwrap();
         let messages = [json!({"role": "user", "content": "hi"})];
-        let text = template.render(&messages, &Map::new(), GenerationPrompt::Omit).unwrap();
+        let text = template.render_blocking(&messages, &Map::new(), GenerationPrompt::Omit).unwrap();
         assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n");
     }
 
@@ -206,8 +225,9 @@ mod tests {
             tool_use: Some("{{ tools | length }}".into()),
         };
         let template = ChatTemplate::compile_all(&sources, &special()).unwrap();
-        let render =
-            |extra: Json| template.render(&[], extra.as_object().unwrap(), GenerationPrompt::Add).unwrap();
+        let render = |extra: Json| {
+            template.render_blocking(&[], extra.as_object().unwrap(), GenerationPrompt::Add).unwrap()
+        };
         assert_eq!(render(json!({"tools": [1, 2]})), "2");
         assert_eq!((render(json!({})), render(json!({"tools": null}))), ("None".into(), "None".into()));
     }

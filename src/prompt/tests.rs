@@ -23,7 +23,7 @@ fn given(variables: Json) -> Map<String, Json> {
 }
 
 fn system(prompt: &Prompt, variables: Json) -> Result<String, String> {
-    prompt.system(&given(variables)).map_err(|e| e.to_string())
+    prompt.system_blocking(&given(variables)).map_err(|e| e.to_string())
 }
 
 const DESK: &str = "---\nvariables:\n  shop: string\n  topics: { type: list, default: [orders] }\nexamples:\n\
@@ -34,7 +34,8 @@ const DESK: &str = "---\nvariables:\n  shop: string\n  topics: { type: list, def
 fn the_system_text_goes_first_then_the_examples_then_the_client() {
     let prompt = read(DESK).unwrap();
     let turns = [json!({"role": "user", "content": "hi"}), json!({"role": "assistant", "content": "yes?"})];
-    let wrapped = prompt.wrap(&turns, &given(json!({"shop": "{{ topics }}", "topics": ["a", "b"]}))).unwrap();
+    let wrapped =
+        prompt.wrap_blocking(&turns, &given(json!({"shop": "{{ topics }}", "topics": ["a", "b"]}))).unwrap();
     let wanted = [
         json!({"role": "system", "content": "- a\n- b\nYou answer for {{ topics }}."}),
         json!({"role": "user", "content": "{{ shop }}?"}),
@@ -54,13 +55,13 @@ fn what_the_client_instructs_at_first_is_added_below_the_prompts_own_text() {
         turn("user", "hi"),
         turn("system", "x"),
     ];
-    let wrapped = read("Be kind.\n").unwrap().wrap(&client, &Map::new()).unwrap();
+    let wrapped = read("Be kind.\n").unwrap().wrap_blocking(&client, &Map::new()).unwrap();
     let wanted =
         [turn("system", "Be kind.\n\nBe brief.\n\nNo jokes."), turn("user", "hi"), turn("system", "x")];
     assert_eq!(wrapped, wanted);
 
     let silent = read("---\nexamples: [{ user: a, assistant: b }]\n---\n").unwrap();
-    let wrapped = silent.wrap(&client, &Map::new()).unwrap();
+    let wrapped = silent.wrap_blocking(&client, &Map::new()).unwrap();
     let roles: Vec<_> = wrapped.iter().map(|m| m["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["system", "developer", "user", "assistant", "user", "system"]);
 }
@@ -78,7 +79,7 @@ fn a_variable_that_is_missing_unknown_or_of_another_kind_is_named() {
     ];
     let told: Vec<_> = faults
         .into_iter()
-        .map(|variables| match prompt.system(&given(variables)).unwrap_err() {
+        .map(|variables| match prompt.system_blocking(&given(variables)).unwrap_err() {
             WrapError::Variable { name, fault } => format!("{name}: {fault}"),
             other => panic!("{other:?}"),
         })
@@ -126,7 +127,7 @@ fn what_a_clients_values_make_of_a_template_is_the_requests_fault_and_bounded() 
     let raises =
         "{% if tone not in ['calm', 'warm'] %}{{ raise_exception('calm or warm') }}{% endif %}{{ tone }}";
     let raises = read(&format!("{front}{raises}")).unwrap();
-    let error = raises.system(&given(json!({"n": 1, "tone": "loud"}))).unwrap_err();
+    let error = raises.system_blocking(&given(json!({"n": 1, "tone": "loud"}))).unwrap_err();
     assert_eq!(error, WrapError::Refused("calm or warm".into()));
 }
 
@@ -159,7 +160,7 @@ proptest! {
     #[test]
     fn any_template_renders_or_says_why_not(body in "[a{}% #'x.|()*0-9\n-]{0,60}") {
         if let Ok(prompt) = read(&format!("---\nvariables: {{ a: {{ type: string, default: b }} }}\n---\n{body}!")) {
-            prop_assert!(prompt.system(&Map::new()).is_ok(), "it was tried out");
+            prop_assert!(prompt.system_blocking(&Map::new()).is_ok(), "it was tried out");
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::file::Prompt;
-use super::sandbox::{Stopped, stopped};
 use crate::config::{Example, Variable, VariableKind};
+use crate::sandbox::{Failure, Stopped};
 
 /// The longest system text that a prompt may give.
 const MOST_TEXT_BYTES: usize = 256 << 10;
@@ -69,8 +69,21 @@ impl VariableFault {
 impl Prompt {
     /// The conversation with the prompt around it. A system message that the client begins with is added to the
     /// prompt's own system text, below an empty line: templates expect one, and the operator's word comes first.
-    pub fn wrap(&self, messages: &[Json], given: &Map<String, Json>) -> Result<Vec<Json>, WrapError> {
-        let system = self.system(given)?;
+    pub async fn wrap(&self, messages: &[Json], given: &Map<String, Json>) -> Result<Vec<Json>, WrapError> {
+        let values = self.values(given)?;
+        Ok(self.around(messages, told(self.rendered(values).await)?))
+    }
+
+    /// The same. Blocks.
+    pub fn wrap_blocking(
+        &self,
+        messages: &[Json],
+        given: &Map<String, Json>,
+    ) -> Result<Vec<Json>, WrapError> {
+        Ok(self.around(messages, self.system_blocking(given)?))
+    }
+
+    fn around(&self, messages: &[Json], system: String) -> Vec<Json> {
         let instructs = |m: &&Json| m["role"] == "system" || m["role"] == "developer";
         let (instructions, turns) = messages.split_at(messages.iter().take_while(instructs).count());
         let mut out = Vec::with_capacity(1 + 2 * self.spec.examples.len() + messages.len());
@@ -87,23 +100,13 @@ impl Prompt {
             out.push(json!({"role": "assistant", "content": assistant}));
         }
         out.extend_from_slice(turns);
-        Ok(out)
+        out
     }
 
-    /// The system text, without the blank space around it.
-    pub fn system(&self, given: &Map<String, Json>) -> Result<String, WrapError> {
+    /// The system text, without the blank space around it. Blocks.
+    pub fn system_blocking(&self, given: &Map<String, Json>) -> Result<String, WrapError> {
         let values = self.values(given)?;
-        let text = self.rendered(values).map_err(|error| match stopped(&error) {
-            Stopped::Raised(why) => WrapError::Refused(why),
-            Stopped::Failed(why) => WrapError::Failed(why),
-            Stopped::OutOfFuel => {
-                WrapError::Failed("it did not finish within its bounds of work and memory".into())
-            }
-        })?;
-        match too_long(&text) {
-            None => Ok(text),
-            Some(why) => Err(WrapError::Failed(why)),
-        }
+        told(self.rendered_blocking(values))
     }
 
     /// The value of each variable: the client's, else the default.
@@ -123,6 +126,21 @@ impl Prompt {
             }
         };
         variables.iter().map(value).collect()
+    }
+}
+
+/// What a client is told of a rendering.
+fn told(rendered: Result<String, Failure>) -> Result<String, WrapError> {
+    let text = rendered.map_err(|failure| match failure.stopped {
+        Stopped::Raised(why) => WrapError::Refused(why),
+        Stopped::Failed(why) => WrapError::Failed(why),
+        Stopped::OutOfFuel => {
+            WrapError::Failed("it did not finish within its bounds of work and memory".into())
+        }
+    })?;
+    match too_long(&text) {
+        None => Ok(text),
+        Some(why) => Err(WrapError::Failed(why)),
     }
 }
 

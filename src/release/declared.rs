@@ -12,7 +12,7 @@ use super::changes::{Change, Releases};
 use super::error::ReleaseError;
 use super::experiment::Experiments;
 use super::flags;
-use super::owner::{Owner, audit_line};
+use super::owner::{Owner, append, audit_line};
 use super::running::Running;
 use super::table::Routes;
 use super::view::AuditAction;
@@ -24,6 +24,8 @@ use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 pub struct Declared {
     /// All its versions.
     pub versions: BTreeSet<VersionName>,
+    /// The version that is to have all traffic, if one is named.
+    pub wanted: Option<VersionName>,
     /// Its first route, used where the store has none yet.
     pub first_route: BTreeMap<VersionName, Weight>,
     /// Its flag (under `None`) and those of its versions, used until an operator sets others. What is not here lets
@@ -64,32 +66,75 @@ fn shared(declared: BTreeMap<ModelName, Declared>) -> BTreeMap<ModelName, Arc<De
 
 impl Owner {
     /// Swaps what is declared, and the flags that no operator has set. Refused, with nothing changed, where a version is
-    /// missing that is needed.
+    /// missing that is needed, unless what the configuration wants takes its traffic away: that is done first.
     pub(super) async fn redeclare(&self, new: Redeclare) -> Result<(), ReleaseError> {
         let Redeclare { declared, news, by } = new;
-        for (model, now) in &*self.declared.0.load_full() {
-            let after = declared.get(model).map(|declared| &declared.versions);
-            for version in now.versions.iter().filter(|v| !after.is_some_and(|after| after.contains(*v))) {
-                let version = VersionRef { model: model.clone(), version: version.clone() };
-                can_leave(version, (&self.routes, &self.rollouts, &self.experiments))?;
-            }
-        }
+        let before = self.declared.0.load_full();
+        let taken_back = self.taken_back(&before, &declared).await?;
         let flags = flags::restored(&self.store, &declared).await?;
+        for (model, version) in taken_back {
+            self.follow_back(&model, &version, &by).await?;
+        }
         for (model, news) in news {
             self.store.record(&audit_line(&model, AuditAction::Configure, news, &by)).await?;
         }
+        for (model, now) in &declared {
+            let was = before.get(model).and_then(|before| before.wanted.as_ref());
+            if let (Some(was), None) = (was, &now.wanted) {
+                let detail = format!("no version (was {was})");
+                let line = audit_line(model, AuditAction::Configure, detail, &by);
+                self.store.forget_wanted(model, &line).await?;
+            }
+            self.forget_points(model, &now.versions, &by).await?;
+        }
         let mut table = (*self.routes.snapshot()).clone();
         for (model, flags) in flags {
-            let (route, versions) =
-                (table.get(&model), declared.get(&model).map(|declared| &declared.versions));
-            if let Some((route, versions)) = route.zip(versions) {
-                // a version that leaves can no longer be rolled back to
-                table = table.with(&model, route.leading_back_to(versions));
-            }
             table = table.with_flags(&model, flags);
         }
         self.declared.0.store(Arc::new(shared(declared)));
         self.routes.publish(table);
+        Ok(())
+    }
+
+    /// The models whose users get back what they had because a version leaves that they have now.
+    async fn taken_back(
+        &self,
+        before: &BTreeMap<ModelName, Arc<Declared>>,
+        declared: &BTreeMap<ModelName, Declared>,
+    ) -> Result<BTreeMap<ModelName, VersionName>, ReleaseError> {
+        let mut taken_back = BTreeMap::new();
+        for (model, now) in before {
+            let after = declared.get(model);
+            let leaves =
+                |version: &&VersionName| !after.is_some_and(|after| after.versions.contains(*version));
+            for version in now.versions.iter().filter(leaves) {
+                let leaving = VersionRef { model: model.clone(), version: version.clone() };
+                let Err(needed) = can_leave(leaving, (&self.routes, &self.rollouts, &self.experiments))
+                else {
+                    continue;
+                };
+                let Some(wanted) = after.and_then(|after| after.wanted.as_ref()) else { return Err(needed) };
+                if !self.takes_back(model, wanted).await? {
+                    return Err(needed);
+                }
+                taken_back.insert(model.clone(), wanted.clone());
+            }
+        }
+        Ok(taken_back)
+    }
+
+    /// A version that leaves can no longer be rolled back to, nor one that comes back under its name as something else.
+    async fn forget_points(
+        &self,
+        model: &ModelName,
+        versions: &BTreeSet<VersionName>,
+        by: &Change,
+    ) -> Result<(), ReleaseError> {
+        let table = self.routes.snapshot();
+        if let Some(next) = table.get(model).and_then(|route| route.leading_back_to(versions)) {
+            append(&self.store, model, &next, AuditAction::Configure, by).await?;
+            self.routes.publish(table.with(model, next));
+        }
         Ok(())
     }
 }
@@ -114,6 +159,13 @@ pub(super) fn can_leave(
 }
 
 impl Releases {
+    /// Whether a rollback may go to a version, now or later.
+    pub fn leads_back_to(&self, version: &VersionRef) -> bool {
+        let table = self.routes().snapshot();
+        let points = table.get(&version.model).map(|route| &route.rollback_points);
+        points.is_some_and(|points| points.iter().any(|point| point.version == version.version))
+    }
+
     /// Whether a version may leave the configuration: nobody is routed to it, and nothing compares it with another.
     pub fn can_leave(&self, version: &VersionRef) -> Result<(), ReleaseError> {
         can_leave(version.clone(), (&self.routes(), self.rollouts(), self.experiments()))

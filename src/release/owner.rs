@@ -144,7 +144,9 @@ impl Owner {
 }
 
 pub(super) fn restored(row: RouteRow, declared: &Declared) -> Result<Route, ReleaseError> {
-    if let Some(version) = row.weights.keys().find(|v| !declared.versions.contains(v)) {
+    // a wish takes its traffic to what is declared; until then another version stands in
+    let is_followed = declared.wanted.is_some();
+    if let Some(version) = row.weights.keys().find(|v| !is_followed && !declared.versions.contains(v)) {
         return Err(ReleaseError::Undeclared { model: row.model, version: version.clone() });
     }
     // a version that has left the configuration can no longer be rolled back to
@@ -166,7 +168,7 @@ pub(super) async fn first_route(
     Ok(route)
 }
 
-async fn append(
+pub(super) async fn append(
     store: &Store,
     model: &ModelName,
     route: &Route,

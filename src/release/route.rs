@@ -64,11 +64,11 @@ impl Route {
         Some(Self { revision: self.revision + 1, weights, owners, rollback_points })
     }
 
-    /// The same revision, without what a rollback could go to and that is none of these.
-    pub(super) fn leading_back_to(&self, versions: &BTreeSet<VersionName>) -> Self {
-        let mut route = self.clone();
-        route.rollback_points.retain(|point| versions.contains(&point.version));
-        route
+    /// The next revision, without what a rollback could go to and that is none of these; `None` where all are.
+    pub(super) fn leading_back_to(&self, versions: &BTreeSet<VersionName>) -> Option<Self> {
+        let mut next = Self { revision: self.revision + 1, ..self.clone() };
+        next.rollback_points.retain(|point| versions.contains(&point.version));
+        (next.rollback_points.len() < self.rollback_points.len()).then_some(next)
     }
 
     /// Rebuilds a stored route.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::flag::{ChosenBy, DecidedBy, Evaluation, Flags, Traits};
+use super::flag::{Canned, Choice, ChosenBy, DecidedBy, Evaluation, Flags, Traits};
 use super::route::Route;
 use super::sticky::{StickyKey, bucket_with_seed, seed_of};
 use crate::ids::{ModelName, VersionName};
@@ -53,12 +53,31 @@ impl RouteTable {
 /// What a key resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
-    /// The version that answers; none where a flag refuses the key.
-    pub version: Option<VersionName>,
+    /// Who answers.
+    pub to: Destination,
     /// The route's revision that said so.
     pub revision: u64,
-    /// Whether the route or a flag over it said so.
-    pub chosen_by: ChosenBy,
+}
+
+/// Who answers a key's requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A version, which the route, or a flag over it, has chosen.
+    Version(VersionName, ChosenBy),
+    /// A flag, by a text.
+    Canned(Canned),
+    /// Nobody: a flag refuses the key.
+    Nobody,
+}
+
+impl Resolution {
+    /// The version that answers, if one does.
+    pub fn version(&self) -> Option<&VersionName> {
+        match &self.to {
+            Destination::Version(version, _) => Some(version),
+            Destination::Canned(_) | Destination::Nobody => None,
+        }
+    }
 }
 
 /// The shared, swappable table. Cloning it clones a pointer; reading it takes no lock.
@@ -70,12 +89,12 @@ impl Routes {
     pub fn resolve(&self, model: &ModelName, key: &StickyKey, traits: &Traits) -> Option<Resolution> {
         let table = self.0.load();
         let Entry { seed, route, flags } = table.0.get(model)?;
-        let chosen = flags.choose(route, bucket_with_seed(key, *seed), key, traits);
-        Some(Resolution {
-            version: chosen.map(|(version, _)| version.clone()),
-            revision: route.revision(),
-            chosen_by: chosen.map_or(ChosenBy::Flag, |(_, by)| by),
-        })
+        let to = match flags.choose(route, bucket_with_seed(key, *seed), key, traits) {
+            Choice::Version(version, by) => Destination::Version(version.clone(), by),
+            Choice::Canned(canned) => Destination::Canned(canned),
+            Choice::Refused => Destination::Nobody,
+        };
+        Some(Resolution { to, revision: route.revision() })
     }
 
     /// Whether the flag of a version lets a key in.
@@ -119,7 +138,7 @@ impl Routes {
         let table = self.0.load();
         let Entry { seed, route, flags } = table.0.get(model)?;
         let bucket = bucket_with_seed(key, *seed);
-        let version = flags.choose(route, bucket, key, traits).map(|(version, _)| version.clone());
+        let version = flags.choose(route, bucket, key, traits).version().cloned();
         let (of_model, of_version) =
             (flags.evaluate(None, key, traits), flags.evaluate(Some(route.owner(bucket)), key, traits));
         let shares = Evaluation { lets_in: true, decided_by: DecidedBy::Percentage };

@@ -65,6 +65,8 @@ pub enum AuditAction {
     Unload,
     /// Requests of a version that was being drained were cut off at the deadline.
     CutOff,
+    /// An operator has read an answer, and what a user had asked.
+    ReadAnswer,
 }
 
 impl AuditAction {
@@ -82,6 +84,7 @@ impl AuditAction {
             Self::LoadFailed => "load_failed",
             Self::Unload => "unload",
             Self::CutOff => "cut_off",
+            Self::ReadAnswer => "read_answer",
         }
     }
 }

@@ -3,13 +3,15 @@
 //! A wish is acted on once, and the store says which was last. What came of it is the rollout's affair from then on: one
 //! that is aborted is not begun again because the file still says so.
 
+use std::collections::BTreeMap;
+
 use super::changes::{Begin, Change, Kind, OnConflict};
 use super::error::ReleaseError;
 use super::owner::{Owner, audit_line};
 use super::rollout::{Command, Event, Rollout, RolloutId};
 use super::route::Route;
 use super::view::AuditAction;
-use crate::ids::VersionName;
+use crate::ids::{ModelName, VersionName, VersionRef, Weight};
 
 /// What a wish comes to, as matters stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +20,9 @@ pub enum Intent {
     InForce,
     /// Nothing: this rollout is on its way there.
     UnderWay(RolloutId),
-    /// The rollout that runs would lead away from the version, which has most traffic still: it is aborted.
-    Abort(RolloutId),
-    /// The version had all traffic before: it gets it back at once.
-    SwitchBack {
-        /// The rollout that is aborted first, if one runs.
+    /// The version has had all traffic before, or what has it is gone: it gets it at once.
+    TakeBack {
+        /// The rollout that is aborted for it, if one runs.
         aborts: Option<RolloutId>,
     },
     /// The version is new to users: it is rolled out.
@@ -32,18 +32,27 @@ pub enum Intent {
     },
 }
 
-/// What it comes to that a model is to have this version.
-pub fn intent(wanted: &VersionName, route: &Route, running: Option<&Rollout>) -> Intent {
-    let was_stable = route.rollback_points.iter().any(|point| point.version == *wanted);
+/// What it comes to that a model is to have this version. `is_declared` tells of the model's other versions: one that has left
+/// the configuration cannot be compared with.
+pub fn intent(
+    wanted: &VersionName,
+    route: &Route,
+    running: Option<&Rollout>,
+    is_declared: impl Fn(&VersionName) -> bool,
+) -> Intent {
+    let id = running.map(|rollout| rollout.id);
     match running {
-        Some(rollout) if rollout.canary == *wanted => Intent::UnderWay(rollout.id),
-        Some(rollout) if rollout.stable == *wanted => Intent::Abort(rollout.id),
-        running if was_stable && route.stable_alone() != Some(wanted) => {
-            Intent::SwitchBack { aborts: running.map(|rollout| rollout.id) }
-        }
-        Some(rollout) => Intent::RollOut { supersedes: Some(rollout.id) },
-        None if route.stable_alone() == Some(wanted) => Intent::InForce,
-        None => Intent::RollOut { supersedes: None },
+        Some(rollout) if rollout.canary == *wanted => return Intent::UnderWay(rollout.id),
+        Some(rollout) if rollout.stable == *wanted => return Intent::TakeBack { aborts: id },
+        None if route.stable_alone() == Some(wanted) => return Intent::InForce,
+        _ => {}
+    }
+    let was_stable = route.rollback_points.iter().any(|point| point.version == *wanted);
+    let stable = running.map_or(route.stable(), |rollout| &rollout.stable);
+    if was_stable || !is_declared(stable) {
+        Intent::TakeBack { aborts: id }
+    } else {
+        Intent::RollOut { supersedes: id }
     }
 }
 
@@ -64,29 +73,100 @@ impl Owner {
         if before.as_ref() == Some(&version) {
             return Ok(Followed::Before);
         }
-        let table = self.routes.snapshot();
-        let route = table.get(&model).ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
-        let running = self.rollouts.get(&model);
-        let intent = intent(&version, route, running.as_deref());
-        let abort = || Event::Operator { command: Command::Abort, by: by.clone() };
+        let intent = self.intent(&model, &version)?;
         match intent {
             Intent::InForce | Intent::UnderWay(_) => {}
-            Intent::Abort(id) => drop(self.move_rollout(&model, id, abort()).await?),
-            Intent::SwitchBack { aborts } => {
-                if let Some(id) = aborts {
-                    self.move_rollout(&model, id, abort()).await?;
-                }
-                self.apply(&model, Kind::RollbackTo(version.clone()), by).await?;
-            }
+            Intent::TakeBack { aborts } => self.take_back(&model, &version, aborts, by).await?,
             Intent::RollOut { .. } => {
                 let begin = Begin { conflict: OnConflict::Supersede, ..begin };
                 self.begin(begin, by).await?;
             }
         }
-        let was = before.map(|before| format!(" (was {before})")).unwrap_or_default();
-        let detail = format!("version {version}{was}");
-        let line = audit_line(&model, AuditAction::Configure, detail, by);
-        self.store.set_wanted(&model, &version, &line).await?;
+        self.followed(&model, &version, before.as_ref(), by).await?;
         Ok(Followed::Now(intent))
+    }
+
+    /// Gives a version all traffic by a wish that takes it back, if that is what the wish comes to; whether it was.
+    pub(super) async fn follow_back(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        by: &Change,
+    ) -> Result<(), ReleaseError> {
+        if let Intent::TakeBack { aborts } = self.intent(model, version)? {
+            let before = self.store.wanted(model).await?;
+            self.take_back(model, version, aborts, by).await?;
+            self.followed(model, version, before.as_ref(), by).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a wish that was not acted on yet takes traffic back; an error where the version could not take it now.
+    pub(super) async fn takes_back(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+    ) -> Result<bool, ReleaseError> {
+        let takes_back = matches!(self.intent(model, version)?, Intent::TakeBack { .. });
+        if !takes_back || self.store.wanted(model).await?.as_ref() == Some(version) {
+            return Ok(false);
+        }
+        self.is_ready(model, version).map(|()| true)
+    }
+
+    fn intent(&self, model: &ModelName, version: &VersionName) -> Result<Intent, ReleaseError> {
+        let table = self.routes.snapshot();
+        let unknown = || ReleaseError::UnknownModel { model: model.clone() };
+        let (route, declared) =
+            (table.get(model).ok_or_else(unknown)?, self.declared.get(model).ok_or_else(unknown)?);
+        let running = self.rollouts.get(model);
+        Ok(intent(version, route, running.as_deref(), |version| declared.versions.contains(version)))
+    }
+
+    fn is_ready(&self, model: &ModelName, version: &VersionName) -> Result<(), ReleaseError> {
+        let version = VersionRef { model: model.clone(), version: version.clone() };
+        if self.readiness.is_ready(&version) { Ok(()) } else { Err(ReleaseError::NotHot { version }) }
+    }
+
+    async fn take_back(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        aborts: Option<RolloutId>,
+        by: &Change,
+    ) -> Result<(), ReleaseError> {
+        // before anything is aborted for its sake
+        self.is_ready(model, version)?;
+        if let Some(running) = self.experiments.get(model).filter(|experiment| experiment.control == *version)
+        {
+            return Err(ReleaseError::ExperimentRuns { model: model.clone(), id: running.id });
+        }
+        if let Some(id) = aborts {
+            let abort = Event::Operator { command: Command::Abort, by: by.clone() };
+            self.move_rollout(model, id, abort).await?;
+        }
+        let table = self.routes.snapshot();
+        let route = table.get(model).ok_or_else(|| ReleaseError::UnknownModel { model: model.clone() })?;
+        if route.stable_alone() == Some(version) {
+            return Ok(());
+        }
+        let kind = if route.rolled_back_to(version).is_some() {
+            Kind::RollbackTo(version.clone())
+        } else {
+            Kind::SetWeights(BTreeMap::from([(version.clone(), Weight::FULL)]))
+        };
+        self.apply(model, kind, by).await.map(drop)
+    }
+
+    async fn followed(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        before: Option<&VersionName>,
+        by: &Change,
+    ) -> Result<(), ReleaseError> {
+        let was = before.map(|before| format!(" (was {before})")).unwrap_or_default();
+        let line = audit_line(model, AuditAction::Configure, format!("version {version}{was}"), by);
+        Ok(self.store.set_wanted(model, version, &line).await?)
     }
 }

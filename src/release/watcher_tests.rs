@@ -59,6 +59,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("state.db")).await.unwrap();
         let declared = Declared {
+            wanted: None,
             versions: ["v1", "v2", "v3"].map(name).into(),
             first_route: BTreeMap::from([(name("v1"), Weight::FULL)]),
             flags: BTreeMap::new(),

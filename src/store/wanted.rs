@@ -19,6 +19,18 @@ impl Store {
         .await
     }
 
+    /// Writes down that the configuration wants no version any more, with its audit line, both or neither.
+    pub async fn forget_wanted(&self, model: &ModelName, line: &NewAudit) -> Result<(), StoreError> {
+        self.within(async {
+            let mut writing = self.writing(Writes::Lines).await?;
+            let forget = sqlx::query("DELETE FROM wanted_versions WHERE model = $1").bind(model.as_str());
+            forget.execute(&mut **writing).await?;
+            audit::insert(&mut writing, line).await?;
+            writing.commit().await
+        })
+        .await
+    }
+
     /// Writes down that a wish was acted on, with its audit line, both or neither.
     pub async fn set_wanted(
         &self,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use super::samples::{EngineSample, ResidencySample, RouteSample, sampled};
-use crate::ids::{ModelName, VersionRef};
+use crate::ids::{ModelName, VersionName, VersionRef};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,6 +127,7 @@ struct Inner {
     first_token: HistogramVec,
     tokens: IntCounterVec,
     fallbacks: IntCounterVec,
+    flag_answers: IntCounterVec,
     loads: IntCounterVec,
     checked: IntCounterVec,
     checks: IntCounterVec,
@@ -185,6 +186,11 @@ impl Metrics {
         let fallbacks = counters(
             "fallbacks_total",
             "Requests whose own version was not hot and that another version answered.",
+            &VERSION,
+        )?;
+        let flag_answers = counters(
+            "flag_answers_total",
+            "Requests that a flag answered by a text; version is empty where the flag is the model's.",
             &VERSION,
         )?;
         let loads = counters("loads_total", "Loads of versions by result.", &["model", "version", "result"])?;
@@ -246,6 +252,7 @@ impl Metrics {
             first_token,
             tokens,
             fallbacks,
+            flag_answers,
             loads,
             checked,
             checks,
@@ -299,6 +306,13 @@ impl Metrics {
     /// The version that a key belongs to was not hot, and another answered.
     pub fn fell_back(&self, wanted: &VersionRef) {
         self.0.fallbacks.with_label_values(&labels(wanted)).inc();
+    }
+
+    /// A flag of a model, or of a version of it, answered in the place of a version.
+    pub fn flag_answered(&self, model: &ModelName, version: Option<&VersionName>) {
+        self.count(model.as_str(), "", Outcome::Ok);
+        let version = version.map_or("", VersionName::as_str);
+        self.0.flag_answers.with_label_values(&[model.as_str(), version]).inc();
     }
 
     /// A load ended.
@@ -427,6 +441,7 @@ mod tests {
         metrics.observation_dropped(&v1.model);
         metrics.mirrored(&v1, MirrorOutcome::Late);
         metrics.fell_back(&v1);
+        metrics.flag_answered(&v1.model, Some(&v1.version));
         metrics.webhook_attempted("slack-1", WebhookOutcome::Delivered);
         metrics.webhook_given_up("slack-1");
         metrics.config_applied(ConfigNews::Another);

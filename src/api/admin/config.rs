@@ -64,7 +64,7 @@ pub struct WishAnswer {
 pub struct PlanBody {
     /// The text of its file. Paths in it are relative to the file of the server's own.
     pub config: String,
-    /// The text of what is laid over it, if something is.
+    /// The text of what is laid over it. Where none is given and the server has an overlay, that is laid over it.
     pub overlay: Option<String>,
 }
 
@@ -87,6 +87,27 @@ impl ConfigAnswer {
             since: since.to_string(),
             refused: refused.map(|refused| RefusedAnswer { at: refused.at.to_string(), why: refused.why }),
             versions: gateway.wishes().into_iter().map(WishAnswer::from).collect(),
+        }
+    }
+}
+
+impl ConfigAnswer {
+    /// The same without what only operators are to read: paths and texts of a configuration.
+    pub(in crate::api) fn withheld(self) -> Self {
+        const ELSEWHERE: &str = "withheld; the operators' listener tells, at /admin/config";
+        let withheld = |why: Option<String>| why.map(|_| ELSEWHERE.to_owned());
+        let name =
+            |path: String| PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned());
+        Self {
+            file: name(self.file).unwrap_or_default(),
+            overlay: self.overlay.and_then(name),
+            refused: self.refused.map(|refused| RefusedAnswer { why: ELSEWHERE.to_owned(), ..refused }),
+            versions: self
+                .versions
+                .into_iter()
+                .map(|wish| WishAnswer { why: withheld(wish.why), ..wish })
+                .collect(),
+            ..self
         }
     }
 }
@@ -133,8 +154,15 @@ pub(in crate::api) async fn plan_config(
 
 /// Reads the texts as if they stood in the server's own files.
 fn read(status: &ConfigStatus, body: &PlanBody) -> Result<Config, String> {
-    let overlay = status.overlay.clone().unwrap_or_else(|| PathBuf::from("overlay"));
-    let overlay = body.overlay.as_deref().map(|text| (text, overlay.as_path()));
+    let own = |file: &PathBuf| {
+        std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
+    };
+    let text = match (&body.overlay, &status.overlay) {
+        (Some(text), _) => Some(text.clone()),
+        (None, overlay) => overlay.as_ref().map(own).transpose()?,
+    };
+    let file = status.overlay.clone().unwrap_or_else(|| PathBuf::from("overlay"));
+    let overlay = text.as_deref().map(|text| (text, file.as_path()));
     let env = |name: &str| std::env::var(name).ok();
     let config = config::parse_over(&body.config, &status.file, overlay, &env);
     let config = config.map_err(|errors| errors.to_string())?;

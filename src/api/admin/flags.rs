@@ -30,9 +30,9 @@ pub struct FlagBody {
     #[serde(default)]
     #[schema(value_type = Option<Vec<Object>>)]
     pub cohorts: Option<Vec<Cohort>>,
-    /// What the others get: `refuse`, a version, or, of a version's flag, `rest`.
+    /// What the others get: `refuse`, a version, of a version's flag `rest`, or a text: `{"answer": "We are back at noon."}`.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<Value>)]
     pub otherwise: Option<Otherwise>,
     /// Why, for the audit log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,8 +50,8 @@ pub struct FlagAnswer {
     /// Who may be let in; empty: everybody.
     #[schema(value_type = Vec<Object>)]
     pub cohorts: Vec<Cohort>,
-    /// What the others get.
-    #[schema(value_type = String)]
+    /// What the others get: a word, or `{"answer": "..."}`.
+    #[schema(value_type = Value)]
     pub otherwise: Otherwise,
 }
 

@@ -18,7 +18,7 @@ use super::types::{
     AuditAnswer, AuditLine, ChangeBody, LoadBody, ModelsAnswer, RollbackTarget, RouteAnswer, RouteBody,
     UnloadAnswer, UnloadBody, VersionAnswer,
 };
-use super::{config, experiments, flags, replicas, rollouts, webhooks};
+use super::{config, experiments, flags, replicas, responses, rollouts, webhooks};
 use crate::api::body::{read_object, typed};
 use crate::api::error::{ApiError, ErrorBody, shown};
 use crate::api::extract::PathParam;
@@ -67,6 +67,7 @@ pub fn admin_router(gateway: Gateway, server: &ServerConfig) -> Router {
         .route("/admin/models/{model}/experiment/stop", post(experiments::stop_experiment))
         .route("/admin/config", get(config::get_config))
         .route("/admin/config/plan", post(config::plan_config))
+        .route("/admin/responses/{id}", get(responses::get_response))
         .route("/admin/audit", get(audit))
         .route("/admin/replica", get(replicas::get_replica))
         .route("/admin/webhooks", get(webhooks::get_webhooks))
@@ -315,6 +316,7 @@ impl From<AdminError> for ApiError {
             AdminError::UnknownModel(_)
             | AdminError::Release(ReleaseError::UnknownModel { .. })
             | AdminError::Residency(ResidencyError::Unknown(_)) => not_found("model_not_found", message),
+            AdminError::NoAnswer { .. } => not_found("response_not_found", message),
             AdminError::Release(ReleaseError::UnknownVersion { .. } | ReleaseError::SumNot100 { .. }) => {
                 Self::parameter("invalid_value", "weights", message)
             }

@@ -6,6 +6,7 @@ mod flags;
 mod guard;
 mod handlers;
 mod replicas;
+mod responses;
 mod rollouts;
 mod types;
 mod webhooks;
@@ -23,6 +24,8 @@ pub(super) use handlers::{
     __path_unload,
 };
 
+pub(super) use responses::__path_get_response;
+
 pub(super) use rollouts::{
     __path_begin_rollout, __path_command_rollout, __path_get_rollout, __path_rollout_history,
 };
@@ -39,6 +42,7 @@ pub use experiments::{
 pub use flags::{FlagAnswer, FlagBody, FlagsAnswer};
 pub use handlers::admin_router;
 pub use replicas::{LeaderAnswer, ReplicaAnswer};
+pub use responses::{KeptCall, KeptChoiceAnswer, KeptResponse};
 pub use rollouts::{Conflict, CurrentRollout, RolloutAnswer, RolloutBody, RolloutHistory, RolloutTransition};
 pub use types::{
     AuditAnswer, AuditLine, ChangeBody, LoadBody, LoadTarget, ModelAnswer, ModelsAnswer, ResidencyAnswer,

@@ -33,7 +33,7 @@ pub(in crate::api) async fn chat_completions(
     Object(map): Object,
 ) -> Result<Response, ApiError> {
     let Asked { answer, model, delivery, logprobs } = ask(&state, &mut caller, &map).await?;
-    let version = answer.version.clone();
+    let by = answer.by.clone();
     let envelope = Envelope::new("chatcmpl-", &model, &answer);
     let response = match delivery {
         Delivery::Whole => Json(chat_response::whole(answer, envelope, logprobs).await?).into_response(),
@@ -42,7 +42,7 @@ pub(in crate::api) async fn chat_completions(
             events(answer, chunks)
         }
     };
-    Ok(with_headers(response, &version, &caller))
+    Ok(with_headers(response, &by, &caller))
 }
 
 /// A conversation that is being answered.
@@ -62,9 +62,9 @@ impl Asked {
         writer: impl FnOnce(&str, &Answer) -> W,
     ) -> Result<Response, ApiError> {
         let Self { answer, model, delivery, .. } = self;
-        let version = answer.version.clone();
+        let by = answer.by.clone();
         let writer = writer(&model, &answer);
-        Ok(with_headers(added(answer, delivery, writer).await?, &version, caller))
+        Ok(with_headers(added(answer, delivery, writer).await?, &by, caller))
     }
 }
 

@@ -41,7 +41,7 @@ pub(in crate::api) async fn completions(
         decoding: request.decoding,
     };
     let answer = state.gateway.complete(command).await?;
-    let version = answer.version.clone();
+    let by = answer.by.clone();
     let envelope = Envelope::new("cmpl-", &model, &answer);
     let response = match request.delivery {
         Delivery::Whole => {
@@ -54,5 +54,5 @@ pub(in crate::api) async fn completions(
             events(answer, CompletionChunks { envelope, echoes, offsets, usage })
         }
     };
-    Ok(with_headers(response, &version, &caller))
+    Ok(with_headers(response, &by, &caller))
 }

@@ -15,9 +15,8 @@ use super::decoding::Delivery;
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
 use crate::gateway::{Answer, Decoding, Delta, Ending, GatewayError, Totals};
-use crate::ids::VersionRef;
 
-/// The version that answered, as `model@version`.
+/// The version that answered, as `model@version`; where a flag did, `flag:` and what it is of.
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-switchback-version");
 
 /// Tokens of a request and its answer.
@@ -116,11 +115,11 @@ pub(super) fn finish_word(reason: Ending) -> &'static str {
 /// Puts the version, and a key that was given to the connection, on the answer.
 pub(in crate::api) fn with_headers(
     mut response: Response,
-    version: &VersionRef,
+    by: &impl std::fmt::Display,
     caller: &Caller,
 ) -> Response {
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::try_from(version.to_string()) {
+    if let Ok(value) = HeaderValue::try_from(by.to_string()) {
         headers.insert(VERSION_HEADER, value);
     }
     caller.tell_given_key(headers);

@@ -151,10 +151,7 @@ fn probe(
         let (key, traits) = (StickyKey::from_user("probe"), Traits::default());
         loop {
             let elapsed = start.elapsed();
-            if routes
-                .resolve(&model, &key, &traits)
-                .is_some_and(|found| found.version.as_ref() == Some(&target))
-            {
+            if routes.resolve(&model, &key, &traits).is_some_and(|found| found.version() == Some(&target)) {
                 return Some(elapsed);
             }
             if elapsed > Duration::from_secs(10) {

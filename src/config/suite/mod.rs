@@ -6,6 +6,7 @@
 //! its line. An assertion that only promptfoo can compute is kept as [`AssertionKind::Foreign`], for who runs the suite to
 //! refuse or to leave out.
 
+mod append;
 mod assertion;
 mod cases;
 mod read;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value as Json};
 
 use super::checks::Expect;
 
+pub use append::{AppendError, NewCase, with_case};
 pub use read::{parse_suite, read_suite};
 
 /// A suite.

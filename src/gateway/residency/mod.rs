@@ -43,6 +43,15 @@ pub(in crate::gateway) struct Blueprint {
     pub(in crate::gateway) kv: KvPlan,
 }
 
+/// What decides a version's answers, as the configuration has it.
+type Identity<'a> = (&'a ImageRef, Option<Digest>, Quantize, Option<&'a AdapterRef>, Option<&'a PromptRef>);
+
+impl Blueprint {
+    fn identity(&self) -> Identity<'_> {
+        (&self.image, self.digest, self.quantize, self.adapter.as_ref(), self.prompt.as_ref())
+    }
+}
+
 /// How far a load goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadTo {
@@ -171,6 +180,11 @@ impl Residency {
     pub(in crate::gateway) async fn first_load(&self, version: &VersionRef, to: LoadTo) {
         // The failure is in the version's state, in the log and in the metrics.
         let _ = self.load(version, to).await;
+        self.first_load_is_over(version);
+    }
+
+    /// Says that the first load of a version is no longer to come.
+    pub(in crate::gateway) fn first_load_is_over(&self, version: &VersionRef) {
         self.0.awaited.rcu(|awaited| {
             let mut awaited = BTreeSet::clone(awaited);
             awaited.remove(version);
@@ -215,10 +229,14 @@ impl Residency {
         let _turn = self.0.loads.acquire().await;
         let started = std::time::Instant::now();
         let (version, was_warm) = (load.version.clone(), load.was_warm.clone());
-        let this = self.clone();
-        let result = tokio::task::spawn_blocking(move || this.load_blocking(&load))
-            .await
-            .unwrap_or_else(|e| Err(format!("the load panicked: {e}")));
+        let (this, blueprints) = (self.clone(), self.0.blueprints.load_full());
+        let plan = blueprints.get(&version).cloned();
+        let loaded = tokio::task::spawn_blocking(move || {
+            this.load_blocking(&load, plan.as_ref().ok_or("it is not in the configuration")?)
+        });
+        let result = loaded.await.unwrap_or_else(|e| Err(format!("the load panicked: {e}")));
+        let result =
+            result.and_then(|state| self.is_still(&version, blueprints.get(&version)).map(|()| state));
         self.0.metrics.loaded(&version, result.is_ok());
         match result {
             Ok(state) => {
@@ -236,10 +254,19 @@ impl Residency {
         }
     }
 
-    fn load_blocking(&self, load: &Load) -> Result<State, String> {
+    /// Refuses what a version was when its load began, if the configuration has changed that meanwhile.
+    fn is_still(&self, version: &VersionRef, was: Option<&Blueprint>) -> Result<(), String> {
+        let now = self.0.blueprints.load();
+        let changed = was.zip(now.get(version)).is_some_and(|(was, now)| was.identity() != now.identity());
+        if changed {
+            Err("the configuration changed it while it was being loaded".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn load_blocking(&self, load: &Load, plan: &Blueprint) -> Result<State, String> {
         let Load { version, was_warm, to, progress } = load;
-        let blueprints = self.0.blueprints.load_full();
-        let plan = blueprints.get(version).ok_or("it is not in the configuration")?;
         tracing::info!(%version, "loading");
         let prepared = match was_warm {
             Some(warm) => Arc::clone(&warm.prepared),
@@ -428,10 +455,9 @@ impl Residency {
     /// Ends a load that this caller began: from `Loading` nothing else leads away. Of a version that has left the
     /// configuration meanwhile, nothing is kept.
     pub(in crate::gateway) fn put(&self, version: &VersionRef, state: &State) {
-        let is_declared = self.0.blueprints.load().contains_key(version);
         self.0.table.rcu(|table| {
             let mut table = Table::clone(table);
-            if is_declared {
+            if self.0.blueprints.load().contains_key(version) {
                 table.insert(version.clone(), state.clone());
             } else {
                 table.remove(version);

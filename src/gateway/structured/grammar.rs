@@ -57,6 +57,18 @@ impl Structure {
     }
 
     /// The parameter that asked for it.
+    /// What was asked for, as a request says it.
+    pub(in crate::gateway) fn written(&self) -> (String, Json) {
+        let of_schema = |schema: &Json| json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
+        match &self.shape {
+            Shape::JsonObject => ("response_format".to_owned(), json!({"type": "json_object"})),
+            Shape::JsonSchema(schema) => ("response_format".to_owned(), of_schema(schema)),
+            Shape::Regex(regex) => ("guided_regex".to_owned(), json!(regex)),
+            Shape::Choice(texts) => ("guided_choice".to_owned(), json!(texts)),
+            Shape::Lark(grammar) | Shape::Calls(grammar) => ("guided_grammar".to_owned(), json!(grammar)),
+        }
+    }
+
     pub(super) fn param(&self) -> &str {
         &self.param
     }

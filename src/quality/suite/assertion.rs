@@ -281,6 +281,16 @@ pub(super) fn check(
     ready(spec, &Map::new()).map(drop).map_err(|why| format!("line {}: {}: {why}", spec.line, spec.written))
 }
 
+/// Refuses what cannot be judged with these variables.
+pub(super) fn check_with(spec: &AssertionSpec, vars: &Map<String, Json>) -> Result<(), String> {
+    let failed = |why: String| format!("`{}`: {why}", spec.written);
+    match spec.kind {
+        AssertionKind::Set => spec.set.iter().try_for_each(|inner| check_with(inner, vars)),
+        AssertionKind::Foreign => Err(failed("it is not computed here".to_owned())),
+        _ => ready(spec, vars).map(drop).map_err(failed),
+    }
+}
+
 fn ready(spec: &AssertionSpec, vars: &Map<String, Json>) -> Result<Ready, String> {
     let value = render_all(&spec.value, vars)?;
     let contains = |needed: Needed, case: Case| {

@@ -7,6 +7,7 @@
 //! Invariants: a case that cannot be asked or judged is an error of its own, never a pass, and the others go on; cases of
 //! one conversation come one after the other; the order of the report is the order of the file.
 
+mod again;
 mod assertion;
 mod compare;
 mod door;
@@ -21,6 +22,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
+pub use again::{check_case, has_case_of, vars_for};
 pub use assertion::{Unsupported, unsupported};
 pub use compare::{Change, Comparison, compare, mcnemar};
 pub use door::{Asked, Door, DoorError};

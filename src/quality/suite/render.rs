@@ -1,42 +1,59 @@
 //! Variables put into texts: the Jinja in which promptfoo's templates are written, in a box: no file, bounded work.
 
+use std::sync::LazyLock;
+
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
-use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-/// Template instructions of one rendering. Each may nest a value once more, and to write it out, or to let it go, is recursive:
-/// more would be more than a thread's stack holds.
-const FUEL: u64 = 20_000;
+use crate::sandbox::{Bounded, Stopped, Texts};
+
+/// Template instructions of one rendering.
+const FUEL: u64 = 50_000;
 /// The largest text that comes of one.
 const LARGEST: usize = 1 << 20;
 
+/// Where the texts of all suites are rendered, so that those that never end take no more threads than one suite's would.
+static TEXTS: LazyLock<Texts> = LazyLock::new(|| Texts::new(FUEL));
+
 /// Puts variables into a text. A name that is no variable is an error, as a case that asks for something else than was meant
-/// tells nothing.
+/// tells nothing. Blocks.
 pub(super) fn render(text: &str, vars: &Map<String, Json>) -> Result<String, String> {
     if !text.contains("{{") && !text.contains("{%") && !text.contains("{#") {
         return Ok(text.to_owned());
     }
+    let rendered = TEXTS.render_blocking(environment(), text, vars.clone());
+    let rendered = rendered.map_err(|failure| match failure.stopped {
+        Stopped::OutOfFuel => "the template does too much".to_owned(),
+        Stopped::Raised(why) | Stopped::Failed(why) => format!("the template fails: {why}"),
+    })?;
+    if rendered.len() > LARGEST {
+        return Err(format!("the template makes {} bytes; {LARGEST} at most are sent", rendered.len()));
+    }
+    Ok(rendered)
+}
+
+/// The names that a text reads and that are no function's. Blocks.
+pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
+    TEXTS.unknown_names(environment(), text).map_err(|failure| failure.told("does too much"))
+}
+
+/// What promptfoo's templates know.
+fn environment() -> Environment<'static> {
     let mut env = Environment::new();
-    env.set_fuel(Some(FUEL));
     env.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     // promptfoo's texts are put in as they are, whatever the file's name
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.add_filter("dump", |value: Value| -> Result<String, minijinja::Error> {
         let failed = |why: String| minijinja::Error::new(ErrorKind::BadSerialization, why);
-        let mut json = Bounded(Vec::new());
-        serde_json::to_writer(&mut json, &value).map_err(|e| failed(e.to_string()))?;
-        String::from_utf8(json.0).map_err(|e| failed(e.to_string()))
+        let mut json = Bounded::new(LARGEST);
+        serde_json::to_writer(&mut json, &value).map_err(|e| match e.io_error_kind() {
+            Some(_) => failed(format!("more than {LARGEST} bytes of JSON")),
+            None => failed(e.to_string()),
+        })?;
+        String::from_utf8(json.into_bytes()).map_err(|e| failed(e.to_string()))
     });
-    let vars = Value::deserialize(Json::Object(vars.clone())).map_err(|e| e.to_string())?;
-    let rendered = env.render_str(text, vars).map_err(|e| match e.kind() {
-        ErrorKind::OutOfFuel => "the template does too much".to_owned(),
-        _ => format!("the template fails: {e:#}").lines().next().unwrap_or_default().to_owned(),
-    })?;
-    if rendered.len() > LARGEST {
-        return Err(format!("the template makes {} bytes; {LARGEST} at most are sent", rendered.len()));
-    }
-    Ok(rendered)
+    env
 }
 
 /// Puts variables into all texts of a value.
@@ -52,23 +69,6 @@ pub(super) fn render_all(value: &Json, vars: &Map<String, Json>) -> Result<Json,
         }
         other => other.clone(),
     })
-}
-
-/// Takes so many bytes and no more: a small value may hold itself many times.
-struct Bounded(Vec<u8>);
-
-impl std::io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > LARGEST {
-            return Err(std::io::Error::other(format!("more than {LARGEST} bytes of JSON")));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// The messages that a prompt is, with variables in it: a list of them in JSON or YAML, else one of the user's. In a template

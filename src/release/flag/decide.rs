@@ -1,4 +1,6 @@
-//! From a route and the flags over it to the version that a key gets.
+//! From a route and the flags over it to the version that a key gets, or the text.
+
+use std::sync::Arc;
 
 use super::gate::Flags;
 use super::traits::{Traits, Who};
@@ -16,30 +18,68 @@ pub enum ChosenBy {
     Flag,
 }
 
+/// A text that a flag has answered in the place of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canned {
+    /// The version whose flag it is; none for the model's own.
+    pub flag: Option<VersionName>,
+    /// The text.
+    pub text: Arc<str>,
+}
+
+/// What a key gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::release) enum Choice<'a> {
+    /// A version, and what chose it.
+    Version(&'a VersionName, ChosenBy),
+    /// A flag's text.
+    Canned(Canned),
+    /// Nothing: a flag refuses it.
+    Refused,
+}
+
+impl<'a> Choice<'a> {
+    /// The version, if it is one.
+    pub(in crate::release) fn version(&self) -> Option<&'a VersionName> {
+        match self {
+            Self::Version(version, _) => Some(version),
+            Self::Canned(_) | Self::Refused => None,
+        }
+    }
+}
+
 impl Flags {
-    /// The version of a key whose bucket this is; none where a flag refuses it.
+    /// What a key gets whose bucket this is.
     pub(in crate::release) fn choose<'a>(
         &'a self,
         route: &'a Route,
         bucket: Bucket,
         key: &StickyKey,
         traits: &Traits,
-    ) -> Option<(&'a VersionName, ChosenBy)> {
+    ) -> Choice<'a> {
+        let flagged = |other: Option<&'a VersionName>| {
+            other.map_or(Choice::Refused, |other| Choice::Version(other, ChosenBy::Flag))
+        };
         if let Some(closed) = self.closed_model(key, traits) {
-            let Otherwise::Version(other) = &closed.otherwise else { return None };
-            return self.is_switched_on(other).then_some((other, ChosenBy::Flag));
+            return match &closed.otherwise {
+                Otherwise::Answer(text) => Choice::Canned(Canned { flag: None, text: Arc::clone(text) }),
+                Otherwise::Version(other) => flagged(Some(other).filter(|other| self.is_switched_on(other))),
+                Otherwise::Refuse | Otherwise::Rest => Choice::Refused,
+            };
         }
         let owner = route.owner(bucket);
         let Some(closed) = self.closed_version(owner, key, traits) else {
-            return Some((owner, ChosenBy::Route));
+            return Choice::Version(owner, ChosenBy::Route);
         };
-        let other = match &closed.otherwise {
-            Otherwise::Refuse => return None,
-            Otherwise::Version(other) if self.admits(other, key, traits) => other,
+        match &closed.otherwise {
+            Otherwise::Refuse => Choice::Refused,
+            Otherwise::Answer(text) => {
+                Choice::Canned(Canned { flag: Some(owner.clone()), text: Arc::clone(text) })
+            }
+            Otherwise::Version(other) if self.admits(other, key, traits) => flagged(Some(other)),
             // one hop, no further: what is closed too leaves the rest of the route
-            Otherwise::Version(_) | Otherwise::Rest => self.rest(route, key, traits)?,
-        };
-        Some((other, ChosenBy::Flag))
+            Otherwise::Version(_) | Otherwise::Rest => flagged(self.rest(route, key, traits)),
+        }
     }
 
     /// Whether a key may get a version, were the route to send it there.

@@ -54,9 +54,11 @@ fn named() -> Traits {
 fn gets(flags: &Flags, route: &Route, user: &str, traits: &Traits) -> String {
     let key = StickyKey::from_user(user);
     match flags.choose(route, bucket_of(&key, &model()), &key, traits) {
-        None => "-".to_owned(),
-        Some((version, ChosenBy::Route)) => version.to_string(),
-        Some((version, ChosenBy::Flag)) => format!("{version}!"),
+        Choice::Refused => "-".to_owned(),
+        Choice::Version(version, ChosenBy::Route) => version.to_string(),
+        Choice::Version(version, ChosenBy::Flag) => format!("{version}!"),
+        Choice::Canned(Canned { flag: None, text }) => format!("{text:?}"),
+        Choice::Canned(Canned { flag: Some(flag), text }) => format!("{text:?} of {flag}"),
     }
 }
 
@@ -101,6 +103,27 @@ fn who_is_kept_from_a_version_gets_what_its_flag_says() {
         ),
         ("and that is closed, too", flags(&[("v4", off()), ("v1", off())]), &promoted, "-"),
         ("he is refused", flags(&[("v4", to(Otherwise::Refuse, off()))]), &split, "-"),
+        (
+            "he gets a text, whatever else is on the route",
+            flags(&[("v4", to(Otherwise::Answer("Later.".into()), off()))]),
+            &split,
+            "\"Later.\" of v4",
+        ),
+        (
+            "the model's flag comes first",
+            flags(&[
+                ("", Flag { otherwise: Otherwise::Answer("Closed.".into()), ..off() }),
+                ("v4", to(Otherwise::Answer("Later.".into()), off())),
+            ]),
+            &all,
+            "\"Closed.\"",
+        ),
+        (
+            "he is let in, and hears no text",
+            flags(&[("v4", to(Otherwise::Answer("Later.".into()), users(&["ada"])))]),
+            &all,
+            "v4",
+        ),
         // v4 is the heaviest, and so the stable one; of the rest v2 is
         ("the heaviest of the rest", flags(&[("v4", off())]), &split, "v2!"),
         ("the heaviest that is open", flags(&[("v4", off()), ("v2", off())]), &split, "v1!"),
@@ -246,7 +269,7 @@ proptest! {
         let route = route(&[("v1", a), ("v2", b), ("v3", 100.0 - a - b)]);
         let key = StickyKey::from_user(&user);
         let bucket = bucket_of(&key, &model());
-        if let Some((version, by)) = flags.choose(&route, bucket, &key, &named()) {
+        if let Choice::Version(version, by) = flags.choose(&route, bucket, &key, &named()) {
             prop_assert!(flags.admits(version, &key, &named()));
             prop_assert_eq!(by == ChosenBy::Route, version == route.owner(bucket));
         }
