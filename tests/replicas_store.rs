@@ -188,7 +188,7 @@ impl Replica {
         self.others.iter().for_each(JoinHandle::abort);
     }
 
-    async fn is_told_to_stop(self) {
+    async fn stops(self) {
         self.stop.cancel();
         self.watching.await.unwrap();
         for other in self.others {
@@ -234,7 +234,7 @@ async fn what_was_sent_is_counted_once_whoever_leads() {
     second.until(|second| second.says("of 25 canary answers")).await;
     let third = Replica::start(&database, "third").await;
     let store = third.store.clone();
-    second.is_told_to_stop().await;
+    second.stops().await;
     assert_eq!(database.number("SELECT COUNT(*) FROM parcels").await, 0, "it is written down");
     let rows = store.load_observations(rollout.id).await.unwrap();
     let finished = rows.iter().find(|row| row.check == "finished").unwrap();
@@ -243,6 +243,6 @@ async fn what_was_sent_is_counted_once_whoever_leads() {
     third.leads().await;
     third.sees(50..60).await;
     third.until(|third| third.says("of 30 canary answers")).await;
-    third.is_told_to_stop().await;
+    third.stops().await;
     assert_eq!(database.number("SELECT term FROM lead").await, 3);
 }

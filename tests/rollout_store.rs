@@ -1,4 +1,5 @@
-//! Rollouts in the store: what is written together, what survives, and stores of older releases.
+//! Rollouts and what goes with them in the store, of either kind: what is written together, what survives, and stores of
+//! older releases.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +18,10 @@ use switchback::release::analysis::Verdict;
 use switchback::release::rollout::{
     Basis, Command, Event, Exposure, NewRollout, Next, Phase, Rollout, Transition, WaitsFor,
 };
-use switchback::store::{ArmCounts, BucketRun, ObservationRow, RouteRow, Store, StoreError};
+use switchback::store::{
+    ArmCounts, Attempt, BucketRun, ExperimentChange, ExperimentRow, NewAudit, ObservationRow, RouteRow,
+    Store, StoreError, Subscription,
+};
 
 fn model() -> ModelName {
     "desk".parse().unwrap()
@@ -222,6 +226,92 @@ async fn observations_go_on_from_the_newest_minute_of_each_check() {
         let nobody = seen(RolloutId::new(99), "is-json", 1, 1);
         assert!(store.save_observations(&[seen(rollout, "is-json", 3, 30), nobody], None).await.is_err());
         assert_eq!(store.load_observations(rollout).await.unwrap(), newest, "all or none");
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_be_told_waits_in_order_until_it_is_settled() {
+    for place in Place::all().await {
+        let store = place.open().await;
+        let told = Subscription { receiver: "host-1".to_owned(), events: vec!["pending", "step"] };
+        assert_eq!(store.subscribe(&[told], minute(0)).await.unwrap(), 0);
+        let rollout = grown(&store).await;
+        let first = store.next_delivery("host-1").await.unwrap().unwrap();
+        assert_eq!((first.id, &*first.notice.event, first.notice.rollout), (1, "pending", rollout.id));
+        let again = Attempt::Again { due_at: minute(9), error: "status 500".to_owned() };
+        store.record_attempt(1, &again, minute(8)).await.unwrap();
+        let first = store.next_delivery("host-1").await.unwrap().unwrap();
+        assert_eq!((first.id, first.attempts, first.due_at), (1, 1, minute(9)));
+        store.record_attempt(1, &Attempt::Delivered, minute(9)).await.unwrap();
+        assert_eq!(store.next_delivery("host-1").await.unwrap().unwrap().id, 2);
+        let dead = Attempt::Dead { error: "status 404".to_owned() };
+        store.record_attempt(2, &dead, minute(10)).await.unwrap();
+        let counts = store.delivery_counts("host-1").await.unwrap();
+        assert_eq!((counts.pending, counts.delivered, counts.dead), (0, 1, 1));
+        assert_eq!(store.last_failure("host-1").await.unwrap().unwrap().id, 2);
+        let all = store.deliveries(10).await.unwrap();
+        let settled: Vec<_> = all.iter().map(|row| (row.id, row.settled_at)).collect();
+        assert_eq!(settled, [(2, Some(minute(10))), (1, Some(minute(9)))]);
+    }
+}
+
+#[tokio::test]
+async fn an_experiment_keeps_its_evidence_until_it_ends_and_a_wish_is_remembered() {
+    for place in Place::all().await {
+        let store = place.open().await;
+        let begun = ExperimentRow {
+            id: store.next_experiment_id().await.unwrap(),
+            model: model(),
+            control: "v1".parse().unwrap(),
+            treatment: "v2".parse().unwrap(),
+            terms: "{}".to_owned(),
+            started_at: minute(0),
+            actor: "anna".to_owned(),
+            reason: "a test".to_owned(),
+            ended_at: None,
+            ending: None,
+            findings: None,
+        };
+        let audit = NewAudit {
+            at: minute(0),
+            actor: "anna".to_owned(),
+            action: "experiment".to_owned(),
+            model: "desk".to_owned(),
+            detail: None,
+            reason: None,
+        };
+        let change = |experiment: &ExperimentRow| ExperimentChange {
+            experiment: experiment.clone(),
+            route: None,
+            audit: audit.clone(),
+        };
+        store.append_experiment(&change(&begun)).await.unwrap();
+        assert_eq!(store.running_experiments().await.unwrap(), std::slice::from_ref(&begun));
+        let evidence = |text: &str| [("length".to_owned(), text.to_owned())];
+        for text in ["[1]", "[2]"] {
+            store.save_evidence(begun.id, &evidence(text), None).await.unwrap();
+        }
+        assert_eq!(store.load_evidence(begun.id).await.unwrap(), evidence("[2]"));
+        let ended = ExperimentRow {
+            ended_at: Some(minute(5)),
+            ending: Some("{}".to_owned()),
+            findings: Some("[]".to_owned()),
+            ..begun.clone()
+        };
+        store.append_experiment(&change(&ended)).await.unwrap();
+        store.save_evidence(begun.id, &evidence("[3]"), None).await.unwrap();
+        assert_eq!(store.load_evidence(begun.id).await.unwrap(), [], "it has ended");
+        assert_eq!(store.running_experiments().await.unwrap(), []);
+        assert_eq!(store.experiments(&model(), 10).await.unwrap(), [ended]);
+
+        assert_eq!(store.wanted(&model()).await.unwrap(), None);
+        for version in ["v1", "v2"] {
+            let version: VersionName = version.parse().unwrap();
+            store.set_wanted(&model(), &version, &audit).await.unwrap();
+            assert_eq!(store.wanted(&model()).await.unwrap(), Some(version));
+        }
+        let ids: Vec<_> = store.audit(10, None).await.unwrap().into_iter().map(|row| row.id).collect();
+        assert_eq!(ids, [4, 3, 2, 1]);
     }
 }
 

@@ -212,6 +212,7 @@ impl Watcher {
         while let Ok(message) = inbox.try_recv() {
             self.take(message);
         }
+        self.answers.tell(&self.releases, self.role).await;
         if self.leads() {
             self.save_all().await;
             self.experiments.save_all(&self.taken).await;

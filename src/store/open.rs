@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, TryLockError};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,7 +115,7 @@ impl fmt::Debug for Store {
 /// The file as an address. All that could mean something else in one is escaped.
 fn url_of(path: &Path) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
-    let bytes = path.as_os_str().as_bytes().iter();
+    let bytes = path.as_os_str().as_encoded_bytes().iter();
     let escaped: String = bytes
         .map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
         .collect();

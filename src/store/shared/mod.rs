@@ -1,9 +1,9 @@
 //! A store that replicas share: a PostgreSQL database.
 //!
-//! What each replica keeps in memory is what all have written, so three things are added to the tables: a number that
+//! What each replica keeps in memory is what all have written, so this is added to the tables of any store: a number that
 //! counts changes, which every change moves on and every replica compares (`turn`); a channel on which a change is told
-//! to the others (`listen`); and an election of the one replica that advances rollouts (`lead`), to which the others send
-//! what they saw of answers (`parcels`). And answers that users may have a word about (`answers`).
+//! to the others (`listen`); an election of the one replica that advances rollouts (`lead`), to which the others send
+//! what they saw of answers (`parcels`); and the answers that users may have a word about (`answers`).
 //!
 //! Invariants: a change is written only on top of the newest number, else not at all; evidence only by the leader of
 //! the newest term; nothing here waits without a deadline; a lost database is an error to whoever changes something,
