@@ -130,6 +130,7 @@ impl Replica {
         let store = connect(database, name).await;
         let declared = Declared {
             versions: ["v1", "v2"].map(|name| name.parse().unwrap()).into(),
+            wanted: None,
             first_route: BTreeMap::from([("v1".parse().unwrap(), Weight::FULL)]),
             flags: BTreeMap::new(),
         };
