@@ -218,7 +218,9 @@ async fn a_poisoned_template_is_the_fault_of_its_version_and_others_go_on() {
         let versions = models["models"][0]["versions"].as_array().unwrap();
         versions.iter().all(|version| version["residency"]["state"] == "hot")
     };
+    let until = std::time::Instant::now() + Duration::from_secs(50);
     while !hot().await {
+        assert!(std::time::Instant::now() < until, "the versions never get hot");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let ask = |version: &str, members: Value| {

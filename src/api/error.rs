@@ -195,6 +195,10 @@ impl From<GatewayError> for ApiError {
                 retry_after: Some(retry_after),
                 ..server(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full")
             },
+            GatewayError::Crowded { retry_after } => Self {
+                retry_after: Some(retry_after),
+                ..server(StatusCode::SERVICE_UNAVAILABLE, SERVER, "server_busy")
+            },
             GatewayError::NotReady { .. } => Self {
                 retry_after: Some(Duration::from_secs(1)),
                 ..server(StatusCode::SERVICE_UNAVAILABLE, SERVER, "model_not_ready")

@@ -1,5 +1,6 @@
 //! `switchback suite add`: a bad answer becomes a case of a suite.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -80,12 +81,12 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let answer = args.target.read(&path, &args.who).await?;
     let text = std::fs::read_to_string(&args.suite).map_err(|e| failed(&args.suite, &e))?;
     let case = case(&args, &text, &answer)?;
-    let (text, suite) = with_case(&text, &args.suite, &case).map_err(|e| failed(&args.suite, &e))?;
+    let (appended, suite) = with_case(&text, &args.suite, &case).map_err(|e| failed(&args.suite, &e))?;
     let Some(last) = suite.cases.last() else { return Err(failed(&args.suite, &"it has no case")) };
     check_case(last).map_err(|e| {
         failed(&args.suite, &format!("the case could not be judged: {e}; give what is missing with --var"))
     })?;
-    replace(&args.suite, &text).map_err(|e| failed(&args.suite, &e))?;
+    replace(&args.suite, &text, &appended).map_err(|e| failed(&args.suite, &e))?;
     for note in notes(&answer, &suite) {
         eprintln!("note: {note}");
     }
@@ -171,7 +172,9 @@ fn assertions(args: &AddArgs, answer: &Value) -> Result<(Vec<Value>, Map<String,
     let not_equals = |(i, text): (usize, &str)| {
         // an assertion's value is a template, and a variable is none
         let is_template = ["{{", "{%", "{#"].iter().any(|mark| text.contains(mark));
-        let value = if is_template {
+        // nor is it a file's name there, which here would be that file's text
+        let is_file = text.trim_start().starts_with("file://");
+        let value = if is_template || is_file {
             let name = format!("answer_{i}");
             vars.insert(name.clone(), json!(text));
             format!("{{{{ {name} }}}}")
@@ -208,14 +211,20 @@ fn shown(value: &Value) -> String {
     if text.chars().count() > 60 { format!("{}…", text.chars().take(60).collect::<String>()) } else { text }
 }
 
-/// Puts a text into the place of a file's, whole or not at all.
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+/// Puts a text into the place of a file's, whole or not at all, if that is still what it was `before`.
+fn replace(file: &Path, before: &str, text: &str) -> std::io::Result<()> {
     // the file itself, should its name be that of a link
     let file = file.canonicalize()?;
-    let beside = file.with_extension("yaml.new");
-    std::fs::write(&beside, text)?;
-    std::fs::set_permissions(&beside, file.metadata()?.permissions())?;
-    std::fs::rename(&beside, &file)
+    let folder = file.parent().unwrap_or(Path::new("."));
+    // nobody else may read it until it is there
+    let mut beside = tempfile::NamedTempFile::new_in(folder)?;
+    beside.write_all(text.as_bytes())?;
+    beside.as_file().set_permissions(file.metadata()?.permissions())?;
+    beside.as_file().sync_all()?;
+    if std::fs::read_to_string(&file)? != before {
+        return Err(std::io::Error::other("somebody else has changed it meanwhile; nothing was written"));
+    }
+    beside.persist(&file).map(drop).map_err(|error| error.error)
 }
 
 #[cfg(test)]

@@ -48,15 +48,33 @@ pub(super) fn store_at(value: &Value, base: &Path, env: Environment<'_>) -> Resu
     let written = match value {
         Value::Map(_) => from_environment(value, env)?,
         Value::Text(text) if text.contains("://") => text.clone(),
-        value => return Ok(StoreAt::File(base.join(folder(value)?))),
+        value => {
+            let path = folder(value)?;
+            return if looks_like_an_address(&path.to_string_lossy()) {
+                Err(no_address())
+            } else {
+                Ok(StoreAt::File(base.join(path)))
+            };
+        }
     };
     if !written.contains("://") {
-        return Ok(StoreAt::File(base.join(written)));
+        let is_meant = looks_like_an_address(&written);
+        return if is_meant { Err(no_address()) } else { Ok(StoreAt::File(base.join(written))) };
     }
     if written.contains("${") {
         return Err(Problem::new("a variable in a text", "write `store: {env: NAME}`"));
     }
-    PostgresUrl::parse(&written).map(StoreAt::Postgres).ok_or_else(|| {
-        Problem::new("not an address of PostgreSQL", "write postgres://user@host/database, or a path")
-    })
+    PostgresUrl::parse(&written).map(StoreAt::Postgres).ok_or_else(no_address)
+}
+
+/// Whether a text without `://` was meant for an address: as a file's name it would show a password, and every replica would
+/// have a store of its own.
+fn looks_like_an_address(text: &str) -> bool {
+    text.starts_with("postgres:")
+        || text.starts_with("postgresql:")
+        || ["host=", "password=", "@"].iter().any(|mark| text.contains(mark))
+}
+
+fn no_address() -> Problem {
+    Problem::new("not an address of PostgreSQL", "write postgres://user@host/database, or a path")
 }

@@ -76,6 +76,12 @@ pub enum GatewayError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Too much is being rendered; the version is not to blame.
+    #[error("too many conversations are being rendered; try again in {} s", retry_after.as_secs().max(1))]
+    Crowded {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// No version that could answer is hot.
     #[error("no version of `{what}` is ready to answer; GET /ready tells when one is")]
     NotReady {
@@ -132,7 +138,9 @@ impl GatewayError {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::QueueFull { .. } => Outcome::QueueFull,
-            Self::NotReady { .. } | Self::ShuttingDown | Self::CutOff => Outcome::Unavailable,
+            Self::NotReady { .. } | Self::ShuttingDown | Self::CutOff | Self::Crowded { .. } => {
+                Outcome::Unavailable
+            }
             Self::Deadline { .. } => Outcome::Timeout,
             Self::Engine(_) | Self::Internal { .. } => Outcome::Failed,
             Self::UnknownModel { .. }
@@ -148,6 +156,10 @@ impl GatewayError {
 
     pub(super) fn no_version(model: &ModelName) -> Self {
         Self::NotReady { what: model.to_string() }
+    }
+
+    pub(super) fn crowded() -> Self {
+        Self::Crowded { retry_after: Duration::from_secs(1) }
     }
 
     pub(super) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {

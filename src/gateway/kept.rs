@@ -17,7 +17,7 @@ use crate::config::ModelConfig;
 use crate::config::sampling::TopK;
 use crate::dialect::Piece;
 use crate::ids::{ModelName, ResponseId, VersionRef};
-use crate::release::{AuditAction, Change};
+use crate::release::{AuditAction, Change, Who};
 
 /// What the answers of one model may hold together.
 const MOST_BYTES: usize = 64 << 20;
@@ -131,8 +131,7 @@ fn json_bytes(value: &Json) -> usize {
 
 /// An answer that is to be kept, as it comes. It is put away when it is over.
 pub(super) struct Keeping {
-    shelves: Arc<Shelves>,
-    most: usize,
+    gateway: Gateway,
     work: Arc<Work>,
     answer: KeptAnswer,
 }
@@ -162,12 +161,12 @@ impl Keeping {
 
     /// The answer is over, well or not.
     pub(super) fn over(self) {
-        let Self { shelves, most, work, mut answer } = self;
-        let Work::Chat(chat) = &*work else { return };
+        let Self { gateway, work, mut answer } = self;
+        let (Some(most), Work::Chat(chat)) = (gateway.keeps(&answer.version.model), &*work) else { return };
         answer.messages.clone_from(&chat.conversation.messages);
         answer.variables.clone_from(&chat.conversation.variables);
         answer.parameters = parameters(chat);
-        shelves.put(answer, most);
+        gateway.inner().kept.put(answer, most);
     }
 }
 
@@ -222,10 +221,11 @@ impl Gateway {
         choices: usize,
         at: Timestamp,
     ) -> Option<Keeping> {
-        let most = self.keeps(&backend.version().model)?;
-        matches!(**work, Work::Chat(_)).then(|| Keeping {
-            shelves: Arc::clone(&self.inner().kept),
-            most,
+        self.keeps(&backend.version().model)?;
+        // the server's own questions are no users'
+        let is_users = work.address().traits.who != Who::Server;
+        (is_users && matches!(**work, Work::Chat(_))).then(|| Keeping {
+            gateway: self.clone(),
             work: Arc::clone(work),
             answer: KeptAnswer {
                 id,

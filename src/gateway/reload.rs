@@ -71,6 +71,7 @@ impl Gateway {
     /// that are new are then loaded, and those that have left finish what they have.
     pub async fn reload(&self, new: Config) -> Result<ConfigPlan, ReloadError> {
         let inner = self.inner();
+        let prompts = self.prompt_faults(&new).await;
         let _turn = inner.settings.turn().await;
         if self.is_stopping() {
             return Err(ReloadError::Obstacles(vec!["the server is stopping".to_owned()]));
@@ -78,7 +79,6 @@ impl Gateway {
         let now = inner.settings.load_full();
         let differences = differences(&now.config, &new);
         let plan = self.plan_from(&differences, &new).await;
-        let prompts = differences.iter().filter_map(|difference| prompt_fault(&new, difference));
         let obstacles: Vec<String> = plan.obstacles.iter().cloned().chain(prompts).collect();
         if !obstacles.is_empty() {
             return Err(ReloadError::Obstacles(obstacles));
@@ -112,6 +112,16 @@ impl Gateway {
         }
         inner.wishes.wake();
         Ok(plan)
+    }
+
+    /// What is wrong with the prompts of versions that are to be loaded. They are tried out, which may take long.
+    async fn prompt_faults(&self, new: &Config) -> Vec<String> {
+        let now = self.inner().settings.load_full();
+        let (differences, new) = (differences(&now.config, new), new.clone());
+        let faults = tokio::task::spawn_blocking(move || {
+            differences.iter().filter_map(|difference| prompt_fault(&new, difference)).collect()
+        });
+        faults.await.unwrap_or_else(|error| vec![format!("the prompts could not be read: {error}")])
     }
 
     fn put_in_force(&self, new: Config) {
@@ -185,6 +195,7 @@ impl Gateway {
             Difference::Added { version, .. }
             | Difference::Moved { version, .. }
             | Difference::Redefined { version, .. } => {
+                self.inner().wishes.forget_failure(version);
                 if let Some(to) = residency_of(new, version) {
                     self.bring(version, to, by);
                 }

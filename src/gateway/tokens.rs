@@ -112,6 +112,7 @@ pub(super) async fn render(backend: &Backend, conversation: &Conversation) -> Re
         PromptError::Refused(why) => {
             GatewayError::invalid("messages", format!("the chat template refuses these messages: {why}"))
         }
+        PromptError::Busy => GatewayError::crowded(),
         other => GatewayError::invalid("messages", other.to_string()),
     })
 }
@@ -134,6 +135,7 @@ async fn wrapped<'a>(
             let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
             GatewayError::Variable { version: backend.version().clone(), name, fault }
         }
+        WrapError::Busy => GatewayError::crowded(),
         WrapError::Refused(_) | WrapError::Failed(_) => {
             GatewayError::invalid("prompt_variables", format!("`{}`: {error}", backend.version()))
         }

@@ -83,6 +83,11 @@ impl Wishes {
         self.changed.notify_one();
     }
 
+    /// Says that a version is another than the one that could not be loaded, or is no more.
+    pub(super) fn forget_failure(&self, version: &VersionRef) {
+        self.failures.lock().remove(version);
+    }
+
     /// Says that the configuration wants another version for a model than before.
     pub(super) fn turned(&self, model: &ModelName) {
         *self.turned.lock().entry(model.clone()).or_default() += 1;
@@ -113,7 +118,7 @@ impl Gateway {
             let state = match tried.get(model).filter(|tried| tried.version == *version) {
                 None => WishState::Waits("it has just come; the first loads come before".to_owned()),
                 Some(Tried { waits: Some(why), .. }) => WishState::Waits(why.clone()),
-                Some(Tried { waits: None, .. }) => match self.intent(&settings.config, model, version) {
+                Some(Tried { waits: None, .. }) => match self.intent(model, version) {
                     Some(Intent::InForce) => WishState::InForce,
                     Some(Intent::UnderWay(id)) => WishState::UnderWay(id),
                     _ => WishState::Overridden,
@@ -125,11 +130,11 @@ impl Gateway {
         models.filter_map(|(model, config)| Some(wish(model, config.version.as_ref()?))).collect()
     }
 
-    /// What a wish of a configuration comes to, as matters stand; nothing of a model without a route.
-    fn intent(&self, config: &Config, model: &ModelName, version: &VersionName) -> Option<Intent> {
-        let routes = self.inner().routes.snapshot();
+    /// What a wish comes to, as matters stand; nothing of a model without a route.
+    fn intent(&self, model: &ModelName, version: &VersionName) -> Option<Intent> {
+        let (routes, settings) = (self.inner().routes.snapshot(), self.inner().settings.load());
         let running = self.inner().releases.rollouts().get(model);
-        let versions = &config.models.get(model)?.versions;
+        let versions = &settings.config.models.get(model)?.versions;
         Some(intent(version, routes.get(model)?, running.as_deref(), |version| {
             versions.contains_key(version)
         }))
@@ -232,7 +237,7 @@ impl Gateway {
         let Some(version) = new.models.get(model).and_then(|config| config.version.as_ref()) else {
             return false;
         };
-        let intent = self.intent(new, model, version);
+        let intent = self.intent(model, version);
         matches!(intent, Some(Intent::TakeBack { .. })) && !self.was_followed(model, version).await
     }
 
@@ -251,7 +256,7 @@ impl Gateway {
         if self.was_followed(model, version).await {
             return "it was followed before, so nothing happens".to_owned();
         }
-        let Some(intent) = self.intent(new, model, version) else {
+        let Some(intent) = self.intent(model, version) else {
             return "the model is new".to_owned();
         };
         let of = |rollout: RolloutId| {

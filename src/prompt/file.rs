@@ -9,10 +9,10 @@ use minijinja::{ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 
-use super::python;
+use super::{endless, python};
 use crate::config::{ConfigError, ConfigErrors, PromptSpec, VariableKind, parse_prompt};
 use crate::ids::Digest;
-use crate::sandbox::{Failure, Stopped, Templates};
+use crate::sandbox::{BUSY, Failure, Stopped, Templates};
 
 /// The largest prompt file.
 const MOST_BYTES: u64 = 64 << 10;
@@ -95,7 +95,12 @@ impl Prompt {
 
     /// A prompt from a file's bytes; `file` names it in errors. Blocks.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, ConfigErrors> {
-        let refused = |error| ConfigErrors { file: file.to_owned(), overlay: None, errors: vec![error] };
+        let digest = Digest::from_bytes(Sha256::digest(bytes).into());
+        let refused = |errors| ConfigErrors { file: file.to_owned(), overlay: None, errors };
+        if let Some(errors) = endless::known(digest) {
+            return Err(refused(errors));
+        }
+        let refused = |error| refused(vec![error]);
         let text = std::str::from_utf8(bytes)
             .map_err(|e| refused(mistake(0, format!("the file is not UTF-8: {e}"), "save it as UTF-8")))?;
         let spec = parse_prompt(text, file)?;
@@ -104,10 +109,14 @@ impl Prompt {
             overlay: None,
             errors,
         })?;
-        let digest = Digest::from_bytes(Sha256::digest(bytes).into());
         let prompt = Self { spec: Arc::new(spec), templates: Arc::new(templates), digest };
-        prompt.try_out().map_err(refused)?;
-        Ok(prompt)
+        match prompt.try_out() {
+            Ok(()) => Ok(prompt),
+            Err(error) => {
+                endless::remember(digest, &error);
+                Err(refused(error))
+            }
+        }
     }
 
     /// The sha256 of the file.
@@ -258,5 +267,6 @@ fn refusal(failure: Failure) -> ConfigError {
             mistake(line, "the template asks for another file", "write all of it in this one")
         }
         Stopped::Failed(why) => mistake(line, why, "mend the template"),
+        Stopped::Busy => mistake(line, BUSY, "try again"),
     }
 }

@@ -12,6 +12,7 @@
 //! loops for ever is an error and not a hang; a [`Prompt`] is read once and never changes; its digest says every byte of its
 //! file.
 
+mod endless;
 mod file;
 mod python;
 mod repr;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::python;
 use crate::model::{ChatTemplateSources, SpecialTokenText};
-use crate::sandbox::{Failure, Stopped, Templates};
+use crate::sandbox::{BUSY, Failure, Stopped, Templates};
 
 /// The work one rendering may do: about this many template instructions, or 64 times as many bytes of text.
 /// A long conversation with tools costs some tens of thousands.
@@ -34,6 +34,9 @@ pub enum PromptError {
     /// The template ran longer than any honest one does.
     #[error("the chat template was stopped: it did not finish within its bounds of work and memory")]
     OutOfFuel,
+    /// It was not begun, as too much was being rendered. Neither the template nor the messages are to blame.
+    #[error("{BUSY}")]
+    Busy,
 }
 
 /// Whether the prompt ends with the opening of the assistant's turn.
@@ -140,6 +143,7 @@ fn classify(failure: Failure) -> PromptError {
     match failure.stopped {
         Stopped::Raised(why) => PromptError::Refused(why),
         Stopped::OutOfFuel => PromptError::OutOfFuel,
+        Stopped::Busy => PromptError::Busy,
         Stopped::Failed(why) => PromptError::Failed(why),
     }
 }

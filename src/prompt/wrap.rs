@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::file::Prompt;
 use crate::config::{Example, Variable, VariableKind};
-use crate::sandbox::{Failure, Stopped};
+use crate::sandbox::{BUSY, Failure, Stopped};
 
 /// The longest system text that a prompt may give.
 const MOST_TEXT_BYTES: usize = 256 << 10;
@@ -26,6 +26,9 @@ pub enum WrapError {
     /// The template failed on these variables, or wrote too much.
     #[error("the prompt failed on these variables: {0}")]
     Failed(String),
+    /// It was not begun, as too much was being rendered. Neither the prompt nor the variables are to blame.
+    #[error("{BUSY}")]
+    Busy,
 }
 
 /// What is wrong with a variable.
@@ -134,6 +137,7 @@ fn told(rendered: Result<String, Failure>) -> Result<String, WrapError> {
     let text = rendered.map_err(|failure| match failure.stopped {
         Stopped::Raised(why) => WrapError::Refused(why),
         Stopped::Failed(why) => WrapError::Failed(why),
+        Stopped::Busy => WrapError::Busy,
         Stopped::OutOfFuel => {
             WrapError::Failed("it did not finish within its bounds of work and memory".into())
         }

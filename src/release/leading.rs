@@ -13,7 +13,8 @@ use crate::store::{Role, Taken};
 /// Parcels that are read at once: of some hundred kilobytes each at most.
 const AT_ONCE: u32 = 16;
 
-/// How many looks a follower leaves out before it reads anew what is known of experiments.
+/// How many looks a follower leaves out before it reads anew what is known of experiments, and a leader before it forgets
+/// what was sent of those that have ended.
 const LOOKS: u32 = 30;
 
 impl Watcher {
@@ -28,6 +29,7 @@ impl Watcher {
             return;
         }
         self.role = role;
+        self.releases.store().acts_as(role);
         self.forget();
         if self.leads() {
             self.experiments.take_up().await;
@@ -63,6 +65,7 @@ impl Watcher {
         }
         self.releases.store().resign();
         self.role = Role::Follows;
+        self.releases.store().acts_as(Role::Follows);
         self.forget();
     }
 
@@ -101,6 +104,21 @@ impl Watcher {
                     break;
                 }
             }
+        }
+    }
+
+    /// Forgets, every so often, what was sent of comparisons that have ended.
+    pub(super) async fn forget_parcels(&mut self) {
+        self.looks = (self.looks + 1) % LOOKS;
+        if self.looks != 0 {
+            return;
+        }
+        let rollouts = self.releases.rollouts().all().into_iter().map(|rollout| rollout.model.clone());
+        let experiments =
+            self.releases.experiments.all().into_iter().map(|experiment| experiment.model.clone());
+        let compared: Vec<ModelName> = rollouts.chain(experiments).collect();
+        if let Err(error) = self.releases.store().forget_parcels_but(&compared).await {
+            tracing::debug!(%error, "what was sent of ended comparisons could not be forgotten");
         }
     }
 

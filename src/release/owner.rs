@@ -109,7 +109,11 @@ impl Owner {
             }
             Kind::Rollback => {
                 let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
-                (AuditAction::Rollback, current.rolled_back().ok_or_else(nothing)?)
+                // of a shared store, points may be of versions that are not declared here, or no more
+                let mut points = current.rollback_points.iter().rev().map(|point| &point.version);
+                let target = points.find(|version| declared.versions.contains(*version));
+                let next = target.and_then(|target| current.rolled_back_to(target));
+                (AuditAction::Rollback, next.ok_or_else(nothing)?)
             }
             Kind::RollbackTo(version) => {
                 let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };

@@ -14,7 +14,7 @@ use super::flags;
 use super::owner::Owner;
 use super::route::Route;
 use super::table::RouteTable;
-use crate::store::RouteRow;
+use crate::store::{RouteRow, StoreError};
 
 /// How often state is read again because it was changed while it was read. Whatever is read is shown: what changed
 /// then is told, and read, next.
@@ -69,26 +69,43 @@ impl Owner {
         Ok(())
     }
 
-    /// Reads all that readers see, and shows it.
+    /// Reads all that readers see, and shows it: routes first. What this replica cannot read, as a younger release has
+    /// written it, is left as it was, and told; it must not keep the rest from being shown.
     async fn read_anew(&self) -> Result<(), ReleaseError> {
         let before = self.routes.snapshot();
         let declared = &self.declared.all();
         let mut table = RouteTable::clone(&before);
-        for row in
-            self.store.latest_routes().await?.into_iter().filter(|row| declared.contains_key(&row.model))
-        {
+        let rows = self.store.latest_routes().await?.into_iter();
+        for row in rows.filter(|row| declared.contains_key(&row.model)) {
             let (model, revision) = (row.model.clone(), row.revision);
             if before.get(&model).is_none_or(|route| route.revision() != revision) {
                 tracing::info!(%model, revision, by = %row.actor, "another replica changed the route");
             }
-            table = table.with(&model, as_written(row)?);
+            if let Some(route) = read_or_told(as_written(row))? {
+                table = table.with(&model, route);
+            }
         }
-        for (model, flags) in flags::restored(&self.store, declared).await? {
-            table = table.with_flags(&model, flags);
+        self.routes.publish(table.clone());
+        if let Some(all) = read_or_told(flags::restored(&self.store, declared).await)? {
+            for (model, flags) in all {
+                table = table.with_flags(&model, flags);
+            }
+            self.routes.publish(table);
         }
-        self.routes.publish(table);
-        self.rollouts.restore(&self.store, declared).await?;
-        self.experiments.restore(&self.store, declared).await
+        read_or_told(self.rollouts.restore(&self.store, declared).await)?;
+        read_or_told(self.experiments.restore(&self.store, declared).await).map(|_| ())
+    }
+}
+
+/// What was read; nothing, which is told, where the store holds what cannot be read. An error is what may pass.
+fn read_or_told<T>(read: Result<T, ReleaseError>) -> Result<Option<T>, ReleaseError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error @ (ReleaseError::Damaged { .. } | ReleaseError::Store(StoreError::Row { .. }))) => {
+            tracing::error!(%error, "what another replica wrote cannot be read here, and is left as it was");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

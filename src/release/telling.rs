@@ -10,7 +10,10 @@ use crate::store::{AnswerFound, AnswerRow, Role};
 /// What may wait to be told. An answer that finds no room is known to its own replica alone.
 const ROOM: usize = 4096;
 
-/// How many times something is told before the leader looks for what is to be forgotten.
+/// How many are told by one transaction, which must end in time.
+const AT_ONCE: usize = 200;
+
+/// How many looks there are before the leader looks for what is to be forgotten.
 const TELLINGS: u32 = 60;
 
 /// What waits to be told.
@@ -32,14 +35,15 @@ impl Telling {
         self.waiting.retain(|answer| answer.response != response);
     }
 
-    /// Tells what waits; what cannot be told now waits on.
+    /// Tells what waits, some at a time; what cannot be told now waits on.
     pub(super) async fn tell(&mut self, releases: &Releases, role: Role) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        match releases.store().remember_answers(&self.waiting).await {
-            Ok(()) => self.waiting.clear(),
-            Err(error) => tracing::debug!(%error, "answers could not be told to other replicas"),
+        while !self.waiting.is_empty() {
+            let some = self.waiting.len().min(AT_ONCE);
+            if let Err(error) = releases.store().remember_answers(&self.waiting[..some]).await {
+                tracing::debug!(%error, "answers could not be told to other replicas");
+                break;
+            }
+            self.waiting.drain(..some);
         }
         self.told = (self.told + 1) % TELLINGS;
         if self.told == 0

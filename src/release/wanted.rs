@@ -111,7 +111,7 @@ impl Owner {
         if !takes_back || self.store.wanted(model).await?.as_ref() == Some(version) {
             return Ok(false);
         }
-        self.is_ready(model, version).map(|()| true)
+        self.can_take_back(model, version).map(|()| true)
     }
 
     fn intent(&self, model: &ModelName, version: &VersionName) -> Result<Intent, ReleaseError> {
@@ -123,7 +123,11 @@ impl Owner {
         Ok(intent(version, route, running.as_deref(), |version| declared.versions.contains(version)))
     }
 
-    fn is_ready(&self, model: &ModelName, version: &VersionName) -> Result<(), ReleaseError> {
+    fn can_take_back(&self, model: &ModelName, version: &VersionName) -> Result<(), ReleaseError> {
+        let experiment = self.experiments.get(model);
+        if let Some(running) = experiment.filter(|experiment| experiment.control == *version) {
+            return Err(ReleaseError::ExperimentRuns { model: model.clone(), id: running.id });
+        }
         let version = VersionRef { model: model.clone(), version: version.clone() };
         if self.readiness.is_ready(&version) { Ok(()) } else { Err(ReleaseError::NotHot { version }) }
     }
@@ -136,11 +140,7 @@ impl Owner {
         by: &Change,
     ) -> Result<(), ReleaseError> {
         // before anything is aborted for its sake
-        self.is_ready(model, version)?;
-        if let Some(running) = self.experiments.get(model).filter(|experiment| experiment.control == *version)
-        {
-            return Err(ReleaseError::ExperimentRuns { model: model.clone(), id: running.id });
-        }
+        self.can_take_back(model, version)?;
         if let Some(id) = aborts {
             let abort = Event::Operator { command: Command::Abort, by: by.clone() };
             self.move_rollout(model, id, abort).await?;

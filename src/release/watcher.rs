@@ -226,6 +226,7 @@ impl Watcher {
         self.answers.tell(&self.releases, self.role).await;
         if self.leads() {
             self.take_parcels().await;
+            self.forget_parcels().await;
             self.look_at_all().await;
             self.experiments.look(&self.taken).await;
         } else {

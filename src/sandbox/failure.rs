@@ -16,6 +16,8 @@ pub enum Stopped {
     Raised(String),
     /// It did more than it may, or took longer.
     OutOfFuel,
+    /// It was not even begun: others were before it, or the system gave no thread. The template is not to blame.
+    Busy,
     /// It failed in another way.
     Failed(String),
 }
@@ -31,6 +33,9 @@ pub struct Failure {
     pub line: Option<usize>,
 }
 
+/// What is told of [`Stopped::Busy`].
+pub const BUSY: &str = "too many texts are being rendered; try again";
+
 impl Failure {
     pub(super) fn of(error: &Error) -> Self {
         Self { stopped: stopped(error), kind: error.kind(), line: error.line() }
@@ -39,6 +44,11 @@ impl Failure {
     /// Its work does not end within its time.
     pub(super) fn endless() -> Self {
         Self { stopped: Stopped::OutOfFuel, kind: ErrorKind::OutOfFuel, line: None }
+    }
+
+    /// It was not begun in time.
+    pub(super) fn busy() -> Self {
+        Self { stopped: Stopped::Busy, kind: ErrorKind::InvalidOperation, line: None }
     }
 
     /// Something else than the template's words is to blame.
@@ -51,6 +61,7 @@ impl Failure {
         match self.stopped {
             Stopped::Raised(why) | Stopped::Failed(why) => why,
             Stopped::OutOfFuel => bounds.to_owned(),
+            Stopped::Busy => BUSY.to_owned(),
         }
     }
 }

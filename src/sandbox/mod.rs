@@ -22,5 +22,5 @@ mod threads;
 mod tests;
 
 pub use bounded::Bounded;
-pub use failure::{Failure, Raised, Stopped};
+pub use failure::{BUSY, Failure, Raised, Stopped};
 pub use templates::{Templates, Texts};

@@ -165,7 +165,7 @@ fn on_a_stack_for<T: Send + 'static>(
     let thread =
         std::thread::Builder::new().name("template".to_owned()).stack_size(stack::for_source(source));
     let thread = thread.spawn(move || drop(tell.send(job())));
-    thread.map_err(|e| Failure::other(format!("no thread to compile it on: {e}")))?;
+    thread.map_err(|_| Failure::busy())?;
     told.recv_timeout(LONGEST_COMPILATION).unwrap_or_else(|why| match why {
         mpsc::RecvTimeoutError::Timeout => Err(Failure::endless()),
         mpsc::RecvTimeoutError::Disconnected => Err(Failure::other("compiling it panicked")),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -74,18 +75,32 @@ impl Threads {
         Self { shared: Arc::new(Shared { state: Mutex::default(), work: Condvar::new() }), stack, longest }
     }
 
-    /// Does a job, and waits for it without holding up a thread.
+    /// Does a job, and waits for it without holding up a thread. One that nobody waits for any more is not begun.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> (Result<T, Failure>, After) + Send + 'static,
     ) -> Result<T, Failure> {
-        let (tell, told) = oneshot::channel();
-        self.submit(job, |result| drop(tell.send(result)))?;
-        match tokio::time::timeout(self.longest, told).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(panicked()),
-            Err(_) => Err(Failure::endless()),
+        let ((tell, mut told), begun) = (oneshot::channel(), Arc::new(AtomicBool::new(false)));
+        let begins = Arc::clone(&begun);
+        self.submit(Box::new(move || {
+            if tell.is_closed() {
+                return (After::Stay, Box::new(|| ()));
+            }
+            begins.store(true, Ordering::Release);
+            let (result, after) = job();
+            (after, Box::new(move || drop(tell.send(result))))
+        }))?;
+        // as long to be begun as to be done
+        for wait in [Wait::ToBegin, Wait::ToEnd] {
+            match tokio::time::timeout(self.longest, &mut told).await {
+                Ok(result) => return result.unwrap_or_else(|_| Err(ended(&begun))),
+                Err(_) if wait == Wait::ToBegin && !begun.load(Ordering::Acquire) => {
+                    return Err(Failure::busy());
+                }
+                Err(_) => {}
+            }
         }
+        Err(Failure::endless())
     }
 
     /// Does a job. Blocks.
@@ -93,24 +108,27 @@ impl Threads {
         &self,
         job: impl FnOnce() -> (Result<T, Failure>, After) + Send + 'static,
     ) -> Result<T, Failure> {
-        let (tell, told) = mpsc::sync_channel(1);
-        self.submit(job, move |result| drop(tell.send(result)))?;
-        match told.recv_timeout(self.longest) {
-            Ok(result) => result,
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(panicked()),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(Failure::endless()),
+        let ((tell, told), begun) = (mpsc::sync_channel(1), Arc::new(AtomicBool::new(false)));
+        let begins = Arc::clone(&begun);
+        self.submit(Box::new(move || {
+            begins.store(true, Ordering::Release);
+            let (result, after) = job();
+            (after, Box::new(move || drop(tell.send(result))))
+        }))?;
+        for wait in [Wait::ToBegin, Wait::ToEnd] {
+            match told.recv_timeout(self.longest) {
+                Ok(result) => return result,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ended(&begun)),
+                Err(_) if wait == Wait::ToBegin && !begun.load(Ordering::Acquire) => {
+                    return Err(Failure::busy());
+                }
+                Err(_) => {}
+            }
         }
+        Err(Failure::endless())
     }
 
-    fn submit<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> (Result<T, Failure>, After) + Send + 'static,
-        tell: impl FnOnce(Result<T, Failure>) + Send + 'static,
-    ) -> Result<(), Failure> {
-        let job: Job = Box::new(move || {
-            let (result, after) = job();
-            (after, Box::new(move || tell(result)))
-        });
+    fn submit(&self, job: Job) -> Result<(), Failure> {
         let now = Instant::now();
         let mut state = self.shared.state.lock();
         let stuck = |began: &Instant| now.duration_since(*began) > self.longest;
@@ -118,7 +136,7 @@ impl Threads {
             return Err(Failure::endless());
         }
         if state.waiting.len() >= MOST_WAITING {
-            return Err(Failure::other("too many requests wait for this template"));
+            return Err(Failure::busy());
         }
         state.waiting.push_back(Waiting { job, until: now + self.longest });
         let begin = state.waiting.len() > state.idle && state.alive < MOST_THREADS;
@@ -132,8 +150,18 @@ impl Threads {
     }
 }
 
-fn panicked() -> Failure {
-    Failure::other("rendering it panicked")
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// A thread that has time.
+    ToBegin,
+    /// The job's end.
+    ToEnd,
+}
+
+/// What a job came to that will never tell.
+fn ended(begun: &AtomicBool) -> Failure {
+    if begun.load(Ordering::Acquire) { Failure::other("rendering it panicked") } else { Failure::busy() }
 }
 
 /// Begins a thread that is counted as alive already.
@@ -148,7 +176,8 @@ fn begin_one(shared: &Arc<Shared>, stack: usize) -> Result<(), Failure> {
         return Ok(());
     }
     state.waiting.clear();
-    Err(Failure::other(format!("no thread to render it on: {why}")))
+    tracing::error!(%why, "there is no thread to render templates on");
+    Err(Failure::busy())
 }
 
 impl Drop for Threads {

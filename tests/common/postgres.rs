@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,8 @@ impl Postgres {
     /// Starts it where it was stopped, and waits until it answers.
     pub async fn go_on(&mut self) {
         let mut server = as_nobody("timeout", self.folder.path());
-        server.args(["-s", "QUIT", LONGEST, "postgres", "-p", &self.port.to_string(), "-D"]);
+        server.args(["-s", "QUIT", LONGEST]).arg(found("postgres"));
+        server.args(["-p", &self.port.to_string(), "-D"]);
         server.arg(self.folder.path().join("data"));
         for setting in [
             "fsync=off",
@@ -66,6 +67,8 @@ impl Postgres {
         let began = Instant::now();
         while let Err(error) = PgConnection::connect(&self.url()).await {
             let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let ended = self.server.as_mut().and_then(|server| server.try_wait().unwrap());
+            assert!(ended.is_none(), "PostgreSQL has ended: {error}\n{log}");
             assert!(began.elapsed() < Duration::from_secs(30), "PostgreSQL does not come up: {error}\n{log}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -99,10 +102,10 @@ impl Drop for Postgres {
 fn as_nobody(program: &str, folder: &Path) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=nobody", "--clear-groups", program]);
+        command.args(["--reuid=nobody", "--clear-groups"]).arg(found(program));
         command
     } else {
-        Command::new(program)
+        Command::new(found(program))
     };
     command.current_dir(folder).env("LC_ALL", "C").stdin(Stdio::null());
     command
@@ -112,10 +115,21 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
 }
 
+/// Where a program is: on the PATH, or where Debian has PostgreSQL's.
+fn found(program: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut debians: Vec<PathBuf> =
+        versions.map(|version| version.path().join("bin").join(program)).collect();
+    debians.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join(program));
+    on_path.chain(debians.into_iter().rev()).find(|file| file.is_file()).unwrap_or_else(|| program.into())
+}
+
 /// What is not there.
 fn missing() -> Option<String> {
     let runs = |program: &str| {
-        let mut command = Command::new(program);
+        let mut command = Command::new(found(program));
         command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };

@@ -102,7 +102,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
 
 impl Actor {
     pub(super) fn change(self, reason: Option<String>) -> Change {
-        Change { actor: self.0, reason: reason.unwrap_or_default() }
+        // PostgreSQL takes no text with it
+        let reason = reason.unwrap_or_default().replace('\0', "\u{fffd}");
+        Change { actor: self.0, reason }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 
-use crate::sandbox::{Bounded, Stopped, Texts};
+use crate::sandbox::{BUSY, Bounded, Stopped, Texts};
 
 /// Template instructions of one rendering.
 const FUEL: u64 = 50_000;
@@ -24,6 +24,7 @@ pub(super) fn render(text: &str, vars: &Map<String, Json>) -> Result<String, Str
     let rendered = TEXTS.render_blocking(environment(), text, vars.clone());
     let rendered = rendered.map_err(|failure| match failure.stopped {
         Stopped::OutOfFuel => "the template does too much".to_owned(),
+        Stopped::Busy => BUSY.to_owned(),
         Stopped::Raised(why) | Stopped::Failed(why) => format!("the template fails: {why}"),
     })?;
     if rendered.len() > LARGEST {

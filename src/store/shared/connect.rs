@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::lead::Role;
+use super::turn::IDLE;
 use crate::store::error::StoreError;
 use crate::store::open::{Kind, Store};
 
@@ -53,6 +54,9 @@ pub(in crate::store) struct Shared {
     pub(super) doubt: Notify,
     /// Set once, when this replica is not to lead any more.
     pub(super) resigned: CancellationToken,
+    /// As what the watcher acts, once it has said so. It may be an earlier role: the lead can be lost and won again while
+    /// it looks.
+    pub(super) acting: Mutex<Option<Role>>,
 }
 
 impl Store {
@@ -63,6 +67,7 @@ impl Store {
         let settings = [
             ("statement_timeout", STATEMENT.as_millis().to_string()),
             // a replica whose machine is gone must not keep its turn, nor the lead
+            ("idle_in_transaction_session_timeout", IDLE.as_millis().to_string()),
             ("tcp_keepalives_idle", "3".to_owned()),
             ("tcp_keepalives_interval", "1".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
@@ -88,6 +93,7 @@ impl Store {
             reach: watch::Sender::new(Reach::Reachable),
             doubt: Notify::new(),
             resigned: CancellationToken::new(),
+            acting: Mutex::new(None),
         };
         Ok(Self {
             pool: tables(url, &settings).await.map_err(failed)?,

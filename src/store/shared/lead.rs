@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::connect::{CONNECT, Shared};
+use super::turn::IDLE;
 use crate::store::error::StoreError;
 use crate::store::open::{Kind, Store};
 use crate::store::read::timestamp;
@@ -54,6 +55,13 @@ impl Store {
     /// Whether this replica leads.
     pub fn leads(&self) -> bool {
         matches!(*self.role.borrow(), Role::Leads { .. })
+    }
+
+    /// Says as what the watcher acts from now on: what it has seen is of that term.
+    pub fn acts_as(&self, role: Role) {
+        if let Some(shared) = self.shared() {
+            *shared.acting.lock() = Some(role);
+        }
     }
 
     /// This replica's name, where the store is shared.
@@ -113,6 +121,9 @@ impl Store {
 /// The connection whose end is the end of the lead, and the term; nothing where another leads, or nobody can.
 async fn elected(shared: &Shared) -> Option<(PgConnection, i64)> {
     let mut connection = timeout(CONNECT, shared.options.connect()).await.ok()?.ok()?;
+    // a leader that is stopped, but not dead, must not keep the lead; servers before PostgreSQL 14 do not know this
+    let idle = format!("SET idle_session_timeout = {}", IDLE.as_millis());
+    let _ = timeout(CONNECT, sqlx::query(sqlx::AssertSqlSafe(idle)).execute(&mut connection)).await.ok()?;
     loop {
         let asking = sqlx::query("SELECT pg_try_advisory_lock($1) AS leads").bind(LEAD);
         let answer = timeout(CONNECT, asking.fetch_one(&mut connection)).await.ok()?.ok()?;

@@ -81,6 +81,27 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Deletes what was sent of models that nothing compares any more, so that it takes nobody's room.
+    pub async fn forget_parcels_but(&self, compared: &[ModelName]) -> Result<(), StoreError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        self.within(async {
+            let rows = sqlx::query("SELECT DISTINCT model FROM parcels").fetch_all(&self.pool).await?;
+            for row in rows {
+                let model: String = row.try_get("model")?;
+                if !compared.iter().any(|compared| compared.as_str() == model) {
+                    let forget = sqlx::query("DELETE FROM parcels WHERE model = $1").bind(model);
+                    forget.execute(&self.pool).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
 /// Deletes what was taken in.
 pub(in crate::store) async fn forget_parcels(
     transaction: &mut Transaction<'static>,

@@ -16,7 +16,7 @@ use crate::store::open::{Kind, Store};
 const TURN: i64 = 0x5377_6974_6368_0001;
 
 /// How long a replica may do nothing in its turn: one that is stopped, but not dead, must not stop the others.
-const IDLE: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(10);
 
 /// The right to change something. Of a file, this process has it for ever.
 pub struct Turn {

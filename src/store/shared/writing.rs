@@ -52,7 +52,8 @@ impl Store {
                 sqlx::query("SELECT number FROM changes FOR UPDATE").fetch_one(&mut *transaction).await?;
             }
             Writes::Evidence => {
-                let Role::Leads { term } = *self.role.borrow() else { return Err(StoreError::NotLeading) };
+                let acting = shared.acting.lock().unwrap_or(*self.role.borrow());
+                let Role::Leads { term } = acting else { return Err(StoreError::NotLeading) };
                 let lead =
                     sqlx::query("SELECT term FROM lead FOR SHARE").fetch_one(&mut *transaction).await?;
                 if lead.try_get::<i64, _>("term")? != term {
