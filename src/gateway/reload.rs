@@ -83,32 +83,32 @@ impl Gateway {
         if !obstacles.is_empty() {
             return Err(ReloadError::Obstacles(obstacles));
         }
-        if !differences.is_empty() {
-            let by = Change { actor: ACTOR.to_owned(), reason: told(&new.file, new.digest) };
-            match inner.releases.redeclare(declared(&new), news(&differences), by.clone()).await {
-                Ok(()) => {}
-                Err(ReleaseError::NotHot { version }) => {
-                    let obstacle = self.awaits(&version, &now.config, &new);
-                    return Err(ReloadError::Obstacles(vec![obstacle]));
-                }
-                Err(error) => return Err(error.into()),
-            }
-            inner.residency.declare(blueprints(&new));
-            for difference in &differences {
-                if let Difference::Wanted { model, .. } = difference {
-                    inner.wishes.turned(model);
-                }
-            }
-            self.put_in_force(new.clone());
-            self.forget();
-            for difference in &differences {
-                self.settle(difference, &new, &by);
-            }
-            for change in &plan.changes {
-                tracing::info!(%change, "the configuration has changed");
-            }
-        } else {
+        if differences.is_empty() {
             self.put_in_force(new);
+            return Ok(plan);
+        }
+        let by = Change { actor: ACTOR.to_owned(), reason: told(&new.file, new.digest) };
+        match inner.releases.redeclare(declared(&new), news(&differences), by.clone()).await {
+            Ok(()) => {}
+            Err(ReleaseError::NotHot { version }) => {
+                let obstacle = self.awaits(&version, &now.config, &new);
+                return Err(ReloadError::Obstacles(vec![obstacle]));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        inner.residency.declare(blueprints(&new));
+        for difference in &differences {
+            if let Difference::Wanted { model, .. } = difference {
+                inner.wishes.turned(model);
+            }
+        }
+        self.put_in_force(new.clone());
+        self.forget();
+        for difference in &differences {
+            self.settle(difference, &new, &by);
+        }
+        for change in &plan.changes {
+            tracing::info!(%change, "the configuration has changed");
         }
         inner.wishes.wake();
         Ok(plan)
