@@ -80,21 +80,45 @@ async fn a_flag_answers_in_every_shape_whole_and_streamed() {
     let texts: Vec<_> = answer["choices"].as_array().unwrap().iter().map(|c| c["text"].clone()).collect();
     let [a, b] = ["a", "b"].map(|prompt| json!(format!("{prompt}{TEXT}")));
     assert_eq!((who, texts), (by.clone(), vec![a.clone(), a, b.clone(), b]));
+    let events = server.events("/v1/completions", &with(completion(), json!({"stream": true}))).await;
+    let text: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
+    assert_eq!(text, TEXT);
 
     let asked = json!({"model": "desk", "input": "hello"});
     let (who, answer) = said(&server, "/v1/responses", &asked).await;
     assert_eq!((&who, &answer["status"]), (&by, &json!("completed")));
     assert_eq!(answer["output"][0]["content"][0]["text"], TEXT);
     assert_eq!(answer["usage"]["output_tokens"], 0);
+    let events = named_events(&server, "/v1/responses", &with(asked, json!({"stream": true}))).await;
+    let deltas = events.iter().filter(|event| event["type"] == "response.output_text.delta");
+    let text: String = deltas.filter_map(|event| event["delta"].as_str()).collect();
+    assert_eq!(text, TEXT);
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["response"]["status"]),
+        (&json!("response.completed"), &json!("completed"))
+    );
 
     let asked = json!({"model": "desk", "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}]});
     let (who, answer) = said(&server, "/v1/messages", &asked).await;
     assert_eq!((&who, &answer["stop_reason"]), (&by, &json!("end_turn")));
     assert_eq!(answer["content"][0]["text"], TEXT);
-    let response = server.post("/v1/messages", &with(asked, json!({"stream": true}))).await;
-    assert_eq!(response.headers()["x-switchback-version"], by.as_str());
+    let events = named_events(&server, "/v1/messages", &with(asked, json!({"stream": true}))).await;
+    let text: String = events.iter().filter_map(|event| event["delta"]["text"].as_str()).collect();
+    assert_eq!(text, TEXT);
+    let ends: Vec<_> = events.iter().filter_map(|event| event["delta"]["stop_reason"].as_str()).collect();
+    assert_eq!((ends, &events.last().unwrap()["type"]), (vec!["end_turn"], &json!("message_stop")));
+}
+
+/// The events of a stream that is no chat's: each has its name in `type`. Who has answered is the flag.
+async fn named_events(server: &Server, path: &str, body: &Value) -> Vec<Value> {
+    let response = server.post(path, body).await;
+    assert_eq!(response.headers()["x-switchback-version"], "flag:desk");
     let text = response.text().await.unwrap();
-    assert!(text.contains("back at noon") && text.contains("message_stop"), "{text}");
+    text.lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect()
 }
 
 #[tokio::test]
