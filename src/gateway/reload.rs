@@ -200,20 +200,23 @@ impl Gateway {
                     self.bring(version, to, by);
                 }
             }
-            Difference::Removed { version } => match self.inner().residency.withdraw(version, UnloadTo::Cold)
-            {
-                Ok(Some(backend)) => {
-                    let (this, version) = (self.clone(), version.clone());
-                    tokio::spawn(async move {
-                        let deadline = this.inner().drain_deadline;
-                        let outcome = this.inner().residency.drain(backend, deadline, UnloadTo::Cold).await;
-                        tracing::info!(%version, ?outcome, "version has left");
-                    });
+            Difference::Removed { version } => {
+                self.inner().wishes.forget_failure(version);
+                match self.inner().residency.withdraw(version, UnloadTo::Cold) {
+                    Ok(Some(backend)) => {
+                        let (this, version) = (self.clone(), version.clone());
+                        tokio::spawn(async move {
+                            let deadline = this.inner().drain_deadline;
+                            let outcome =
+                                this.inner().residency.drain(backend, deadline, UnloadTo::Cold).await;
+                            tracing::info!(%version, ?outcome, "version has left");
+                        });
+                    }
+                    // it was at rest, and is gone by now; what is on its way is dropped when it comes to an end
+                    Ok(None) | Err(ResidencyError::Unknown(_) | ResidencyError::Busy { .. }) => {}
+                    Err(error) => tracing::warn!(%version, %error, "a version that has left stays in memory"),
                 }
-                // it was at rest, and is gone by now; what is on its way is dropped when it comes to an end
-                Ok(None) | Err(ResidencyError::Unknown(_) | ResidencyError::Busy { .. }) => {}
-                Err(error) => tracing::warn!(%version, %error, "a version that has left stays in memory"),
-            },
+            }
             _ => {}
         }
     }
