@@ -15,7 +15,7 @@ const CASES: usize = 120;
 
 const HEAD: &str = r#"# The regression suite of the demo's support desk, written by `cargo run --example demo-suite`: 120 messages that no version was
 # trained on. `switchback eval suites/support.yaml --model support-assistant@v2 --baseline support-assistant@v1`, or by
-# promptfoo: `SWITCHBACK_MODEL=support-assistant@v2 npx promptfoo eval -c suites/support.yaml`.
+# promptfoo: `export SWITCHBACK_URL=http://127.0.0.1:8080 SWITCHBACK_MODEL=support-assistant@v2; npx promptfoo eval -c suites/support.yaml`.
 description: The support desk
 
 prompts:
