@@ -57,9 +57,10 @@ pub struct Change {
 
 pub(super) enum Kind {
     SetWeights(BTreeMap<VersionName, Weight>),
-    Rollback,
-    /// To a version that had all traffic before, however long ago.
-    RollbackTo(VersionName),
+    /// Back to a version that had all traffic before, however long ago; to the last one where none is named.
+    Rollback {
+        to: Option<VersionName>,
+    },
 }
 
 pub(super) enum Command {
@@ -239,7 +240,7 @@ impl Releases {
 
     /// Puts a model back on its last stable route.
     pub async fn rollback(&self, model: ModelName, change: Change) -> Result<RouteView, ReleaseError> {
-        self.send(model, Kind::Rollback, change).await
+        self.send(model, Kind::Rollback { to: None }, change).await
     }
 
     /// The flags of a model, and of each of its versions.

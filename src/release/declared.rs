@@ -162,8 +162,7 @@ impl Releases {
     /// Whether a rollback may go to a version, now or later.
     pub fn leads_back_to(&self, version: &VersionRef) -> bool {
         let table = self.routes().snapshot();
-        let points = table.get(&version.model).map(|route| &route.rollback_points);
-        points.is_some_and(|points| points.iter().any(|point| point.version == version.version))
+        table.get(&version.model).is_some_and(|route| route.leads_back_to(&version.version))
     }
 
     /// Whether a version may leave the configuration: nobody is routed to it, and nothing compares it with another.

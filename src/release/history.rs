@@ -60,7 +60,7 @@ mod tests {
                 route = route.reweighted(parse(step)).unwrap();
                 continue;
             }
-            let next = route.rolled_back();
+            let next = route.rollback_target().and_then(|target| route.rolled_back_to(&target.version));
             landed.push(next.as_ref().and_then(Route::stable_alone).map(ToString::to_string));
             route = next.unwrap_or(route);
         }

@@ -107,17 +107,13 @@ impl Owner {
                 }
                 (AuditAction::SetWeights, current.reweighted(whole(weights)?)?)
             }
-            Kind::Rollback => {
-                let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
+            Kind::Rollback { to } => {
                 // of a shared store, points may be of versions that are not declared here, or no more
                 let mut points = current.rollback_points.iter().rev().map(|point| &point.version);
-                let target = points.find(|version| declared.versions.contains(*version));
-                let next = target.and_then(|target| current.rolled_back_to(target));
-                (AuditAction::Rollback, next.ok_or_else(nothing)?)
-            }
-            Kind::RollbackTo(version) => {
+                let last = || points.find(|version| declared.versions.contains(*version));
+                let next = to.as_ref().or_else(last).and_then(|target| current.rolled_back_to(target));
                 let nothing = || ReleaseError::NothingToRollBackTo { model: model.clone() };
-                (AuditAction::Rollback, current.rolled_back_to(&version).ok_or_else(nothing)?)
+                (AuditAction::Rollback, next.ok_or_else(nothing)?)
             }
         };
         self.can_take(model, current, &next)?;

@@ -50,11 +50,6 @@ impl Route {
         Ok(next)
     }
 
-    /// The next revision, back on the last stable route; `None` where there is none to go back to.
-    pub fn rolled_back(&self) -> Option<Self> {
-        self.rolled_back_to(&self.rollback_points.last()?.version)
-    }
-
     /// The next revision, back on the last stable route of a version; `None` where it had none.
     pub fn rolled_back_to(&self, version: &VersionName) -> Option<Self> {
         let at = self.rollback_points.iter().rposition(|point| point.version == *version)?;
@@ -62,6 +57,11 @@ impl Route {
         let owners = vec![version.clone(); BUCKETS.into()].into();
         let rollback_points = super::history::points_behind(&self.rollback_points[..=at], version);
         Some(Self { revision: self.revision + 1, weights, owners, rollback_points })
+    }
+
+    /// Whether a rollback may go to a version, now or later: it had all traffic before.
+    pub fn leads_back_to(&self, version: &VersionName) -> bool {
+        self.rollback_points.iter().any(|point| point.version == *version)
     }
 
     /// The next revision, without what a rollback could go to and that is none of these; `None` where all are.

@@ -47,9 +47,8 @@ pub fn intent(
         None if route.stable_alone() == Some(wanted) => return Intent::InForce,
         _ => {}
     }
-    let was_stable = route.rollback_points.iter().any(|point| point.version == *wanted);
     let stable = running.map_or(route.stable(), |rollout| &rollout.stable);
-    if was_stable || !is_declared(stable) {
+    if route.leads_back_to(wanted) || !is_declared(stable) {
         Intent::TakeBack { aborts: id }
     } else {
         Intent::RollOut { supersedes: id }
@@ -150,8 +149,8 @@ impl Owner {
         if route.stable_alone() == Some(version) {
             return Ok(());
         }
-        let kind = if route.rolled_back_to(version).is_some() {
-            Kind::RollbackTo(version.clone())
+        let kind = if route.leads_back_to(version) {
+            Kind::Rollback { to: Some(version.clone()) }
         } else {
             Kind::SetWeights(BTreeMap::from([(version.clone(), Weight::FULL)]))
         };
