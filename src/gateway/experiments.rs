@@ -8,8 +8,7 @@ use crate::release::experiment::{Experiment, ExperimentEvent, ExperimentReport, 
 impl Gateway {
     /// Begins an experiment; its route is in force when this returns.
     pub async fn begin_experiment(&self, new: NewExperiment, by: Change) -> Result<Experiment, AdminError> {
-        let is_checked =
-            self.inner().settings.load().config.models.get(&new.model).map(|model| !model.checks.is_empty());
+        let is_checked = self.configured(&new.model, |config| !config.checks.is_empty());
         if !is_checked.ok_or_else(|| AdminError::UnknownModel(new.model.clone()))? {
             return Err(AdminError::NothingToCompare(new.model));
         }

@@ -25,9 +25,8 @@ impl Gateway {
         };
         let rated = tokio::time::timeout(PATIENCE, ask).await.ok().flatten();
         let rated = rated.unwrap_or(Err(FeedbackError::Busy))?;
-        let settings = self.inner().settings.load();
-        let settings = settings.config.models.get(&rated.version.model);
-        if let Some(check) = settings.and_then(|settings| settings.feedback_check()) {
+        let check = self.configured(&rated.version.model, |config| config.feedback_check().cloned());
+        if let Some(check) = check.flatten() {
             let result = if rated.passed { "passed" } else { "failed" };
             self.inner().metrics.check_judged(&rated.version, check.as_str(), result);
         }

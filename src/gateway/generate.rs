@@ -17,7 +17,6 @@ use super::resolve::{Answerer, Chosen};
 use super::start::random_u128;
 use super::work::{Work, prompts};
 use super::{Gateway, GatewayError};
-use crate::config::ModelConfig;
 use crate::engine::{Generation, Priority, SubmitError};
 use crate::ids::{ResponseId, VersionRef, Weight};
 use crate::quality::{Watch, Way};
@@ -151,16 +150,8 @@ impl Gateway {
     pub(super) fn remember(&self, response: ResponseId, backend: &Backend, address: &Address, way: Way) {
         let Address { target, sticky, .. } = address;
         let model = target.model();
-        if self
-            .inner()
-            .settings
-            .load()
-            .config
-            .models
-            .get(model)
-            .and_then(ModelConfig::feedback_check)
-            .is_none()
-        {
+        let takes_feedback = self.configured(model, |config| config.feedback_check().is_some());
+        if takes_feedback != Some(true) {
             return;
         }
         let user = (way == Way::Routed).then(|| user_number(sticky, model));
@@ -196,7 +187,7 @@ impl Gateway {
 
     pub(super) fn count_refusal(&self, address: &Address, error: &GatewayError) {
         let model = address.target.model();
-        let known = self.inner().settings.load().config.models.contains_key(model);
+        let known = self.configured(model, |_| ()).is_some();
         self.inner().metrics.request_refused(if known { model.as_str() } else { "" }, "", error.outcome());
     }
 }

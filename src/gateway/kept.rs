@@ -13,7 +13,6 @@ use super::backend::Backend;
 use super::command::{ChatCommand, Decoding};
 use super::work::Work;
 use super::{AdminError, Gateway};
-use crate::config::ModelConfig;
 use crate::config::sampling::TopK;
 use crate::dialect::Piece;
 use crate::ids::{ModelName, ResponseId, VersionRef};
@@ -241,8 +240,7 @@ impl Gateway {
     }
 
     fn keeps(&self, model: &ModelName) -> Option<usize> {
-        let settings = self.inner().settings.load();
-        settings.config.models.get(model).and_then(|model: &ModelConfig| model.keep_answers).map(Into::into)
+        self.configured(model, |config| config.keep_answers)?.map(Into::into)
     }
 
     /// Lets go of what the configuration in force does not keep any more.

@@ -48,7 +48,7 @@ impl Gateway {
 
     /// The suite that versions of a model must pass before a rollout gives them traffic.
     pub fn suite_of(&self, model: &ModelName) -> Option<SuiteGate> {
-        self.inner().settings.load().config.models.get(model)?.suite.clone()
+        self.configured(model, |config| config.suite.clone())?
     }
 
     /// The rollouts that wait for the end of a suite that this replica is to run.

@@ -240,7 +240,12 @@ impl Gateway {
 
     /// The header that keeps this model's users on one version, if one is configured.
     pub fn sticky_header(&self, model: &ModelName) -> Option<String> {
-        self.0.settings.load().config.models.get(model)?.sticky_header.clone()
+        self.configured(model, |config| config.sticky_header.clone())?
+    }
+
+    /// What is read of a model's configuration as it is now; nothing of a model that is not configured.
+    pub(super) fn configured<T>(&self, model: &ModelName, read: impl FnOnce(&ModelConfig) -> T) -> Option<T> {
+        self.0.settings.load().config.models.get(model).map(read)
     }
 
     /// The routes as requests read them.
