@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::config_args::ConfigArgs;
 use super::error::CliError;
 use super::images::show;
 use crate::api::check_suites;
 use crate::config::suite::read_suite;
-use crate::config::{self, CheckKind, Config, ConfigError, ConfigErrors, EnvName, ImageRef, VersionConfig};
+use crate::config::{CheckKind, Config, ConfigError, ConfigErrors, ImageRef, VersionConfig};
 use crate::image::manifest_of;
 use crate::prompt::Prompt;
 use crate::quality::suite::check_suite;
@@ -17,12 +18,8 @@ use crate::quality::{Checks, CompileError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The configuration
-    #[arg(long, default_value = "switchback.yaml", value_name = "FILE")]
-    config: PathBuf,
-    /// The environment whose overlay, `env/<NAME>.yaml` beside the configuration, is laid over it
-    #[arg(long, env = "SWITCHBACK_ENV", value_name = "NAME")]
-    env: Option<EnvName>,
+    #[command(flatten)]
+    source: ConfigArgs,
     /// A regression suite that must hold together, too
     #[arg(long = "suite", value_name = "FILE")]
     suites: Vec<PathBuf>,
@@ -50,7 +47,7 @@ struct Seen {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let config = config::load_for(&args.config, args.env.as_ref())?;
+    let config = args.source.load()?;
     let mut seen = Seen::default();
     seen.faults.extend(check_suites(&config).err());
     for (model, settings) in &config.models {

@@ -2,15 +2,15 @@
 //! files, and asks no server.
 
 use std::fmt::Display;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use similar::TextDiff;
 
+use super::config_args::ConfigArgs;
 use super::error::CliError;
 use super::images::show;
 use super::residency::parse_version;
-use crate::config::{self, AdapterRef, Config, EnvName, VersionConfig};
+use crate::config::{AdapterRef, Config, VersionConfig};
 use crate::ids::{Digest, VersionRef};
 use crate::prompt::Prompt;
 
@@ -22,12 +22,8 @@ pub(super) struct Args {
     /// The version after
     #[arg(value_name = "MODEL@VERSION", value_parser = parse_version)]
     after: VersionRef,
-    /// The configuration
-    #[arg(long, default_value = "switchback.yaml", value_name = "FILE")]
-    config: PathBuf,
-    /// The environment whose overlay, `env/<NAME>.yaml` beside the configuration, is laid over it
-    #[arg(long, env = "SWITCHBACK_ENV", value_name = "NAME")]
-    env: Option<EnvName>,
+    #[command(flatten)]
+    source: ConfigArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -54,7 +50,7 @@ impl Property {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let config = config::load_for(&args.config, args.env.as_ref())?;
+    let config = args.source.load()?;
     let versions = [version(&config, &args.before)?, version(&config, &args.after)?];
     let changed: Vec<Property> = properties(versions).into_iter().filter(Property::is_other).collect();
     let prompts = prompt_diff(versions)?;

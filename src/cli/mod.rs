@@ -9,6 +9,7 @@ mod args;
 mod bar;
 mod bench;
 mod check;
+mod config_args;
 mod diff;
 mod doctor;
 mod error;

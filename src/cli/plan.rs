@@ -6,17 +6,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::admin_client::{Target, print_json};
+use super::config_args::ConfigArgs;
 use super::error::CliError;
 use crate::config::{self, Config, Difference, EnvName, differences};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The configuration that might come
-    #[arg(long, default_value = "switchback.yaml", value_name = "FILE")]
-    config: PathBuf,
-    /// The environment whose overlay, `env/<NAME>.yaml` beside the configuration, is laid over it
-    #[arg(long, env = "SWITCHBACK_ENV", value_name = "NAME")]
-    env: Option<EnvName>,
+    #[command(flatten)]
+    source: ConfigArgs,
     /// Compare with this file, and ask no server
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
@@ -26,8 +23,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let answer = if let Some(from) = &args.from {
-        let config = config::load_for(&args.config, args.env.as_ref())?;
-        let before = before(&config, from, args.env.as_ref())?;
+        let config = args.source.load()?;
+        let before = before(&config, from, args.source.env.as_ref())?;
         let differences = differences(&before, &config);
         let fixed = |difference: &&Difference| matches!(difference, Difference::Fixed { .. });
         let obstacles: Vec<String> = differences.iter().filter(fixed).map(ToString::to_string).collect();
@@ -35,9 +32,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         json!({"changes": changes, "obstacles": obstacles})
     } else {
         // the server reads them: here, the secrets that they name need not be set
-        let overlay = args.env.as_ref().map(|env| config::overlay_of(&args.config, env));
+        let overlay = args.source.env.as_ref().map(|env| config::overlay_of(&args.source.config, env));
         let overlay = overlay.as_deref().map(text_of).transpose()?;
-        let body = json!({"config": text_of(&args.config)?, "overlay": overlay});
+        let body = json!({"config": text_of(&args.source.config)?, "overlay": overlay});
         args.target.ask(Method::POST, "/admin/config/plan", body).await?
     };
     tell(&args, &answer)
